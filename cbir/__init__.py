@@ -1,0 +1,15 @@
+"""Image-retrieval descriptors from the activations of VGG16 (Staszewski et al., IEEE TNNLS 2021), reproduced."""
+
+from .baselines import hidden_codes, imagenet1m_descriptors, read_fvecs, train_hidden_layer
+from .color import color_histogram, histogram_distance, published_distances
+from .descriptors import (AS_PRINTED, AS_RELEASED, RECIPES, Descriptors, conv_descriptor, describe, significance_map, significant,
+                          trace)
+from .extract import extract
+from .images import ImageSet, UnreadableImage, choose_queries, hold_out, list_images, load_images, open_image
+from .metrics import bootstrap_interval, share_in_top_k
+from .networks import Activations, Network, load_network, resize_transform, slim_vgg16
+from .run import Run
+from .search import Hits, search
+from .store import Store, open_store
+
+__version__ = "0.1.0"

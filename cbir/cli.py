@@ -1,0 +1,86 @@
+"""`cbir reproduce`: the paper's notebooks, headless, with a profile's parameters."""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+
+import papermill
+import yaml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+from .networks import ROOT
+from .run import Run
+
+PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="cbir", description="Image retrieval by network activations: the paper, reproduced.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    reproduce_ = commands.add_parser("reproduce", help="run the paper's notebooks; figures, tables and report in runs/<name>/",
+                                     description="Example: cbir reproduce --profile folder -p images ~/photos -p weights null")
+    profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
+    reproduce_.add_argument("--profile", default="embedded", help=f"one of {', '.join(profiles)} (default: embedded)")
+    reproduce_.add_argument("--name", help="the run's name (default: the profile's)")
+    reproduce_.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                            help="a notebook parameter, as YAML; repeat for more")
+    args = parser.parse_args(argv)
+    try:
+        reproduce(args.profile, args.name, {k: yaml.safe_load(v) if v else "" for k, v in args.parameter})
+    except papermill.PapermillExecutionError as error:
+        sys.exit(f"\n{error.ename}: {error.evalue}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"cbir: {error}")
+
+
+def reproduce(profile="embedded", name=None, parameters=None):
+    """Executes notebooks 00-04 with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
+
+    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html.
+    Raises ValueError for an unknown profile or parameter, and what papermill raises where a notebook fails.
+    """
+    path = ROOT / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        raise ValueError(f"unknown profile {profile!r}: choose one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}")
+    given = parameters or {}
+    parameters = yaml.safe_load(path.read_text()) | given
+    run = Run(name or profile)
+    known = {n: set(papermill.inspect_notebook(str(ROOT / "notebooks" / f"{n}.ipynb"))) for n in PAPER}
+    unknown = set(parameters) - set().union(*known.values())
+    if unknown:
+        raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(set().union(*known.values()))}")
+    parameters["run_name"] = run.name
+    for key in ("images", "queries"):  # the notebooks' kernel may run in another folder
+        if parameters.get(key):
+            parameters[key] = os.path.abspath(os.path.expanduser(parameters[key]))
+    command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
+    run.record(parameters=parameters, profile=profile,
+               command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "null" if v is None else str(v))]))
+    seconds = {}
+    for notebook in PAPER:
+        start = time.time()
+        print(f"\n{notebook}", file=sys.stderr)
+        output = run.path / "notebooks" / f"{notebook}.ipynb"
+        output.parent.mkdir(exist_ok=True)
+        papermill.execute_notebook(
+            str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=sys.stderr,
+            parameters={k: v for k, v in parameters.items() if k in known[notebook]})
+        _tidy(output)
+        seconds[notebook] = round(time.time() - start, 1)
+    run.record(seconds=seconds)
+    report = run.report()
+    images = run.metrics["images"]
+    print(f"\n{images['described now']} images described, {images['reused']} reused from an earlier run. See {report}")
+    return run
+
+
+def _tidy(path):
+    """Progress bars in an executed notebook, reduced to the last state of each."""
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(papermill.iorw.load_notebook_node(str(path)), {})
+    papermill.iorw.write_ipynb(notebook, str(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Eq. 7-16 of the paper as pure functions on tensors. Letters as in the paper: y, z, w, h, eta_conv (eta tilde), eta, q."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+AS_PRINTED = {"q": 0.5, "threshold": "absolute", "counting": "count", "scale": "mean"}
+AS_RELEASED = {"q": 0.5, "threshold": "relative", "counting": "union", "scale": "as_released"}
+RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
+
+
+class Descriptors(NamedTuple):
+    """`h` (B, D_1 + D_2), `eta_conv` (B, sum C_m) and, from both, `eta`; float32."""
+
+    h: torch.Tensor
+    eta_conv: torch.Tensor
+
+    @property
+    def eta(self):
+        """Eq. 16: [h, eta_conv], (B, D_1 + D_2 + sum C_m)."""
+        return torch.cat([self.h, self.eta_conv], dim=1)
+
+
+def check_recipe(q=0.5, threshold="absolute", counting="count", scale="mean"):
+    """The recipe as a dict, its defaults (the paper as printed) filled in; ValueError for a value that has no meaning."""
+    for name, value, known in [("threshold", threshold, ("absolute", "relative")),
+                               ("counting", counting, ("count", "union")), ("scale", scale, ("mean", "as_released"))]:
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}: choose one of {known}")
+    upper = float("inf") if threshold == "absolute" else 1
+    if not 0 <= q <= upper:  # also refuses NaN
+        raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
+    return {"q": q, "threshold": threshold, "counting": counting, "scale": scale}
+
+
+def significant(y_N, q=0.5, threshold="absolute"):
+    """Eq. 8: z_{N,k}, which neurons of the last block are significant. (B, C_N, H_N, W_N) -> bool of the same shape.
+
+    "absolute": y_N >= q, as printed. "relative": y_N over its maximum in the image > q, as released; an image without
+    any activation has no significant neuron.
+    """
+    if threshold == "absolute":
+        return y_N >= q
+    return y_N > q * y_N.amax(dim=(1, 2, 3), keepdim=True)
+
+
+def significance_map(z_N, counting="count"):
+    """Eq. 13 on the last block's grid: how many channels find (i, j) significant. (B, C_N, H_N, W_N) -> (B, H_N, W_N).
+
+    "count": the number of channels, as printed. "union": 1 where any channel does, as released.
+    """
+    return z_N.sum(dim=1) if counting == "count" else z_N.any(dim=1)
+
+
+def trace(z, side):
+    """Eq. 11-12: a significant (i, j) of block N marks the square under it in block m. (B, H_N, W_N) -> (B, *side).
+
+    As no two squares overlap, Eq. 13's z_m is the map on the last block's grid with every cell repeated.
+    """
+    rows, cols = side[0] // z.shape[1], side[1] // z.shape[2]
+    return z.repeat_interleave(rows, dim=1).repeat_interleave(cols, dim=2)
+
+
+def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="mean"):
+    """Eq. 8-15: the descriptor eta_conv of the convolutional blocks.
+
+    ys: [y_1..y_N], N >= 1 tensors (B, C_m, H_m, W_m), non-negative, each side a whole multiple of y_N's.
+    q, threshold: which neurons of y_N are significant, see `significant`.
+    counting: how channels add up in z_m, see `significance_map`; "union" uses that one map for w_N too.
+    scale: "mean" is Eq. 14; "as_released" multiplies w_m by s_m^2 / C_m, where s_m is the side of the window in block m.
+    Returns (B, sum C_m) of y_N's dtype. A channel (for "union" an image) without significant neurons gives 0.
+    Raises ValueError for sides that do not divide and for recipes that have no meaning.
+
+    Eq. 14's sum over the fine grid, w_m = sum(z_m * y_m) / sum(z_m), is computed on the coarse one: z_m is constant over
+    each window, so w_m is the mean of y_m's window means, weighted by the window's count.
+    """
+    check_recipe(q, threshold, counting, scale)
+    *earlier, y_N = ys
+    H_N, W_N = y_N.shape[-2:]
+    z_N = significant(y_N, q, threshold)                                # (B, C_N, H_N, W_N)
+    z = significance_map(z_N, counting).to(y_N.dtype)                   # (B, H_N, W_N)
+    z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)                # Eq. 14's division; 0 / 0 is 0
+    ws = []
+    for m, y in enumerate(earlier, start=1):
+        window = (y.shape[-2] // H_N, y.shape[-1] // W_N)
+        if (window[0] * H_N, window[1] * W_N) != tuple(y.shape[-2:]):
+            raise ValueError(f"block {m} is {tuple(y.shape[-2:])}: not a whole multiple of the last block's {(H_N, W_N)}")
+        w = torch.einsum("bij,bkij->bk", z, F.avg_pool2d(y, window))    # (B, C_m)
+        ws.append(w * (window[0] * window[1] / y.shape[1]) if scale == "as_released" else w)
+    if counting == "union":
+        w_N = torch.einsum("bij,bkij->bk", z, y_N)
+    else:                                                               # channel k over its own z_{N,k}
+        w_N = (y_N * z_N).sum(dim=(2, 3)) / z_N.sum(dim=(2, 3)).clamp_min(1)
+    ws.append(w_N / y_N.shape[1] if scale == "as_released" else w_N)
+    return torch.cat(ws, dim=1)                                         # Eq. 15
+
+
+def describe(net, batch, **recipe):
+    """Eq. 7-16 for a batch (B, 3, H, W) of transformed images: `Descriptors` on the network's device, one forward pass."""
+    ys, codes = net(batch)
+    eta_conv = conv_descriptor(ys, **recipe)
+    h = torch.cat(codes, dim=1) if codes else eta_conv.new_zeros(len(batch), 0)  # Eq. 7
+    return Descriptors(h, eta_conv)

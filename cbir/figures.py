@@ -1,0 +1,135 @@
+"""Figs 1-10 of the paper, drawn on the axes that they are given. No function here computes a result."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Polygon, Rectangle
+
+# One colour per descriptor everywhere; Okabe and Ito's palette, told apart by colour-blind readers too.
+COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00"}
+NAMES = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$"}
+SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
+CHANNELS = ("#D55E00", "#009E73", "#0072B2")
+
+
+def use_style():
+    """Typography and sizes shared by all figures; PDFs keep their text as text."""
+    plt.rcParams.update({
+        "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42,
+        "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
+
+
+def network(ax, net):
+    """Fig. 1. The network as blocks y_1..y_N and codes: every convolution, pooling and fully connected layer of `net`, found by
+    running it. The side of a slab is the map's side (square root), its thickness the number of channels (logarithm)."""
+    x, taps = 0.0, {name: f"$y_{m}$" for m, name in enumerate([*net.blocks, *net.codes], start=1)}
+    scale = max(s[-1] for _, _, s in net.layers) ** 0.5
+    for name, kind, shape in net.layers:
+        maps = len(shape) == 3
+        side = shape[-1] ** 0.5 / scale * 3 if maps else 0.35 + 0.17 * np.log2(shape[0])
+        width = 0.035 * np.log2(max(2, shape[0])) if maps else 0.16
+        color = {"Conv2d": "#DCE9F5", "Linear": "#F5E6C8"}.get(kind, "#F3B49A")
+        depth = 0.28 * side if maps else 0.1
+        y0 = -side / 2
+        faces = [[(x, y0), (x + width, y0), (x + width, y0 + side), (x, y0 + side)],
+                 [(x, y0 + side), (x + width, y0 + side), (x + width + depth, y0 + side + depth), (x + depth, y0 + side + depth)],
+                 [(x + width, y0), (x + width + depth, y0 + depth), (x + width + depth, y0 + side + depth), (x + width, y0 + side)]]
+        for face in faces:
+            ax.add_patch(Polygon(face, facecolor=color, edgecolor="#333333", linewidth=0.5))
+        tapped = name in taps
+        if tapped:
+            size = f"{shape[0]} × {shape[1]} × {shape[2]}" if maps else f"{shape[0]}"
+            ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=7,
+                        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"}, linespacing=1.3)
+        x += width + (0.62 * depth if maps else 0.25) + (0.5 if tapped else 0.06)
+    for color, label in [("#DCE9F5", "convolution + ReLU"), ("#F3B49A", "max-pool"), ("#F5E6C8", "fully connected")]:
+        ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, edgecolor="#333333", linewidth=0.5, label=label))
+    ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
+    ax.legend(loc="upper right", frameon=False)
+    ax.axis("off")
+    return ax
+
+
+def significant_regions(axes, image, maps, titles=()):
+    """Fig. 2. Maps z_m over the image: brighter where more channels are significant; what is not significant stays dark.
+
+    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0.
+    """
+    height, width = image.shape[:2]
+    gray = image.mean(axis=2)
+    for ax, z in zip(axes, maps):
+        ax.imshow(gray, cmap="gray", vmin=-60, vmax=420)
+        shown = np.ma.masked_equal(np.asarray(z, float), 0)
+        ax.imshow(shown, cmap="inferno", alpha=0.62, extent=(0, width, height, 0), interpolation="nearest", vmin=0)
+        rows, cols = z.shape
+        if rows <= 28:  # finer grids would cover the picture
+            ax.hlines(np.arange(1, rows) * height / rows, 0, width, "white", linewidth=0.25, alpha=0.5)
+            ax.vlines(np.arange(1, cols) * width / cols, 0, height, "white", linewidth=0.25, alpha=0.5)
+        ax.set(xlim=(0, width), ylim=(height, 0))
+        bare(ax)
+    for ax, title in zip(axes, titles):
+        ax.set_title(title)
+    return axes
+
+
+def retrieval(axes, images, labels, distances):
+    """Figs 3-6. One row a query: the query, then its k nearest images, the class and the distance under each.
+
+    axes: (Q, 1 + k); images: Q lists of 1 + k arrays (H, W, 3); labels: Q lists of 1 + k names ("" for none); distances: (Q, k).
+    The frame tells whether the class is the query's.
+    """
+    for row, (pictures, names, d) in enumerate(zip(images, labels, distances)):
+        for col, (ax, picture, name) in enumerate(zip(axes[row], pictures, names)):
+            ax.imshow(picture)
+            text = name if col == 0 else f"{name}\n{d[col - 1]:.4f}" if name else f"{d[col - 1]:.4f}"
+            ax.set_xlabel(text, fontsize=6, labelpad=2, linespacing=1.1)
+            bare(ax)
+            color = QUERY if col == 0 or not name else SAME if name == names[0] else OTHER
+            for spine in ax.spines.values():
+                spine.set(visible=True, color=color, linewidth=1.6)
+        axes[row][0].set_ylabel(f"{row + 1}", rotation=0, labelpad=6, va="center")
+    axes[0][0].set_title("query")
+    for rank, ax in enumerate(axes[0][1:], start=1):
+        ax.set_title(f"{rank}")
+    return axes
+
+
+def histograms(axes, histograms, numbers):
+    """Figs 7-10. One row a query: the colour histogram of the query, then of its k nearest images, the distance under each.
+
+    axes: (Q, 1 + k); histograms: (Q, 1 + k, 75), each channel with sum 1; numbers: (Q, k). Bars end at 0.3, as in the paper.
+    """
+    bins = np.linspace(0, 1, 26)
+    for row, (hs, d) in enumerate(zip(histograms, numbers)):
+        for col, (ax, h) in enumerate(zip(axes[row], hs)):
+            for c, color in enumerate(CHANNELS):
+                ax.stairs(np.minimum(h[25 * c:25 * c + 25], 0.3), bins + 1.08 * c, fill=True, color=color)
+            ax.set(ylim=(0, 0.3), xlim=(-0.05, 3.21))
+            bare(ax)
+            ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "query", fontsize=6, labelpad=2)
+            for spine in ax.spines.values():
+                spine.set(visible=True, color=QUERY if col == 0 else "#BBBBBB", linewidth=1.0 if col == 0 else 0.6)
+        axes[row][0].set_ylabel(f"{row + 1}", rotation=0, labelpad=6, va="center")
+    return axes
+
+
+def intervals(axes, table):
+    """Means over all queries with their 95 % intervals, one panel a metric.
+
+    axes: as many as metrics; table: DataFrame with columns metric, descriptor, mean, low, high.
+    """
+    for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
+        for x, row in enumerate(rows.itertuples()):
+            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt="o", markersize=5, capsize=3,
+                        color=COLORS[row.descriptor])
+        ax.set_xticks(range(len(rows)), [NAMES[d] for d in rows.descriptor])
+        ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
+        ax.margins(y=0.2)
+    return axes
+
+
+def bare(ax):
+    """No ticks; labels and spines stay."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax

@@ -1,0 +1,188 @@
+"""Image folders and what is in them: listing, decoding, Imagenette, ImageNet, choosing queries."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from torchvision import datasets
+
+from .networks import ROOT
+
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; anything larger is taken for a decompression bomb
+
+
+class UnreadableImage(ValueError):
+    """A file that cannot be read as an image; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of a folder. files: sorted names relative to `root` with forward slashes; labels: class names, "" for none."""
+
+    root: Path
+    files: list[str]
+    labels: list[str]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, rows):
+        """The images of some rows (a sequence of int), in that order."""
+        return ImageSet(self.root, [self.files[i] for i in rows], [self.labels[i] for i in rows])
+
+    def path(self, i):
+        return self.root / self.files[i]
+
+
+def list_images(images):
+    """An `ImageSet` from a folder (all files below it, hidden ones left out) or from a list of files.
+
+    The label of an image is the first folder on its way down from the root (for a list: from the files' common folder),
+    "" where it lies in the root itself. Links to folders are not followed. Files that are no images are listed too: they
+    come out as unreadable, with the reason, rather than vanish.
+    Raises FileNotFoundError for a folder or file that does not exist, ValueError for one without files.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        root = Path(images).expanduser().resolve()
+        if not root.is_dir():
+            raise FileNotFoundError(f"no image folder at {root}")
+        files = sorted(Path(folder, name).relative_to(root).as_posix() for folder, folders, names in os.walk(root)
+                       if not _hidden(Path(folder).relative_to(root)) for name in names if not name.startswith("."))
+    else:
+        paths = [Path(os.path.abspath(p)) for p in images]
+        missing = [str(p) for p in paths if not p.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{len(missing)} of {len(paths)} image files do not exist, first {missing[0]}")
+        root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
+        files = [p.relative_to(root).as_posix() for p in paths]
+    if not files:
+        raise ValueError(f"no files in {images}")
+    return ImageSet(root, files, [f.split("/")[0] if "/" in f else "" for f in files])
+
+
+def _hidden(path):
+    return any(part.startswith(".") for part in path.parts)
+
+
+def open_image(path):
+    """An image file as `PIL.Image` in RGB, the way a viewer shows it. Raises UnreadableImage with the reason.
+
+    The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8.
+    """
+    if not os.path.isfile(path):  # opening a pipe or a device would wait for ever
+        raise UnreadableImage("no regular file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warnings on odd files: what matters is raised below
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+                image.load()
+                image = ImageOps.exif_transpose(image)
+                return _to_rgb(image)
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        size = os.path.getsize(path)
+        raise UnreadableImage("not an image" if size else "empty file") from error
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data, each of them means: unreadable
+        raise UnreadableImage(f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)) from error
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several names for it
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableImage("integers beyond 16 bits: no agreed grey scale")
+        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels: no agreed grey scale")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def choose_queries(images, n=10, seed=0, names=()):
+    """Rows of n query images of n different classes (list of int, ascending by class), drawn from a seed or named.
+
+    Where there are fewer than n classes, a class gives a second image only after every class gave one. Images without
+    labels count as one class. names: file names as in `images.files` (or their last parts), in the order wanted.
+    Raises FileNotFoundError for a name that is unknown, ValueError for a name that fits several or n out of range.
+    """
+    images = list_images(images)
+    if names:
+        return [_row_of(images, name) for name in names]
+    if not 1 <= n <= len(images):
+        raise ValueError(f"{n} queries asked of {len(images)} images")
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(images))
+    turn, seen = np.empty(len(images), int), {}
+    for i in shuffled:                                   # turn: the how manieth of its class the image is
+        turn[i] = seen[images.labels[i]] = seen.get(images.labels[i], 0) + 1
+    chosen = sorted(shuffled, key=lambda i: turn[i])[:n]
+    return sorted((int(i) for i in chosen), key=lambda i: (images.labels[i], i))
+
+
+def _row_of(images, name):
+    rows = [i for i, f in enumerate(images.files) if f == str(name) or f.endswith(f"/{name}")]
+    if not rows:
+        raise FileNotFoundError(f"no query {name!r} among the {len(images)} images of {images.root.name}")
+    if len(rows) > 1:
+        raise ValueError(f"{name!r} fits {len(rows)} images, for instance {images.files[rows[0]]}: name its folder too")
+    return rows[0]
+
+
+def hold_out(images, share=0.1, seed=0):
+    """Two `ImageSet`s, database and queries, from one: of every class `share` of the images (at least one, where the class
+    has more than one) become queries, drawn from a seed. Raises ValueError where no query can be spared."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(images.labels)
+    queries = []
+    for label in dict.fromkeys(images.labels):
+        rows = np.flatnonzero(labels == label)
+        queries += rng.permutation(rows)[:max(1, round(share * len(rows)))].tolist() if len(rows) > 1 else []
+    if not queries:
+        raise ValueError(f"{len(images)} images of {images.root} are too few to spare queries: give a folder of queries")
+    return images[np.setdiff1d(np.arange(len(images)), queries)], images[sorted(queries)]
+
+
+def load_images(profile="embedded", images="", queries="", seed=0):
+    """The database and the query images of a profile: two `ImageSet`s.
+
+    profile: "embedded" renders the scenes on first use; "folder" takes the folders `images` and `queries`, or holds one
+    image in ten out of `images` where `queries` is empty; "imagenette" downloads torchvision's Imagenette on first use
+    (320 px, checked by hash); "imagenet" takes the user's ILSVRC copy in the layout of torchvision.datasets.ImageNet from
+    `images`, and its validation images as queries.
+    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails.
+    """
+    if profile == "folder":
+        if not images:
+            raise ValueError("the profile 'folder' needs a folder of images: IMAGES=... (and QUERIES=..., if there are any)")
+        return (list_images(images), list_images(queries)) if queries else hold_out(list_images(images), seed=seed)
+    if profile == "embedded":
+        from .scenes import write_scenes  # numba compiles on import: only those who render pay
+        folder = write_scenes(images or ROOT / "data" / "embedded")
+        return list_images(folder / "database"), list_images(folder / "queries")
+    if profile == "imagenette":
+        root = Path(images or ROOT / "data" / "imagenette")
+        try:
+            datasets.Imagenette(root, split="train", size="320px", download=not (root / "imagenette2-320").is_dir())
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(f"Imagenette could not be downloaded ({error}). Download "
+                               f"{datasets.Imagenette._ARCHIVES['320px'][0]} elsewhere, unpack it in {root}, and run again") from error
+        return list_images(root / "imagenette2-320" / "train"), list_images(root / "imagenette2-320" / "val")
+    if profile == "imagenet":
+        root = Path(images or ROOT / "data" / "imagenet")
+        for split in ("train", "val"):
+            datasets.ImageNet(root, split)  # unpacks the archives on first use, checked by hash; says what is missing
+        return list_images(root / "train"), list_images(root / "val")
+    raise ValueError(f"unknown profile {profile!r}: choose 'embedded', 'folder', 'imagenette' or 'imagenet'")

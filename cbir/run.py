@@ -1,0 +1,108 @@
+"""A run's folder, runs/<name>/: figures, tables, metrics.json and, from these, report.html."""
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from .networks import ROOT
+
+
+class Run:
+    """The folder of the run `name`, made where it does not exist. `folder` (or the variable CBIR_RUNS) holds all runs.
+
+    Raises ValueError for a name that is no plain folder name.
+    """
+
+    def __init__(self, name="embedded", folder=None):
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
+        self.name = name
+        self.path = Path(folder or os.environ.get("CBIR_RUNS") or ROOT / "runs") / name
+        (self.path / "figures").mkdir(parents=True, exist_ok=True)
+
+    def save_figure(self, fig, name, caption):
+        """figures/<name>.png and .pdf; the caption travels inside both files."""
+        fig.savefig(self.path / "figures" / f"{name}.png", metadata={"Description": caption})
+        fig.savefig(self.path / "figures" / f"{name}.pdf", metadata={"Subject": caption, "CreationDate": None})
+
+    def save_table(self, table, name):
+        """A DataFrame as <name>.csv, .md and .tex, numbers with six decimals as in the paper."""
+        table.to_csv(self.path / f"{name}.csv", index=False, float_format="%.6f")
+        self._write(f"{name}.md", markdown(table, "%.6f"))
+        self._write(f"{name}.tex", table.to_latex(index=False, float_format="%.6f", escape=True))
+
+    def record(self, **metrics):
+        """Adds to metrics.json (values that JSON knows), replacing what had the same names."""
+        self._write("metrics.json", json.dumps(self.metrics | metrics, indent=1, sort_keys=True) + "\n")
+
+    @property
+    def metrics(self):
+        path = self.path / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def report(self):
+        """Writes report.html, one file with everything inside, and returns its path."""
+        figures = []
+        for png in sorted((self.path / "figures").glob("*.png")):
+            with Image.open(png) as image:
+                caption = image.info.get("Description", "")
+            figures.append((png.stem, caption, base64.b64encode(png.read_bytes()).decode()))
+        tables = [(p.stem, pd.read_csv(p).to_html(index=False, border=0, na_rep="", float_format="{:.4f}".format))
+                  for p in sorted(self.path.glob("*.csv"))]
+        page = jinja2.Environment(autoescape=True).from_string(PAGE).render(run=self, metrics=self.metrics, figures=figures, tables=tables)
+        self._write("report.html", page)
+        return self.path / "report.html"
+
+    def _write(self, name, text):
+        aside = self.path / f".{name}.new"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(self.path / name)
+
+
+def markdown(table, float_format="%.4f"):
+    """A DataFrame as a Markdown table (str)."""
+    rows = [table.columns, ["---"] * table.shape[1]]
+    rows += [[float_format % v if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ run.name }}: image retrieval by network activations</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2; font-weight: 600 } h2 { margin-top: 2.5rem }
+figure { margin: 2rem 0 } figure img { width: 100%; height: auto } figcaption { color: #555; font-size: .9rem }
+table { border-collapse: collapse; font-size: .85rem } .wide { overflow-x: auto }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap } th:first-child, td:first-child { text-align: left }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem }
+</style></head><body>
+<h1>Run “{{ run.name }}”</h1>
+<p>Staszewski et al., <em>A New Approach to Descriptors Generation for Image Retrieval by Analyzing Activations of Deep Neural
+Network Layers</em>, IEEE TNNLS 2021, reproduced.</p>
+{% if metrics.parameters %}<h2>What was run</h2>
+<div class="wide"><table>{% for key, value in metrics.parameters.items() %}<tr><td>{{ key }}</td><td style="text-align:left">{{ value }}</td></tr>{% endfor %}</table></div>
+{% endif %}{% if metrics.command %}<p>Again with:</p><pre>{{ metrics.command }}</pre>{% endif %}
+<h2>Results over all queries</h2>
+{% if metrics.results %}<div class="wide"><table><tr><th>metric</th><th>descriptor</th><th>mean</th><th>95 % interval</th></tr>
+{% for row in metrics.results %}<tr><td>{{ row.metric }}</td><td>{{ row.descriptor }}</td><td>{{ "%.4f" % row.mean }}</td><td>{{ "%.4f – %.4f" % (row.low, row.high) }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+{% for name, table in tables %}<h2>{{ "Table I" if name == "table1" else name }}</h2><div class="wide">{{ table | safe }}</div>
+{% endfor %}<h2>Images</h2>
+<p>{% for part, n in (metrics.images or {}).items() %}{{ n }} {{ part }}{{ ", " if not loop.last }}{% endfor %}.
+{% if metrics.unreadable %}Skipped:</p><ul>{% for file, reason in metrics.unreadable.items() %}<li>{{ file }}: {{ reason }}</li>{% endfor %}</ul>
+{% else %}None was skipped.</p>{% endif %}
+<h2>Figures</h2>
+{% for name, caption, png in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% if metrics.seconds %}<h2>Time and versions</h2>
+<div class="wide"><table>{% for key, value in metrics.seconds.items() %}<tr><td>{{ key }}</td><td>{{ "%.0f" % value }} s</td></tr>{% endfor %}
+{% for key, value in (metrics.versions or {}).items() %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>{% endfor %}</table></div>{% endif %}
+</body></html>
+"""
