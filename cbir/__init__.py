@@ -5,11 +5,12 @@ from .color import color_histogram, histogram_distance, published_distances
 from .descriptors import (AS_PRINTED, AS_RELEASED, RECIPES, Descriptors, conv_descriptor, describe, significance_map, significant,
                           trace)
 from .extract import extract
-from .images import ImageSet, UnreadableImage, choose_queries, hold_out, list_images, load_images, open_image
+from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_image
 from .metrics import bootstrap_interval, share_in_top_k
-from .networks import Activations, Network, load_network, resize_transform, slim_vgg16
+from .networks import EMBEDDED_WEIGHTS, Activations, Network, load_network, resize_transform, slim_vgg16
 from .run import Run
 from .search import Hits, search
 from .store import Store, open_store
+from .tables import color_histograms, table1
 
 __version__ = "0.1.0"

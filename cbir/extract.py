@@ -37,9 +37,9 @@ def extract(images, net, path, batch_size=32, shard_size=256, workers=2, **recip
             return str(error)
 
     missing = store.missing()
-    done = len(store) - sum(rows.stop - rows.start for rows in missing)
+    store.computed = sum(rows.stop - rows.start for rows in missing)
     name = path.stem if missing else f"{path.stem} (reused)"
-    with tqdm(total=len(store), initial=done, desc=name, unit=" images") as bar, ThreadPoolExecutor(workers) as pool:
+    with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar, ThreadPoolExecutor(workers) as pool:
         decoded = _ahead(pool, decode, (i for rows in missing for i in range(rows.start, rows.stop)), 2 * batch_size)
         for rows in missing:
             n = rows.stop - rows.start

@@ -19,6 +19,17 @@ def use_style():
         "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
 
 
+def grid(rows, columns, width=0.95, height=0.95, below=0.3, left=0.25):
+    """A figure with rows x columns axes, each `width` x `height` inches with `below` inches under it and `left` before a row for text: (fig, axes).
+
+    The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
+    """
+    top, gap = 0.22, 0.07
+    w, h = left + columns * (width + gap), top + rows * (height + below)
+    return plt.subplots(rows, columns, figsize=(w, h), squeeze=False, layout="none", gridspec_kw={
+        "left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h, "wspace": gap / width, "hspace": below / height})
+
+
 def network(ax, net):
     """Fig. 1. The network as blocks y_1..y_N and codes: every convolution, pooling and fully connected layer of `net`, found by
     running it. The side of a slab is the map's side (square root), its thickness the number of channels (logarithm)."""
@@ -41,7 +52,7 @@ def network(ax, net):
             size = f"{shape[0]} × {shape[1]} × {shape[2]}" if maps else f"{shape[0]}"
             ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=7,
                         arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"}, linespacing=1.3)
-        x += width + (0.62 * depth if maps else 0.25) + (0.5 if tapped else 0.06)
+        x += width + (0.62 * depth if maps else 0.3) + (0.62 if tapped else 0.06)
     for color, label in [("#DCE9F5", "convolution + ReLU"), ("#F3B49A", "max-pool"), ("#F5E6C8", "fully connected")]:
         ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, edgecolor="#333333", linewidth=0.5, label=label))
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
@@ -51,43 +62,46 @@ def network(ax, net):
 
 
 def significant_regions(axes, image, maps, titles=()):
-    """Fig. 2. Maps z_m over the image: brighter where more channels are significant; what is not significant stays dark.
+    """Fig. 2. Maps z_m over the image, which keeps its colours where a neuron is significant and is grey elsewhere. Where maps count
+    channels, the more agree, the brighter the tint.
 
-    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0.
+    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0, H_m and W_m dividing H and W.
     """
     height, width = image.shape[:2]
-    gray = image.mean(axis=2)
+    gray = np.repeat(image.mean(axis=2, keepdims=True) * 0.35 + 110, 3, axis=2).astype(np.uint8)
     for ax, z in zip(axes, maps):
-        ax.imshow(gray, cmap="gray", vmin=-60, vmax=420)
-        shown = np.ma.masked_equal(np.asarray(z, float), 0)
-        ax.imshow(shown, cmap="inferno", alpha=0.62, extent=(0, width, height, 0), interpolation="nearest", vmin=0)
         rows, cols = z.shape
+        marked = np.kron(z > 0, np.ones((height // rows, width // cols), bool))
+        ax.imshow(np.where(marked[..., None], image, gray))
+        if z.max() > 1:
+            ax.imshow(np.ma.masked_equal(z, 0), cmap="inferno", alpha=0.6, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                      interpolation="nearest", vmin=-0.2 * z.max())
         if rows <= 28:  # finer grids would cover the picture
-            ax.hlines(np.arange(1, rows) * height / rows, 0, width, "white", linewidth=0.25, alpha=0.5)
-            ax.vlines(np.arange(1, cols) * width / cols, 0, height, "white", linewidth=0.25, alpha=0.5)
-        ax.set(xlim=(0, width), ylim=(height, 0))
+            ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, "white", linewidth=0.25, alpha=0.6)
+            ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, "white", linewidth=0.25, alpha=0.6)
         bare(ax)
     for ax, title in zip(axes, titles):
         ax.set_title(title)
     return axes
 
 
-def retrieval(axes, images, labels, distances):
+def retrieval(axes, images, labels, distances, names=None):
     """Figs 3-6. One row a query: the query, then its k nearest images, the class and the distance under each.
 
     axes: (Q, 1 + k); images: Q lists of 1 + k arrays (H, W, 3); labels: Q lists of 1 + k names ("" for none); distances: (Q, k).
-    The frame tells whether the class is the query's.
+    names: Q texts for the rows, else their numbers. The frame tells whether the class is the query's. Images keep their proportions, in cells of one size.
     """
-    for row, (pictures, names, d) in enumerate(zip(images, labels, distances)):
-        for col, (ax, picture, name) in enumerate(zip(axes[row], pictures, names)):
+    for row, (pictures, classes, d) in enumerate(zip(images, labels, distances)):
+        for col, (ax, picture, name) in enumerate(zip(axes[row], pictures, classes)):
+            height, width = picture.shape[:2]
+            half = max(height, width) / 2
             ax.imshow(picture)
-            text = name if col == 0 else f"{name}\n{d[col - 1]:.4f}" if name else f"{d[col - 1]:.4f}"
-            ax.set_xlabel(text, fontsize=6, labelpad=2, linespacing=1.1)
+            ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
+            color = QUERY if col == 0 or not name else SAME if name == classes[0] else OTHER
+            ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False))
+            ax.set_xlabel("\n".join(filter(None, [name, f"{d[col - 1]:.4g}" if col else ""])), fontsize=6, labelpad=3, linespacing=1.1)
             bare(ax)
-            color = QUERY if col == 0 or not name else SAME if name == names[0] else OTHER
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=color, linewidth=1.6)
-        axes[row][0].set_ylabel(f"{row + 1}", rotation=0, labelpad=6, va="center")
+        axes[row][0].set_ylabel(names[row] if names else row + 1, rotation=0, ha="right", va="center")
     axes[0][0].set_title("query")
     for rank, ax in enumerate(axes[0][1:], start=1):
         ax.set_title(f"{rank}")
@@ -109,7 +123,7 @@ def histograms(axes, histograms, numbers):
             ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "query", fontsize=6, labelpad=2)
             for spine in ax.spines.values():
                 spine.set(visible=True, color=QUERY if col == 0 else "#BBBBBB", linewidth=1.0 if col == 0 else 0.6)
-        axes[row][0].set_ylabel(f"{row + 1}", rotation=0, labelpad=6, va="center")
+        axes[row][0].set_ylabel(row + 1, rotation=0, ha="right", va="center")
     return axes
 
 
@@ -129,7 +143,7 @@ def intervals(axes, table):
 
 
 def bare(ax):
-    """No ticks; labels and spines stay."""
-    ax.set_xticks([])
-    ax.set_yticks([])
+    """No ticks and no spines; labels stay."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     return ax

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 from torchvision import datasets
 
@@ -45,7 +46,7 @@ def list_images(images):
     come out as unreadable, with the reason, rather than vanish.
     Raises FileNotFoundError for a folder or file that does not exist, ValueError for one without files.
     """
-    if isinstance(images, ImageSet):
+    if hasattr(images, "files"):  # an ImageSet or a store
         return images
     if isinstance(images, (str, os.PathLike)):
         root = Path(images).expanduser().resolve()
@@ -114,6 +115,7 @@ def _to_rgb(image):
 def choose_queries(images, n=10, seed=0, names=()):
     """Rows of n query images of n different classes (list of int, ascending by class), drawn from a seed or named.
 
+    images: an `ImageSet`, a store (whose unreadable images are passed over), a folder or a list of files.
     Where there are fewer than n classes, a class gives a second image only after every class gave one. Images without
     labels count as one class. names: file names as in `images.files` (or their last parts), in the order wanted.
     Raises FileNotFoundError for a name that is unknown, ValueError for a name that fits several or n out of range.
@@ -121,12 +123,12 @@ def choose_queries(images, n=10, seed=0, names=()):
     images = list_images(images)
     if names:
         return [_row_of(images, name) for name in names]
-    if not 1 <= n <= len(images):
-        raise ValueError(f"{n} queries asked of {len(images)} images")
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(images))
+    shuffled = np.random.default_rng(seed).permutation(len(images))
+    shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
+    if not 1 <= n <= len(shuffled):
+        raise ValueError(f"{n} queries asked of {len(shuffled)} images")
     turn, seen = np.empty(len(images), int), {}
-    for i in shuffled:                                   # turn: the how manieth of its class the image is
+    for i in shuffled:                                   # turn: whether it is the first, second, .. of its class
         turn[i] = seen[images.labels[i]] = seen.get(images.labels[i], 0) + 1
     chosen = sorted(shuffled, key=lambda i: turn[i])[:n]
     return sorted((int(i) for i in chosen), key=lambda i: (images.labels[i], i))
@@ -153,6 +155,21 @@ def hold_out(images, share=0.1, seed=0):
     if not queries:
         raise ValueError(f"{len(images)} images of {images.root} are too few to spare queries: give a folder of queries")
     return images[np.setdiff1d(np.arange(len(images)), queries)], images[sorted(queries)]
+
+
+def known_factors(images):
+    """What is known about the images of an `ImageSet` or a store: a DataFrame with a row an image.
+
+    Column "class" where there are class folders; for the embedded scenes also "background" and "palette", from their manifest.
+    """
+    factors = pd.DataFrame({"class": images.labels}) if len(set(images.labels)) > 1 else pd.DataFrame(index=range(len(images)))
+    manifest = images.root.parent / "manifest.csv"
+    if manifest.is_file():
+        known = pd.read_csv(manifest)
+        if {"file", "background", "palette"} <= set(known):
+            rows = known.set_index("file").loc[[f"{images.root.name}/{f}" for f in images.files]]
+            factors[["background", "palette"]] = rows[["background", "palette"]].to_numpy()
+    return factors
 
 
 def load_images(profile="embedded", images="", queries="", seed=0):

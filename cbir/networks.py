@@ -27,6 +27,7 @@ EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
 # The tap points are the same in both networks: the five max-pools, and the two fully connected layers after their ReLU.
 VGG16_BLOCKS = ["features.4", "features.9", "features.16", "features.23", "features.30"]
 VGG16_CODES = ["classifier.1", "classifier.4"]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class Activations(NamedTuple):
@@ -145,15 +146,16 @@ def resize_transform(size=224, crop=False):
     """
     resize = [T.Resize(size * 256 // 224), T.CenterCrop(size)] if crop else [T.Resize((size, size))]
     return T.Compose([*resize, T.ToImage(), T.ToDtype(torch.float32, scale=True),
-                      T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+                      T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
 def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
-    """VGG16's layout at a fraction of its width, under VGG16's submodule names; randomly initialised, for 224 x 224."""
+    """VGG16's layout at a fraction of its width, under VGG16's submodule names; randomly initialised."""
     channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
     hidden = int(4096 * width)
     return nn.Sequential(OrderedDict(
         features=models.vgg.make_layers(channels, batch_norm),
+        avgpool=nn.AdaptiveAvgPool2d(7),  # does nothing at 224 x 224
         flatten=nn.Flatten(),
         classifier=nn.Sequential(
             nn.Linear(channels[-2] * 7 * 7, hidden), nn.ReLU(True), nn.Dropout(),
@@ -161,13 +163,14 @@ def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
             nn.Linear(hidden, num_classes))))
 
 
-def load_network(name="embedded", weights="default", device="cpu", crop=False, seed=0):
+def load_network(name="embedded", weights="default", device="auto", crop=False, seed=0):
     """The embedded network or VGG16, ready to describe images.
 
     name: "embedded" or "vgg16".
     weights: "default" (the embedded weights; IMAGENET1K_V1 for vgg16), one of torchvision's names for VGG16's weights
         (downloaded once, checked by hash), a path to a state dict (.safetensors, or .pth loaded without executing
-        anything in it), or None: random, drawn from `seed`.
+        anything in it), or None (or "none"): random, drawn from `seed`.
+    device: a torch device, or "auto": the GPU where there is one.
     crop: see `resize_transform`.
 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a path that is not there,
@@ -175,7 +178,9 @@ def load_network(name="embedded", weights="default", device="cpu", crop=False, s
     """
     if name not in ("embedded", "vgg16"):
         raise ValueError(f"unknown network {name!r}: choose 'embedded' or 'vgg16', or build a cbir.Network of your own")
-    if weights == "default":
+    if weights == "none":  # as command lines say it
+        weights = None
+    elif weights == "default":
         weights = EMBEDDED_WEIGHTS if name == "embedded" else "IMAGENET1K_V1"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -187,7 +192,8 @@ def load_network(name="embedded", weights="default", device="cpu", crop=False, s
             if "state_dict" not in str(error):
                 raise
             raise ValueError(f"the weights {weights} do not fit the network {name!r}: {error}") from error
-    return Network(module, VGG16_BLOCKS, VGG16_CODES, resize_transform(crop=crop), name).to(device)
+    return Network(module, VGG16_BLOCKS, VGG16_CODES, resize_transform(crop=crop), name).to(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def _state_dict(name, weights):

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import jinja2
-import pandas as pd
+import numpy as np
 from PIL import Image
 
+from . import tables
 from .networks import ROOT
 
 
@@ -31,15 +32,34 @@ class Run:
         fig.savefig(self.path / "figures" / f"{name}.png", metadata={"Description": caption})
         fig.savefig(self.path / "figures" / f"{name}.pdf", metadata={"Subject": caption, "CreationDate": None})
 
-    def save_table(self, table, name):
-        """A DataFrame as <name>.csv, .md and .tex, numbers with six decimals as in the paper."""
-        table.to_csv(self.path / f"{name}.csv", index=False, float_format="%.6f")
-        self._write(f"{name}.md", markdown(table, "%.6f"))
-        self._write(f"{name}.tex", table.to_latex(index=False, float_format="%.6f", escape=True))
+    def save_table1(self, table):
+        """Table I as table1.csv, .md, .tex and, for the report, .html; numbers with six decimals as in the paper, winners in bold."""
+        self._write("table1.csv", table.to_csv(index=False, float_format="%.6f"))
+        self._write("table1.md", tables.markdown(table, tables.winners(table)))
+        self._write("table1.tex", tables.style(table).to_latex(convert_css=True, hrules=True))
+        self._write("table1.html", tables.style(table).to_html())
+
+    def save_arrays(self, name, **arrays):
+        """Arrays as <name>.npz, for the notebooks that follow."""
+        np.savez(self.path / f"{name}.npz", **arrays)
+
+    def load_arrays(self, name):
+        """What `save_arrays` saved (dict). Raises FileNotFoundError where an earlier notebook has not run."""
+        path = self.path / f"{name}.npz"
+        if not path.exists():
+            raise FileNotFoundError(f"no {path.name} in runs/{self.name}: run the earlier notebooks first, in order")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def record(self, **metrics):
         """Adds to metrics.json (values that JSON knows), replacing what had the same names."""
         self._write("metrics.json", json.dumps(self.metrics | metrics, indent=1, sort_keys=True) + "\n")
+
+    def record_results(self, table):
+        """Adds rows (metric, descriptor, mean, low, high) to metrics.json's results, replacing those of the same metrics."""
+        rows = table.to_dict("records")
+        others = [r for r in self.metrics.get("results", []) if r["metric"] not in {r["metric"] for r in rows}]
+        self.record(results=others + rows)
 
     @property
     def metrics(self):
@@ -53,9 +73,10 @@ class Run:
             with Image.open(png) as image:
                 caption = image.info.get("Description", "")
             figures.append((png.stem, caption, base64.b64encode(png.read_bytes()).decode()))
-        tables = [(p.stem, pd.read_csv(p).to_html(index=False, border=0, na_rep="", float_format="{:.4f}".format))
-                  for p in sorted(self.path.glob("*.csv"))]
-        page = jinja2.Environment(autoescape=True).from_string(PAGE).render(run=self, metrics=self.metrics, figures=figures, tables=tables)
+        table1 = self.path / "table1.html"
+        page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
+            run=self, metrics=self.metrics, figures=figures,
+            table1=table1.read_text(encoding="utf-8") if table1.exists() else "")
         self._write("report.html", page)
         return self.path / "report.html"
 
@@ -63,13 +84,6 @@ class Run:
         aside = self.path / f".{name}.new"
         aside.write_text(text, encoding="utf-8")
         aside.replace(self.path / name)
-
-
-def markdown(table, float_format="%.4f"):
-    """A DataFrame as a Markdown table (str)."""
-    rows = [table.columns, ["---"] * table.shape[1]]
-    rows += [[float_format % v if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
 
 
 PAGE = """<!doctype html>
@@ -93,9 +107,12 @@ Network Layers</em>, IEEE TNNLS 2021, reproduced.</p>
 {% if metrics.results %}<div class="wide"><table><tr><th>metric</th><th>descriptor</th><th>mean</th><th>95 % interval</th></tr>
 {% for row in metrics.results %}<tr><td>{{ row.metric }}</td><td>{{ row.descriptor }}</td><td>{{ "%.4f" % row.mean }}</td><td>{{ "%.4f – %.4f" % (row.low, row.high) }}</td></tr>
 {% endfor %}</table></div>{% endif %}
-{% for name, table in tables %}<h2>{{ "Table I" if name == "table1" else name }}</h2><div class="wide">{{ table | safe }}</div>
-{% endfor %}<h2>Images</h2>
-<p>{% for part, n in (metrics.images or {}).items() %}{{ n }} {{ part }}{{ ", " if not loop.last }}{% endfor %}.
+{% if table1 %}<h2>Table I</h2>
+<p>Mean colour-histogram distance between a query and the images retrieved for it, the smallest of a row in bold; L1 / 75 as printed, the formula behind the
+paper's printed numbers, and the paper's own numbers (for its own ten queries).</p>
+<div class="wide">{{ table1 | safe }}</div>
+{% endif %}<h2>Images</h2>
+<p>{% if metrics.images %}{{ metrics.images.database }} database images, {{ metrics.images.queries }} queries.{% endif %}
 {% if metrics.unreadable %}Skipped:</p><ul>{% for file, reason in metrics.unreadable.items() %}<li>{{ file }}: {{ reason }}</li>{% endfor %}</ul>
 {% else %}None was skipped.</p>{% endif %}
 <h2>Figures</h2>

@@ -50,7 +50,8 @@ class Store:
         self._group = group
         self.codes, self.conv, self._state = group["codes"], group["conv"], group["state"]
         self.root = Path(group.attrs["root"])
-        self.network, self.recipe, self.dims = (group.attrs[key] for key in ("network", "recipe", "dims"))
+        self.network, self.recipe, self.dims, self.versions = (group.attrs[key] for key in ("network", "recipe", "dims", "versions"))
+        self.computed = 0  # rows that the call of `extract` that returned this store had to compute
         self.h, self.eta_conv, self.eta = Rows(self.codes), Rows(self.conv), Rows(self.codes, self.conv)
 
     def __len__(self):

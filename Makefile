@@ -1,0 +1,37 @@
+# A thin layer over pip, cbir, pytest and jupyter; without make, see "Without make" in README.md.
+#   make reproduce PROFILE=folder IMAGES=~/photos [QUERIES=~/queries] [NAME=..] [NETWORK=..] [WEIGHTS=..] [RECIPE=..] [ARGS="-p k 10"]
+PYTHON ?= python3
+PROFILE ?= embedded
+BIN = .venv/bin
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+given = $(if $($(1)),-p $(2) "$($(1))")
+
+.PHONY: help reproduce test lab notebooks clean
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'cbir needs Python 3.11 or later: make PYTHON=python3.11 ...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	touch $@
+
+reproduce: .venv/installed  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
+	$(BIN)/cbir reproduce --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
+	    $(call given,IMAGES,images) $(call given,QUERIES,queries) $(call given,NETWORK,network) $(call given,WEIGHTS,weights) \
+	    $(call given,RECIPE,recipe) $(call given,DEVICE,device) $(ARGS)
+
+test: .venv/installed  ## every test: pytest, and nbval over the committed notebooks
+	MPLBACKEND=agg $(BIN)/python -m pytest tests
+	TQDM_DISABLE=1 CBIR_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+lab: .venv/installed  ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/installed  ## executes the committed notebooks in place, and the README's figure
+	rm -rf runs/embedded
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	cp runs/embedded/figures/one_query.png docs/
+
+clean:  ## removes runs and rendered scenes; keeps .venv and downloads
+	rm -rf runs data/embedded

@@ -1,0 +1,81 @@
+"""Table I: colour-histogram distances per query and descriptor, ours beside the paper's."""
+
+import numpy as np
+import pandas as pd
+
+from .color import color_histogram, histogram_distance, published_distances
+from .images import open_image
+from .networks import ROOT
+
+PAPER = ROOT / "data" / "paper"
+GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
+
+
+def color_histograms(store, rows):
+    """Colour histograms of some images of a store: {row: (75,) array}; every file is read once."""
+    return {int(i): color_histogram(np.asarray(open_image(store.path(i)))) for i in rows}
+
+
+def table1(queries, database, hits, rows):
+    """Table I for chosen queries, as a DataFrame with one row a query and a last one with the means.
+
+    hits: {descriptor: (Q, k) rows of the database}; rows: the chosen queries' rows.
+    Columns: query, class, then per descriptor "printed <d>" (L1 / 75), "published <d>" (the formula behind the printed numbers) and
+    "paper <d>" (Table I itself, whose queries are others).
+    """
+    of_query = {i: np.asarray(open_image(queries.path(i))) for i in rows}
+    of_image = {j: np.asarray(open_image(database.path(j))) for j in {int(j) for found in hits.values() for j in np.ravel(found[rows])}}
+    columns = {"query": range(1, len(rows) + 1), "class": [queries.labels[i] for i in rows]}
+    for d, found in hits.items():
+        columns[f"printed {d}"] = [np.mean([histogram_distance(color_histogram(of_query[i]), color_histogram(of_image[j])) for j in found[i]])
+                                   for i in rows]
+    for d, found in hits.items():
+        columns[f"published {d}"] = [published_distances(of_query[i], [of_image[j] for j in found[i]]).mean() for i in rows]
+    table = pd.DataFrame(columns)
+    paper = pd.read_csv(PAPER / "table1.csv").rename(columns={"IM": "im"}).set_index("query").add_prefix("paper ")
+    table = table.join(paper, on="query")
+    means = table.drop(columns=["query", "class"]).mean().to_frame().T.assign(query="mean", **{"class": ""})
+    return pd.concat([table, means], ignore_index=True)[list(table.columns)]
+
+
+def winners(table):
+    """Where a row has its smallest distance, within each group of columns: a bool DataFrame like `table`."""
+    mask = pd.DataFrame(False, table.index, table.columns)
+    for group in GROUPS:
+        columns = [c for c in table.columns if c.startswith(f"{group} ")]
+        values = table[columns].astype(float)
+        mask[columns] = values.eq(values.min(axis=1), axis=0)
+    return mask
+
+
+def summary(table):
+    """Per descriptor: how many rows it wins and its mean, for each group of Table I's columns. DataFrame, descriptors as index."""
+    wins, means = winners(table).iloc[:-1].sum(), table.iloc[-1]
+    out = {}
+    for group, title in GROUPS.items():
+        for c in (c for c in table.columns if c.startswith(f"{group} ")):
+            out.setdefault(f"{title}: mean", {})[c.split()[1]] = float(means[c])
+            out.setdefault(f"{title}: rows won", {})[c.split()[1]] = int(wins[c])
+    return pd.DataFrame(out)
+
+
+def style(table):
+    """Table I as a pandas Styler, the winner of each row in bold: for HTML and LaTeX."""
+    shown = table.copy()
+    shown.columns = pd.MultiIndex.from_tuples(
+        [(GROUPS[c.split()[0]], c.split()[1]) if c.split()[0] in GROUPS else ("", c) for c in table.columns])
+    bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
+    bold.columns = shown.columns
+    return (shown.style.hide(axis="index").apply(lambda _: bold, axis=None).format(precision=6, na_rep="").set_uuid("table1"))
+
+
+def markdown(table, mask=None, float_format="%.6f"):
+    """A DataFrame as a Markdown table (str); cells that `mask` marks in bold."""
+    def cell(value, bold):
+        text = "" if pd.isna(value) else float_format % value if isinstance(value, float) else str(value)
+        return f"**{text}**" if bold else text
+
+    mask = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()
+    rows = [table.columns, ["---"] * table.shape[1]]
+    rows += [[cell(v, m) for v, m in zip(row, marks)] for row, marks in zip(table.itertuples(index=False), mask)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"

@@ -1,0 +1,160 @@
+"""Colour histograms, and the formula behind the published numbers against the published numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import cbir
+
+images = arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
+
+
+def one_color(*color, size=(2, 2)):
+    return np.full((*size, 3), color, np.uint8)
+
+
+# ---- as the paper describes it ----------------------------------------------------------------------------------------------
+
+def test_bins():
+    """25 equal bins over 0..255: the value v lies in floor(25 v / 256)."""
+    for value in range(256):
+        h = cbir.color_histogram(one_color(value, 255 - value, 0))
+        assert np.flatnonzero(h).tolist() == [25 * value // 256, 25 + 25 * (255 - value) // 256, 50]
+
+
+def test_shares_of_the_pixels():
+    image = np.uint8([[[0, 0, 255], [255, 0, 255], [255, 0, 128], [255, 100, 255]]])
+    h = cbir.color_histogram(image)
+    assert (h[0], h[24]) == (0.25, 0.75)
+    assert (h[25], h[25 + 9]) == (0.75, 0.25)
+    assert (h[50 + 12], h[74]) == (0.25, 0.75)
+
+
+@given(images)
+def test_every_channel_sums_to_one(image):
+    h = cbir.color_histogram(image)
+    assert h.shape == (75,) and (h >= 0).all()
+    np.testing.assert_allclose(h.reshape(3, 25).sum(1), 1)
+
+
+@given(images, st.integers(2, 4))
+def test_size_and_order_of_pixels_do_not_matter(image, times):
+    np.testing.assert_allclose(cbir.color_histogram(np.tile(image, (times, 1, 1))[::-1, ::-1]), cbir.color_histogram(image))
+
+
+@given(images, images)
+def test_distance(a, b):
+    """Two histograms share nothing in any channel at most: 2 a channel, 3 channels, 75 values."""
+    a, b = cbir.color_histogram(a), cbir.color_histogram(b)
+    d = cbir.histogram_distance(a, b)
+    assert d == cbir.histogram_distance(b, a) and cbir.histogram_distance(a, a) == 0
+    assert 0 <= d <= 6 / 75 + 1e-12
+    np.testing.assert_allclose(d, np.abs(a - b).sum() / 75)
+
+
+def test_the_greatest_distance_is_reached():
+    black, white = cbir.color_histogram(one_color(0, 0, 0)), cbir.color_histogram(one_color(255, 255, 255))
+    assert cbir.histogram_distance(black, white) == pytest.approx(0.08)
+
+
+def test_distances_broadcast():
+    a = np.stack([cbir.color_histogram(one_color(i, i, i)) for i in (0, 100, 200)])
+    table = cbir.histogram_distance(a[:, None], a)
+    assert table.shape == (3, 3) and (np.diag(table) == 0).all() and (table[~np.eye(3, dtype=bool)] > 0).all()
+
+
+# ---- the formula behind the published numbers -------------------------------------------------------------------------------
+
+def test_bins_of_ten_values():
+    """Three bars of height 1 each, 2/75 apart for every one that is elsewhere; 9 and 10 are neighbours, 10 and 19 the same."""
+    query = one_color(10, 10, 10)
+    d = cbir.published_distances(query, [query, one_color(19, 10, 10), one_color(9, 10, 10), one_color(20, 10, 9), one_color(249, 249, 249)])
+    np.testing.assert_allclose(d * 75 / 2, [0, 0, 2, 4, 6])
+
+
+def test_bars_are_cut_off_at_three_tenths():
+    """Ten pixels: up to three of them a bar grows by a third, from there on it stays."""
+    def image(n):
+        return np.uint8([[[0, 0, 0]] * n + [[100, 0, 0]] * (10 - n)])
+    for n in range(11):
+        expected = min(1, n / 3) + 1 - min(1, (10 - n) / 3)
+        assert cbir.published_distances(image(0), [image(n)])[0] * 75 / 2 == pytest.approx(expected)
+
+
+def test_values_from_250_fall_into_the_next_channel():
+    """R into G's first bin and G into B's first bin, which B's own zeros may have filled already."""
+    bars = {"red": (255, 100, 100), "green": (100, 255, 100), "both": (250, 250, 100)}
+    same = {"red": one_color(100, 0, 100), "green": one_color(100, 100, 0)}
+    # 255 of R: no bar of R's own, one in G's first bin
+    assert cbir.published_distances(one_color(*bars["red"]), [same["red"]])[0] * 75 / 2 == pytest.approx(2)       # R's bar, G's bar
+    assert cbir.published_distances(one_color(*bars["green"]), [same["green"]])[0] * 75 / 2 == pytest.approx(2)   # G's bar, B's bar
+    assert cbir.published_distances(one_color(*bars["both"]), [one_color(*bars["red"])])[0] * 75 / 2 == pytest.approx(2)
+    assert cbir.published_distances(one_color(249, 0, 0), [one_color(255, 0, 0)])[0] * 75 / 2 == pytest.approx(1)
+
+
+def test_blue_from_250_falls_into_the_next_retrieved_image():
+    """Into R's first bin, by the count of pixels; the first retrieved image and the query get nothing."""
+    plain, blue = one_color(100, 100, 100), one_color(100, 100, 255)
+    small, large = one_color(100, 100, 100, size=(1, 2)), one_color(100, 100, 100, size=(4, 10))
+    def bars(query, retrieved):
+        return (cbir.published_distances(query, retrieved) * 75 / 2).tolist()
+    assert bars(plain, [blue, plain, plain]) == pytest.approx([1, 1, 0])                  # lost bar; R's first bin; over
+    assert bars(plain, [plain, plain, blue]) == pytest.approx([0, 0, 1])
+    assert bars(plain, [blue, small, plain]) == pytest.approx([1, 1, 0])                  # 4 of 2 pixels: cut off
+    assert bars(plain, [blue, large, plain]) == pytest.approx([1, 4 / 40 / 0.3, 0])
+    assert bars(plain, [blue, blue, plain]) == pytest.approx([1, 2, 1])
+    assert bars(blue, [blue, blue, plain]) == pytest.approx([0, 1, 2])                    # the query's own blue is dropped
+
+
+def test_published_distances_of_nothing():
+    assert cbir.published_distances(one_color(1, 2, 3), []).shape == (0,)
+
+
+@pytest.fixture
+def published(paper):
+    """Printed numbers and the formula's, for `h` and `eta`: ten queries, five images each."""
+    names = pd.read_csv(paper / "thumbnails" / "manifest.csv")
+    printed = pd.read_csv(paper / "published_histogram_distances.csv")
+    rows = []
+    for (descriptor, query), row in names.sort_values("position").groupby(["descriptor", "query"]):
+        query_image, *retrieved = (np.asarray(Image.open(paper / "thumbnails" / f).convert("RGB")) for f in row.file)
+        rows += [(descriptor, query, position, d) for position, d in enumerate(cbir.published_distances(query_image, retrieved), start=1)]
+    ours = pd.DataFrame(rows, columns=["descriptor", "query", "position", "ours"])
+    table = ours.merge(printed, on=["descriptor", "query", "position"])
+    assert len(table) == 100
+    return table
+
+
+def test_the_published_numbers(published):
+    """On thumbnails of 100 px, hence not exactly."""
+    for descriptor in ("h", "eta"):
+        rows = published[published.descriptor == descriptor]
+        assert rows.ours.corr(rows.distance) > 0.99
+    assert (np.abs(published.ours - published.distance) / published.distance).mean() < 0.03
+
+
+def test_the_published_order(published):
+    means = published.groupby("descriptor")[["ours", "distance"]].mean()
+    assert means.ours["eta"] < means.ours["h"]
+    np.testing.assert_allclose(means.distance[["h", "eta"]], [0.2541, 0.1893], atol=1e-4)
+    np.testing.assert_allclose(means.ours, means.distance, rtol=0.02)
+    winners = published.groupby(["query", "descriptor"])[["ours", "distance"]].mean().unstack("descriptor")
+    assert (winners.ours.idxmin(axis=1) == winners.distance.idxmin(axis=1)).all()
+
+
+# ---- errors -----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("image", [
+    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((1, 4, 4, 3), np.uint8),
+    np.zeros((4, 4, 3)), np.zeros((4, 4, 3), np.int64), np.zeros((4, 4, 3), bool), np.zeros((0, 4, 3), np.uint8), None],
+    ids=lambda image: f"{getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}")
+def test_what_is_no_rgb_image_is_refused(image):
+    good = one_color(1, 2, 3)
+    for call in (lambda: cbir.color_histogram(image), lambda: cbir.published_distances(image, [good]),
+                 lambda: cbir.published_distances(good, [good, image])):
+        with pytest.raises(ValueError, match="expected an RGB image"):
+            call()

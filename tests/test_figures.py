@@ -1,0 +1,189 @@
+"""Figures: everything that is to be seen is drawn, on the axes given, without a warning."""
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_net
+from matplotlib.colors import to_hex
+from matplotlib.text import Annotation
+from torchvision import models
+
+import cbir
+from cbir import figures
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """A warning is an error; rcParams and figures do not leak."""
+    with warnings.catch_warnings(), plt.rc_context():
+        warnings.simplefilter("error")
+        yield
+        plt.close("all")
+
+
+def picture(seed=0, size=(6, 8)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def texts(ax):
+    """All that is written on drawn axes."""
+    ax.figure.canvas.draw()
+    return [t.get_text() for t in ax.findobj(plt.Text) if t.get_text() and t.get_visible()]
+
+
+def test_style():
+    figures.use_style()
+    assert plt.rcParams["pdf.fonttype"] == 42  # text in PDFs stays text
+    plt.subplots()[0].canvas.draw()
+
+
+# ---- Fig. 1 -----------------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "embedded": lambda: cbir.load_network("embedded", weights=None),
+    "tiny": make_net,
+    "no codes": lambda: make_net(codes=()),
+    "residual": lambda: cbir.Network(models.resnet18(weights=None), ["layer1", "layer2", "layer3", "layer4"], ["avgpool"], cbir.resize_transform(64)),
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_fig_1_names_every_tap_with_its_shape(make):
+    net, (fig, ax) = make(), plt.subplots()
+    assert figures.network(ax, net) is ax and fig.axes == [ax]
+    notes = [t.get_text().replace(" × 1 × 1", "") for t in ax.texts if isinstance(t, Annotation)]
+    shapes = [" × ".join(map(str, s)) for s in net.shapes["blocks"]] + [str(d) for d in net.shapes["codes"]]
+    assert notes == [f"$y_{m}$\n{shape}" for m, shape in enumerate(shapes, start=1)]
+    assert len(ax.patches) == 3 * len(net.layers) + 3          # three faces a slab, three legend entries
+    fig.canvas.draw()
+    x = [t.xy[0] for t in ax.texts if isinstance(t, Annotation)]
+    assert x == sorted(x) and ax.get_xlim()[0] < x[0] and x[-1] < ax.get_xlim()[1]
+
+
+def test_fig_1_explains_its_colors():
+    _, ax = plt.subplots()
+    legend = figures.network(ax, make_net()).get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["convolution + ReLU", "max-pool", "fully connected"]
+
+
+# ---- Fig. 2 -----------------------------------------------------------------------------------------------------------------
+
+def test_fig_2_lays_every_map_over_the_image():
+    fig, axes = plt.subplots(1, 3)
+    maps = [np.arange(56 * 56).reshape(56, 56), np.eye(7, dtype=int), np.zeros((2, 3), int)]
+    assert figures.significant_regions(axes, picture(), maps, ["$z_1$", "$z_2$", "$z_3$"]) is axes
+    for ax, z, title in zip(axes, maps, ["$z_1$", "$z_2$", "$z_3$"]):
+        gray, shown = ax.images
+        np.testing.assert_allclose(gray.get_array(), picture().mean(axis=2))
+        np.testing.assert_array_equal(shown.get_array().filled(0), z)
+        np.testing.assert_array_equal(np.ma.getmaskarray(shown.get_array()), z == 0)
+        assert shown.get_extent() == [0, 8, 6, 0]               # the maps cover the whole image
+        assert ax.get_title() == title and (ax.get_xlim(), ax.get_ylim()) == ((0, 8), (6, 0))
+        assert not len(ax.get_xticks()) and not len(ax.get_yticks())
+    fig.canvas.draw()
+
+
+def test_fig_2_without_titles():
+    fig, axes = plt.subplots(1, 2)
+    figures.significant_regions(axes, picture(), [np.ones((3, 3))] * 2)
+    assert [ax.get_title() for ax in axes] == ["", ""]
+    fig.canvas.draw()
+
+
+# ---- Figs 3-6 ---------------------------------------------------------------------------------------------------------------
+
+def draw_retrieval(labels, k=3, **options):
+    fig, axes = plt.subplots(len(labels), 1 + k, squeeze=False)
+    pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(1 + k)] for q in range(len(labels))]
+    distances = np.arange(len(labels) * k).reshape(-1, k) / 100
+    assert figures.retrieval(axes, pictures, labels, distances, **options) is axes
+    fig.canvas.draw()
+    return axes, pictures
+
+
+def test_figs_3_to_6_show_every_image_with_class_and_distance():
+    axes, pictures = draw_retrieval([["cat", "cat", "dog", "cat"], ["dog", "", "dog", "dog"]])
+    for q in range(2):
+        for col in range(4):
+            assert len(axes[q][col].images) == 1
+            np.testing.assert_array_equal(axes[q][col].images[0].get_array(), pictures[q][col])
+    lines = [[ax.get_xlabel().split("\n") for ax in row] for row in axes]
+    assert [x[0] for x in lines[0]] == ["cat", "cat", "dog", "cat"] and lines[1][0] == ["dog"]
+    assert [[float(x[-1]) for x in row[1:]] for row in lines] == [[0, 0.01, 0.02], [0.03, 0.04, 0.05]]
+    assert [len(x) for row in lines for x in row] == [1, 2, 2, 2, 1, 1, 2, 2]                # no line for a class that is not known
+    assert [ax.get_title() for ax in axes[0]] == ["query", "1", "2", "3"] and axes[1][0].get_title() == ""
+    assert [row[0].get_ylabel() for row in axes] == ["1", "2"]
+
+
+def test_figs_3_to_6_name_their_rows():
+    axes, _ = draw_retrieval([["cat", "cat"], ["dog", "cat"]], k=1, names=["a.png", "b.png"])
+    assert [row[0].get_ylabel() for row in axes] == ["a.png", "b.png"]
+
+
+def frames(row):
+    """The colour of what is drawn around every picture: spines or an unfilled rectangle."""
+    edges = [[s for s in ax.spines.values() if s.get_visible()] + [p for p in ax.patches if not p.get_fill()] for ax in row]
+    return [{to_hex(e.get_edgecolor()).upper() for e in found} for found in edges]
+
+
+def test_figs_3_to_6_frames_tell_the_class():
+    axes, _ = draw_retrieval([["cat", "cat", "dog", ""], ["", "", "", ""]])
+    assert frames(axes[0]) == [{figures.QUERY}, {figures.SAME}, {figures.OTHER}, {figures.QUERY}]
+    assert frames(axes[1]) == [{figures.QUERY}] * 4
+
+
+def test_class_names_are_shown_as_they_are():
+    """They are folder names, not formulas."""
+    names = ["$x^^$", "a_b", "$5 to $9", "\\frac"]
+    axes, _ = draw_retrieval([names], names=["$y^^$"])
+    for ax, name in zip(axes[0], names):
+        assert any(name in text for text in texts(ax))
+
+
+# ---- Figs 7-10 --------------------------------------------------------------------------------------------------------------
+
+def test_figs_7_to_10_show_every_histogram():
+    fig, axes = plt.subplots(2, 3)
+    table = [[cbir.color_histogram(picture(3 * q + i, (20, 20))) for i in range(3)] for q in range(2)]
+    table[1][2] = cbir.color_histogram(np.zeros((4, 4, 3), np.uint8))
+    assert figures.histograms(axes, table, np.array([[0.1, 0.2], [0.3, 0.04567]])) is axes
+    fig.canvas.draw()
+    for q in range(2):
+        for i in range(3):
+            bars = axes[q][i].patches
+            assert [to_hex(b.get_facecolor()).upper() for b in bars] == list(figures.CHANNELS)
+            drawn = np.concatenate([b.get_data().values for b in bars])
+            np.testing.assert_allclose(drawn, np.minimum(table[q][i], 0.3))
+            assert axes[q][i].get_ylim() == (0, 0.3)
+            low, high = axes[q][i].get_xlim()
+            edges = [b.get_data().edges for b in bars]
+            assert low < edges[0][0] and edges[0][-1] < edges[1][0] and edges[1][-1] < edges[2][0] and edges[2][-1] < high
+    assert [[ax.get_xlabel() for ax in row] for row in axes] == [["query", "0.1000", "0.2000"], ["query", "0.3000", "0.0457"]]
+
+
+# ---- means and intervals ----------------------------------------------------------------------------------------------------
+
+def test_intervals():
+    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(figures.NAMES, (0.1, 0.2, 0.3, 0.4))],
+                         columns=["metric", "descriptor", "mean", "low", "high"])
+    fig, axes = plt.subplots(1, 2)
+    assert figures.intervals(axes, table) is axes
+    fig.canvas.draw()
+    for ax, metric in zip(axes, ("class", "color")):
+        assert ax.get_title() == metric
+        assert [t.get_text() for t in ax.get_xticklabels()] == list(figures.NAMES.values())
+        assert len(ax.containers) == 4
+        for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, figures.NAMES, (0.1, 0.2, 0.3, 0.4))):
+            line, _, (bars,) = bar
+            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == figures.COLORS[descriptor]
+            np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
+
+
+def test_intervals_of_one_metric_and_some_descriptors():
+    fig, axes = plt.subplots(1, 1, squeeze=False)
+    table = pd.DataFrame([("class", "eta", 0.5, 0.5, 0.5)], columns=["metric", "descriptor", "mean", "low", "high"])
+    figures.intervals(axes[0], table)
+    assert figures.NAMES["eta"] in texts(axes[0][0])

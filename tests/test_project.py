@@ -1,0 +1,60 @@
+"""What holds the files of the project together: the three lists of dependencies, the README, the sources."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+
+from cbir.networks import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements):
+    return {re.split(r"[<>=!\[ ]", r)[0].lower() for r in requirements}
+
+
+def pins():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines)
+    return dict(line.lower().split("==") for line in lines)
+
+
+def test_constraints_pin_every_dependency():
+    wanted = names(PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))
+    assert wanted <= set(pins())
+
+
+@pytest.mark.parametrize("name", sorted(names(PROJECT["dependencies"])))
+def test_installed_versions_are_the_pinned_ones(name):
+    """The tests speak for the versions that users get."""
+    assert version(name).split("+")[0] == pins()[name]
+
+
+def test_conda_environment_installs_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, requirements = environment["dependencies"]
+    assert python.split("=")[1] == PROJECT["requires-python"].removeprefix(">=")
+    assert requirements["pip"] == ["-c constraints.txt", "-e .[test]"]
+
+
+def test_no_package_index_is_named():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert files
+    pattern = re.compile("|".join(["index" + "-url", "find" + "-links", r"pypi\." + "org", "pytorch" + r"\.org/whl"]))
+    assert not [f for f in files if (ROOT / f).suffix not in (".safetensors", ".png") and pattern.search((ROOT / f).read_text())]
+
+
+def test_readme_commands_exist_in_the_makefile():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"reproduce", "test", "lab", "notebooks", "help"} <= named <= targets
+
+
+def test_version_is_the_same_everywhere():
+    import cbir
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cbir.__version__ == PROJECT["version"] == citation["version"]

@@ -1,0 +1,161 @@
+"""End to end: `cbir reproduce` as a user types it, on the embedded profile and on folders of photographs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import cbir
+from cbir.networks import ROOT
+
+FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
+
+
+def reproduce(runs, *args, check=True):
+    """The command line in a process of its own, with its runs in a folder of the test."""
+    environment = os.environ | {"CBIR_RUNS": str(runs), "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-m", "cbir.cli", "reproduce", *map(str, args)], capture_output=True, text=True,
+                          env=environment, cwd=runs)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def check_complete(path, missing=()):
+    for name in FIGURES:
+        assert (path / "figures" / f"{name}.png").exists() == (name not in missing)
+        assert (path / "figures" / f"{name}.pdf").exists() == (name not in missing)
+    for name in ("table1.csv", "table1.md", "table1.tex", "metrics.json", "report.html"):
+        assert (path / name).stat().st_size > 100
+    report = (path / "report.html").read_text()
+    assert report.count("data:image/png;base64,") >= 10 - len(missing)
+    assert not re.search(r'(src|href)="http', report)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    first = reproduce(runs)
+    return runs, first
+
+
+def test_embedded_run_leaves_everything(embedded):
+    runs, done = embedded
+    check_complete(runs / "embedded")
+    assert "1200 images described, 0 reused" in done.stdout
+    table = pd.read_csv(runs / "embedded" / "table1.csv")
+    assert len(table) == 11 and table.iloc[-1]["query"] == "mean" and table["class"].iloc[:10].nunique() == 10
+    assert table.filter(regex="^(printed|published|paper) ").shape[1] == 12 and table.drop(columns="class").notna().all().all()
+
+
+def test_second_run_reuses_the_descriptors_and_says_so(embedded):
+    runs, _ = embedded
+    before = {p: p.stat().st_mtime_ns for p in (runs / "embedded" / "stores").rglob("c/*") if p.is_file()}
+    metrics = json.loads((runs / "embedded" / "metrics.json").read_text())
+    done = reproduce(runs)
+    assert "0 images described, 1200 reused" in done.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    assert json.loads((runs / "embedded" / "metrics.json").read_text())["results"] == metrics["results"]
+
+
+def test_embedded_results_are_those_of_the_readme(embedded):
+    """Every number of the README's table of results, against this run's metrics.json."""
+    runs, _ = embedded
+    results = json.loads((runs / "embedded" / "metrics.json").read_text())["results"]
+    measured = {(r["metric"], r["descriptor"]): r for r in results}
+    rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert [metric for metric, _ in rows] == ["same class", "same background", "same palette", "histogram distance"]
+    for metric, cells in rows:
+        for descriptor, cell in zip(["im", "h", "eta_conv", "eta"], cells.split(" | "), strict=True):
+            r = measured[metric, descriptor]
+            digits = 4 if metric == "histogram distance" else 3
+            assert cell.replace("**", "") == f"{r['mean']:.{digits}f} [{r['low']:.{digits}f}, {r['high']:.{digits}f}]"
+
+
+def test_table1_means_are_those_of_the_readme(embedded):
+    runs, _ = embedded
+    means = pd.read_csv(runs / "embedded" / "table1.csv").iloc[-1]
+    readme = (ROOT / "README.md").read_text()
+    for group, title in [("printed", "ours, as printed (L1 / 75)"), ("published", "ours, formula behind the printed numbers"),
+                         ("paper", "the paper's")]:
+        numbers = " | ".join(f"{float(means[f'{group} {d}']):.4f}" for d in ("im", "h", "eta_conv", "eta"))
+        assert f"| {title} | {numbers} |" in readme
+
+
+def test_embedded_scenes_show_what_the_network_learnt(embedded):
+    """Facts of the embedded run that no rounding changes: far above chance in class, colours better by eta_conv than by h."""
+    runs, _ = embedded
+    results = {(r["metric"], r["descriptor"]): r["mean"] for r in json.loads((runs / "embedded" / "metrics.json").read_text())["results"]}
+    assert results["same class", "h"] > 0.9 and results["same class", "eta"] > 0.9
+    assert results["histogram distance", "eta_conv"] < results["histogram distance", "h"]
+
+
+@pytest.fixture
+def few_photographs(tmp_path):
+    """Class folders of photographs: from CBIR_PHOTOS where it is set, else pictures made here."""
+    source = os.environ.get("CBIR_PHOTOS")
+    for name, color in [("Motorbikes", (200, 40, 40)), ("dolphin", (30, 60, 200)), ("lotus", (240, 180, 200))]:
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(6):
+            if source:
+                shutil.copy(sorted(Path(source, "caltech", name).iterdir())[i], folder)
+            else:
+                noise = np.random.default_rng(i).integers(-30, 30, (90 + 10 * i, 120, 3))
+                Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)).save(folder / f"{name}_{i}.jpg")
+    (tmp_path / "photos" / "lotus" / "brökén name.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    return tmp_path / "photos"
+
+
+def test_photographs_through_vgg16(few_photographs, tmp_path):
+    """The whole width of VGG16, with random weights: no download, every path of a real run."""
+    done = reproduce(tmp_path, "--profile", "folder", "-p", "images", few_photographs, "-p", "weights", "none")
+    check_complete(tmp_path / "folder")
+    metrics = json.loads((tmp_path / "folder" / "metrics.json").read_text())
+    assert [f for f in metrics["unreadable"]] == ["lotus/brökén name.jpg"]
+    assert "brökén name.jpg" in (tmp_path / "folder" / "report.html").read_text()
+    store = cbir.open_store(tmp_path / "folder" / "stores" / "database")
+    assert store.h.shape[1] == 8192 and store.eta_conv.shape[1] == 1472 and store.eta.shape[1] == 9664
+    assert "reused" in done.stdout
+
+
+def test_photographs_without_classes_give_all_but_the_class_scores(few_photographs, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, photo in enumerate(sorted(few_photographs.rglob("*.jpg"))):
+        shutil.copy(photo, flat / f"{i:02d}.jpg")
+    reproduce(tmp_path, "--profile", "folder", "--name", "flat-run", "-p", "images", flat, "-p", "network", "embedded", "-p", "k", "3")
+    check_complete(tmp_path / "flat-run", missing=("fig03", "fig07"))
+    results = json.loads((tmp_path / "flat-run" / "metrics.json").read_text())["results"]
+    assert {r["metric"] for r in results} == {"histogram distance"}
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--profile", "nowhere"], "unknown profile 'nowhere'"),
+    (["-p", "colour", "1"], "no notebook has a parameter"),
+    (["--profile", "folder"], "needs a folder of images"),
+    (["--profile", "folder", "-p", "images", "missing-folder", "-p", "network", "embedded"], "no image folder"),
+    (["--name", "../up"], "is no run name"),
+])
+def test_mistakes_get_one_clear_sentence(tmp_path, args, message):
+    done = reproduce(tmp_path, *args, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):
+    """No network: the run ends at once with advice, and describes nothing by another network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
+    done = reproduce(tmp_path, "--profile", "folder", "-p", "images", few_photographs, check=False)
+    assert done.returncode == 1
+    assert "could not be downloaded" in done.stderr and "Download that file" in done.stderr
+    assert not (tmp_path / "folder" / "stores").exists()

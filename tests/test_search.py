@@ -1,0 +1,243 @@
+"""Exact search against brute force in float64."""
+
+import importlib
+
+import numpy as np
+import pytest
+from conftest import make_net, write_image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cbir
+
+MODULE = importlib.import_module("cbir.search")  # `cbir.search` is the function
+METRICS = ["l1", "l2", "cosine"]
+
+
+def distances(rows, queries, metric):
+    """All (Q, N) distances, written out in float64."""
+    a, b = np.asarray(queries, float)[:, None], np.asarray(rows, float)[None]
+    if metric == "l1":
+        return np.abs(a - b).sum(-1) / a.shape[-1]
+    if metric == "l2":
+        return np.sqrt(((a - b) ** 2).sum(-1)) / a.shape[-1]
+    norms = np.sqrt((a ** 2).sum(-1) * (b ** 2).sum(-1))
+    return 1 - np.where(norms > 0, (a * b).sum(-1) / np.where(norms > 0, norms, 1), 0)
+
+
+def brute_force(rows, queries, metric, k):
+    """(indices, distances); rows of NaN come last."""
+    d = distances(rows, queries, metric)
+    order = np.argsort(np.where(np.isnan(d), np.inf, d), axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(d, order, 1)
+
+
+def codes(n, d, seed=0):
+    """Like the activations of a network: non-negative, many zeros."""
+    return np.maximum(0, np.random.default_rng(seed).normal(0.2, 1, (n, d))).astype(np.float32)
+
+
+@pytest.fixture(params=[1024, 7, 1], ids=lambda n: f"blocks of {n}")
+def blocks(request, monkeypatch):
+    monkeypatch.setattr(MODULE, "BLOCK", request.param)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A database of 9 images, one of them unreadable, and 3 queries, one of them unreadable."""
+    root, net = tmp_path_factory.mktemp("stores"), make_net()
+    for name, n in [("database", 9), ("queries", 3)]:
+        for i in range(n):
+            write_image(root / name / f"{i}.png", seed=i + 100 * n)
+    (root / "database" / "4.png").write_text("no image")
+    (root / "queries" / "1.png").write_text("no image")
+    return [cbir.extract(root / name, net, root / f"{name}.zarr", batch_size=2, shard_size=4, q=0.1) for name in ("database", "queries")]
+
+
+# ---- results ----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n, d, k", [(1, 1, 1), (5, 3, 5), (50, 64, 10), (20, 9664, 5), (20, 1473, 3)])
+def test_arrays(blocks, metric, n, d, k):
+    rows, queries = codes(n, d), codes(4, d, seed=1)
+    hits = cbir.search(rows, queries, metric=metric, k=k)
+    indices, expected = brute_force(rows, queries, metric, k)
+    assert hits.indices.dtype == np.int64 and hits.distances.dtype == np.float64
+    np.testing.assert_array_equal(hits.indices, indices)
+    np.testing.assert_allclose(hits.distances, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_more_rows_than_a_block_holds(metric):
+    rows, queries = codes(2 * MODULE.BLOCK + 3, 8), codes(3, 8, seed=1)
+    rows[[5, MODULE.BLOCK + 5, 2 * MODULE.BLOCK]] = queries[0]
+    hits = cbir.search(rows, queries, metric=metric, k=6)
+    assert hits.indices[0, :3].tolist() == [5, MODULE.BLOCK + 5, 2 * MODULE.BLOCK]
+    np.testing.assert_allclose(hits.distances, brute_force(rows, queries, metric, 6)[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("descriptor", MODULE.DESCRIPTORS)
+def test_stores(blocks, stores, descriptor, metric):
+    database, queries = stores
+    rows, asked = (getattr(s, descriptor)[:] for s in stores)
+    indices, expected = brute_force(rows, asked, metric, 8)
+    for hits in (cbir.search(database, queries, descriptor, metric, 8), cbir.search(database, asked, descriptor, metric, 8)):
+        np.testing.assert_allclose(hits.distances[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(hits.indices[[0, 2]], indices[[0, 2]])
+        assert 4 not in hits.indices                                       # the unreadable image
+        assert (hits.indices[1] == -1).all() and np.isnan(hits.distances[1]).all()
+
+
+def test_the_defaults_are_those_of_the_paper(stores):
+    default, paper = cbir.search(*stores), cbir.search(*stores, descriptor="eta", metric="l1", k=5)
+    np.testing.assert_array_equal(default.indices, paper.indices)
+
+
+def test_distances_are_divided_by_the_number_of_dimensions():
+    rows, query = np.float32([[0, 0, 0, 0], [3, 0, 0, 1]]), np.float32([[3, 4, 0, 1]])
+    assert cbir.search(rows, query, metric="l1", k=2).distances.tolist() == [[4 / 4, 8 / 4]]
+    np.testing.assert_allclose(cbir.search(rows, query, metric="l2", k=2).distances, [[4 / 4, 26 ** 0.5 / 4]], rtol=1e-6)
+    np.testing.assert_allclose(cbir.search(rows, query, metric="cosine", k=2).distances, [[1 - 10 / 260 ** 0.5, 1]])
+
+
+def test_the_sum_over_eta_is_the_sum_over_its_parts(stores):
+    database = stores[0]
+    d = {name: cbir.search(database, getattr(stores[1], name)[[0]], name, k=8) for name in MODULE.DESCRIPTORS}
+    total = {name: np.empty(9) for name in d}
+    for name, hits in d.items():
+        total[name][hits.indices[0]] = hits.distances[0] * getattr(database, name).shape[1]
+    readable = database.described
+    np.testing.assert_allclose(total["eta"][readable], (total["h"] + total["eta_conv"])[readable], rtol=1e-5)
+
+
+# ---- ties and gaps ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("d", [3, 512, 9664])
+def test_equal_rows_come_in_their_order(blocks, metric, d):
+    """Whichever block they lie in and however their sums are rounded."""
+    rows = codes(5, d)[np.arange(23) % 5]
+    hits = cbir.search(rows, codes(3, d, seed=1), metric=metric, k=23)
+    for index, distance in zip(hits.indices, hits.distances):
+        groups = index % 5
+        assert (np.diff(groups) != 0).sum() == 4                           # equal rows stand together ..
+        for g in range(5):
+            assert (np.diff(index[groups == g]) > 0).all()                 # .. and in order
+            assert len(set(distance[groups == g])) == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.sampled_from(METRICS), st.integers(1, 12), st.integers(1, 3), st.sampled_from([1, 2, 5, 1024]))
+def test_small_whole_numbers(monkeypatch, data, metric, n, d, block):
+    """Many ties, and sums without rounding: the very order of brute force."""
+    monkeypatch.setattr(MODULE, "BLOCK", block)
+    values = st.integers(-2, 2)
+    rows = np.float32(data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=n, max_size=n)))
+    queries = np.float32(data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=1, max_size=3)))
+    k = data.draw(st.integers(1, n))
+    hits = cbir.search(rows, queries, metric=metric, k=k)
+    indices, expected = brute_force(rows, queries, metric, k)
+    np.testing.assert_allclose(hits.distances, expected, rtol=1e-6, atol=1e-7)
+    if metric != "cosine":  # parallel rows tie there but for the last bit
+        np.testing.assert_array_equal(hits.indices, indices)
+    assert all(len(set(row)) == k for row in hits.indices.tolist())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_of_nan_are_never_found(blocks, metric):
+    rows = codes(20, 6)
+    gaps = [0, 3, 4, 12, 19]
+    rows[gaps] = np.nan
+    rows[7, 2] = np.nan                                                    # one is enough
+    rows[8] = 0
+    hits = cbir.search(rows, codes(3, 6, seed=1), metric=metric, k=14)
+    for index in hits.indices:
+        assert sorted(index) == sorted(set(range(20)) - {*gaps, 7})
+    assert np.isfinite(hits.distances).all()
+
+
+def test_more_hits_than_described_rows_are_refused(blocks):
+    rows = codes(20, 6)
+    rows[:8] = np.nan
+    assert cbir.search(rows, codes(2, 6), k=12).indices.min() == 8
+    with pytest.raises(ValueError, match="k = 13.*described"):
+        cbir.search(rows, codes(2, 6), k=13)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_unreadable_queries(metric, bad):
+    rows, queries = codes(6, 4), codes(3, 4, seed=1)
+    queries[1, 2] = bad
+    hits = cbir.search(rows, queries, metric=metric, k=2)
+    assert hits.indices[1].tolist() == [-1, -1] and np.isnan(hits.distances[1]).all()
+    assert (hits.indices[[0, 2]] >= 0).all() and np.isfinite(hits.distances[[0, 2]]).all()
+
+
+def test_no_queries():
+    hits = cbir.search(codes(6, 4), np.empty((0, 4), np.float32), k=2)
+    assert hits.indices.shape == hits.distances.shape == (0, 2)
+
+
+# ---- image files ------------------------------------------------------------------------------------------------------------
+
+def test_image_files_as_queries(stores):
+    database, net = stores[0], make_net()
+    files = [database.path(i) for i in (6, 0, 3)]
+    for queries in (files, [str(f) for f in files]):
+        hits = cbir.search(database, queries, k=3, net=net)
+        assert hits.indices[:, 0].tolist() == [6, 0, 3]
+        np.testing.assert_allclose(hits.distances[:, 0], 0, atol=1e-6)
+    one = cbir.search(database, files[0], k=3, net=net)
+    np.testing.assert_array_equal(one.indices, hits.indices[:1])
+
+
+def test_a_folder_as_queries(stores, tmp_path):
+    for i in (3, 1):
+        (tmp_path / f"{i}.png").write_bytes(stores[0].path(i).read_bytes())
+    assert cbir.search(stores[0], tmp_path, k=1, net=make_net()).indices.tolist() == [[1], [3]]
+
+
+def test_an_unreadable_image_file_as_query(stores):
+    """As a row of NaN: no hits for it, and the other queries keep theirs."""
+    hits = cbir.search(stores[0], [stores[0].path(0), stores[0].path(4)], k=2, net=make_net())
+    assert hits.indices[0, 0] == 0 and hits.indices[1].tolist() == [-1, -1] and np.isnan(hits.distances[1]).all()
+
+
+def test_image_files_need_a_store_and_its_network(stores, tmp_path):
+    file = stores[0].path(0)
+    with pytest.raises(ValueError, match="store"):
+        cbir.search(codes(5, 22), [file], net=make_net())
+    with pytest.raises(ValueError, match="other weights|another network"):
+        cbir.search(stores[0], [file], net=make_net(seed=1))
+    with pytest.raises(ValueError, match="net"):
+        cbir.search(stores[0], [file])                                     # "tiny" is no network that can be loaded by name
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        cbir.search(stores[0], tmp_path / "nowhere.png", net=make_net())
+
+
+# ---- errors -----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("options, message", [
+    (dict(metric="l3"), "unknown metric 'l3'"), (dict(descriptor="y"), "unknown descriptor 'y'"), (dict(k=0), "k = 0"),
+    (dict(k=-1), "k = -1"), (dict(k=7), "k = 7")])
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        cbir.search(codes(6, 4), codes(2, 4), **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (4,), (2, 2, 4)])
+def test_dimensions_that_do_not_match(shape):
+    with pytest.raises(ValueError, match="dimensions"):
+        cbir.search(codes(6, 4), np.zeros(shape, np.float32), k=1)
+
+
+def test_queries_of_another_descriptor_or_recipe(stores, tmp_path):
+    with pytest.raises(ValueError, match="dimensions"):
+        cbir.search(stores[0], stores[1].h[:], descriptor="eta")
+    other_recipe = cbir.extract(stores[1].root, make_net(), tmp_path / "recipe", q=0.2)
+    other_network = cbir.extract(stores[1].root, make_net(seed=1), tmp_path / "network", q=0.1)
+    for queries in (other_recipe, other_network):
+        with pytest.raises(ValueError, match="other|different"):
+            cbir.search(stores[0], queries)
