@@ -18,14 +18,14 @@ def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=
     softmax gets right. Raises ValueError for fewer than two classes: without labels there is no such descriptor.
     """
     codes = torch.as_tensor(np.asarray(codes), dtype=torch.float32)
-    classes, targets = np.unique(np.asarray(labels), return_inverse=True)
+    kept = torch.isfinite(codes).all(dim=1)
+    classes, targets = np.unique(np.asarray(labels)[kept.numpy()], return_inverse=True)
     if len(classes) < 2:
         raise ValueError("the IM-like layer is trained on class labels: this database has fewer than two classes")
-    kept = torch.isfinite(codes).all(dim=1)
-    codes, targets = codes[kept], torch.as_tensor(targets)[kept]
+    codes, targets = codes[kept], torch.as_tensor(targets)
     width = width or codes.shape[1] // 2
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         encoder, softmax = nn.Sequential(nn.Linear(codes.shape[1], width), nn.ReLU()), nn.Linear(width, len(classes))
         model = nn.Sequential(encoder, softmax).to(device)
         steps = epochs * -(-len(codes) // batch_size)
@@ -84,8 +84,14 @@ def imagenet1m_descriptors(fvecs, file_list, images):
                          "`im_files`) nobody can tell which image was retrieved. Leave `im_vectors` empty to train the IM-like layer.")
     names = Path(file_list).read_text(encoding="utf-8").splitlines()
     vectors = read_fvecs(fvecs, rows=len(names))
-    row_of = {name: j for j, name in enumerate(names)} | {Path(name).name: j for j, name in enumerate(names)}
-    rows = [row_of.get(f, row_of.get(Path(f).name)) for f in images.files]
+    row_of = {name: j for j, name in enumerate(names)}
+    last_parts = {}
+    for j, name in enumerate(names):
+        last_parts.setdefault(Path(name).name, []).append(j)
+    unclear = [f for f in images.files if f not in row_of and len(last_parts.get(Path(f).name, [])) > 1]
+    if unclear:
+        raise ValueError(f"{unclear[0]} fits several lines of {file_list}: name its folder there too")
+    rows = [row_of.get(f, last_parts.get(Path(f).name, [None])[0]) for f in images.files]
     if None in rows:
         raise ValueError(f"{rows.count(None)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(None)]}")
     return np.ascontiguousarray(vectors[rows])

@@ -66,6 +66,7 @@ def reproduce(profile="embedded", name=None, parameters=None):
         output.parent.mkdir(exist_ok=True)
         papermill.execute_notebook(
             str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
             parameters={k: v for k, v in parameters.items() if k in known[notebook]})
         _tidy(output)
         seconds[notebook] = round(time.time() - start, 1)

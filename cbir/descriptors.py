@@ -40,6 +40,7 @@ def significant(y_N, q=0.5, threshold="absolute"):
     "absolute": y_N >= q, as printed. "relative": y_N over its maximum in the image > q, as released; an image without
     any activation has no significant neuron.
     """
+    check_recipe(q, threshold)
     if threshold == "absolute":
         return y_N >= q
     return y_N > q * y_N.amax(dim=(1, 2, 3), keepdim=True)
@@ -50,6 +51,7 @@ def significance_map(z_N, counting="count"):
 
     "count": the number of channels, as printed. "union": 1 where any channel does, as released.
     """
+    check_recipe(counting=counting)
     return z_N.sum(dim=1) if counting == "count" else z_N.any(dim=1)
 
 
@@ -58,8 +60,16 @@ def trace(z, side):
 
     As no two squares overlap, Eq. 13's z_m is the map on the last block's grid with every cell repeated.
     """
-    rows, cols = side[0] // z.shape[1], side[1] // z.shape[2]
+    rows, cols = window(side, z.shape[1:])
     return z.repeat_interleave(rows, dim=1).repeat_interleave(cols, dim=2)
+
+
+def window(side, last, name="this block"):
+    """Eq. 9-12: height and width of the square (rectangle) under one position of the last block. ValueError where it is not whole."""
+    rows, cols = side[0] // last[0], side[1] // last[1]
+    if (rows * last[0], cols * last[1]) != tuple(side) or not rows or not cols:
+        raise ValueError(f"{name} is {tuple(side)}: not a whole multiple of the last block's {tuple(last)}")
+    return rows, cols
 
 
 def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="mean"):
@@ -77,17 +87,14 @@ def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="me
     """
     check_recipe(q, threshold, counting, scale)
     *earlier, y_N = ys
-    H_N, W_N = y_N.shape[-2:]
     z_N = significant(y_N, q, threshold)                                # (B, C_N, H_N, W_N)
     z = significance_map(z_N, counting).to(y_N.dtype)                   # (B, H_N, W_N)
     z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)                # Eq. 14's division; 0 / 0 is 0
     ws = []
     for m, y in enumerate(earlier, start=1):
-        window = (y.shape[-2] // H_N, y.shape[-1] // W_N)
-        if (window[0] * H_N, window[1] * W_N) != tuple(y.shape[-2:]):
-            raise ValueError(f"block {m} is {tuple(y.shape[-2:])}: not a whole multiple of the last block's {(H_N, W_N)}")
-        w = torch.einsum("bij,bkij->bk", z, F.avg_pool2d(y, window))    # (B, C_m)
-        ws.append(w * (window[0] * window[1] / y.shape[1]) if scale == "as_released" else w)
+        rows, cols = window(y.shape[-2:], y_N.shape[-2:], f"block {m}")
+        w = torch.einsum("bij,bkij->bk", z, F.avg_pool2d(y, (rows, cols)))  # (B, C_m)
+        ws.append(w * (rows * cols / y.shape[1]) if scale == "as_released" else w)
     if counting == "union":
         w_N = torch.einsum("bij,bkij->bk", z, y_N)
     else:                                                               # channel k over its own z_{N,k}

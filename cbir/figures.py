@@ -52,7 +52,7 @@ def network(ax, net):
             size = f"{shape[0]} × {shape[1]} × {shape[2]}" if maps else f"{shape[0]}"
             ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=7,
                         arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"}, linespacing=1.3)
-        x += width + (0.62 * depth if maps else 0.3) + (0.62 if tapped else 0.06)
+        x += width + (0.62 * depth if maps else 0.3) + (0.62 if tapped else 0.06) + (0.5 if name == net.blocks[-1] else 0)
     for color, label in [("#DCE9F5", "convolution + ReLU"), ("#F3B49A", "max-pool"), ("#F5E6C8", "fully connected")]:
         ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, edgecolor="#333333", linewidth=0.5, label=label))
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
@@ -65,13 +65,13 @@ def significant_regions(axes, image, maps, titles=()):
     """Fig. 2. Maps z_m over the image, which keeps its colours where a neuron is significant and is grey elsewhere. Where maps count
     channels, the more agree, the brighter the tint.
 
-    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0, H_m and W_m dividing H and W.
+    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0.
     """
     height, width = image.shape[:2]
     gray = np.repeat(image.mean(axis=2, keepdims=True) * 0.35 + 110, 3, axis=2).astype(np.uint8)
     for ax, z in zip(axes, maps):
         rows, cols = z.shape
-        marked = np.kron(z > 0, np.ones((height // rows, width // cols), bool))
+        marked = (z > 0)[np.arange(height) * rows // height][:, np.arange(width) * cols // width]
         ax.imshow(np.where(marked[..., None], image, gray))
         if z.max() > 1:
             ax.imshow(np.ma.masked_equal(z, 0), cmap="inferno", alpha=0.6, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
@@ -99,7 +99,8 @@ def retrieval(axes, images, labels, distances, names=None):
             ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
             color = QUERY if col == 0 or not name else SAME if name == classes[0] else OTHER
             ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False))
-            ax.set_xlabel("\n".join(filter(None, [name, f"{d[col - 1]:.4g}" if col else ""])), fontsize=6, labelpad=3, linespacing=1.1)
+            ax.set_xlabel("\n".join(filter(None, [name, f"{d[col - 1]:.4g}" if col else ""])), fontsize=6, labelpad=3, linespacing=1.1,
+                          parse_math=False)  # a class may be called "$x"
             bare(ax)
         axes[row][0].set_ylabel(names[row] if names else row + 1, rotation=0, ha="right", va="center")
     axes[0][0].set_title("query")

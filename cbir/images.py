@@ -14,6 +14,10 @@ from .networks import ROOT
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; anything larger is taken for a decompression bomb
 
+# Pillow's warnings on odd files would fill the screen; what matters of them is raised by `open_image`.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class UnreadableImage(ValueError):
     """A file that cannot be read as an image; the message is the reason."""
@@ -78,14 +82,11 @@ def open_image(path):
     if not os.path.isfile(path):  # opening a pipe or a device would wait for ever
         raise UnreadableImage("no regular file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings on odd files: what matters is raised below
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-                image.load()
-                image = ImageOps.exif_transpose(image)
-                return _to_rgb(image)
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -135,7 +136,8 @@ def choose_queries(images, n=10, seed=0, names=()):
 
 
 def _row_of(images, name):
-    rows = [i for i, f in enumerate(images.files) if f == str(name) or f.endswith(f"/{name}")]
+    rows = ([i for i, f in enumerate(images.files) if f == str(name)]
+            or [i for i, f in enumerate(images.files) if f.endswith(f"/{name}")])
     if not rows:
         raise FileNotFoundError(f"no query {name!r} among the {len(images)} images of {images.root.name}")
     if len(rows) > 1:
@@ -151,7 +153,7 @@ def hold_out(images, share=0.1, seed=0):
     queries = []
     for label in dict.fromkeys(images.labels):
         rows = np.flatnonzero(labels == label)
-        queries += rng.permutation(rows)[:max(1, round(share * len(rows)))].tolist() if len(rows) > 1 else []
+        queries += rng.permutation(rows)[:min(len(rows) - 1, max(1, round(share * len(rows))))].tolist() if len(rows) > 1 else []
     if not queries:
         raise ValueError(f"{len(images)} images of {images.root} are too few to spare queries: give a folder of queries")
     return images[np.setdiff1d(np.arange(len(images)), queries)], images[sorted(queries)]
@@ -177,9 +179,9 @@ def load_images(profile="embedded", images="", queries="", seed=0):
 
     profile: "embedded" renders the scenes on first use; "folder" takes the folders `images` and `queries`, or holds one
     image in ten out of `images` where `queries` is empty; "imagenette" downloads torchvision's Imagenette on first use
-    (320 px, checked by hash); "imagenet" takes the user's ILSVRC copy in the layout of torchvision.datasets.ImageNet from
-    `images`, and its validation images as queries.
-    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails.
+    (320 px, checked by hash); "imagenet" takes the user's ILSVRC copy in the layout of torchvision.datasets.ImageNet (train/ and
+    val/ with a folder a class) from `images`, and its validation images as queries.
+    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails or ImageNet is not there.
     """
     if profile == "folder":
         if not images:
@@ -199,7 +201,10 @@ def load_images(profile="embedded", images="", queries="", seed=0):
         return list_images(root / "imagenette2-320" / "train"), list_images(root / "imagenette2-320" / "val")
     if profile == "imagenet":
         root = Path(images or ROOT / "data" / "imagenet")
-        for split in ("train", "val"):
-            datasets.ImageNet(root, split)  # unpacks the archives on first use, checked by hash; says what is missing
+        missing = [split for split in ("train", "val") if not any(root.glob(f"{split}/n*/"))]
+        if missing:
+            raise RuntimeError(f"no class folders in {' and '.join(str(root / m) for m in missing)}. Put ILSVRC2012_img_train.tar, "
+                               f"ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz there and unpack them once with "
+                               f"torchvision.datasets.ImageNet(folder, split), for split 'train' and 'val' (it needs scipy).")
         return list_images(root / "train"), list_images(root / "val")
     raise ValueError(f"unknown profile {profile!r}: choose 'embedded', 'folder', 'imagenette' or 'imagenet'")

@@ -5,6 +5,7 @@ and 2 fully connected layers at an eighth of the width). `Network` makes one of 
 """
 
 import hashlib
+import re
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,7 @@ class Network:
         self.blocks, self.codes = list(blocks), list(codes)
         self.transform = transform or resize_transform()
         self.name = name
+        self._overwritten = None
 
     @property
     def device(self):
@@ -72,15 +74,32 @@ class Network:
     @torch.inference_mode()
     def __call__(self, batch):
         """(B, 3, H, W) float tensor -> `Activations`, by one forward pass without gradients."""
-        taps, submodules = {}, dict(self.module.named_modules())
-        handles = [submodules[n].register_forward_hook(lambda _m, _i, out, n=n: taps.__setitem__(n, out))
-                   for n in [*self.blocks, *self.codes]]
+        if self._overwritten is None:
+            self._overwritten = self._find_overwritten(batch[:1])
+        taps, overwritten = {}, self._overwritten
+        self._run(batch, [*self.blocks, *self.codes],
+                  lambda name, _module, out: taps.__setitem__(name, out.clone() if name in overwritten else out))
+        silent = [n for n in [*self.blocks, *self.codes] if n not in taps]
+        if silent:
+            raise ValueError(f"these submodules take no part in a forward pass: {silent}")
+        return Activations([taps[n] for n in self.blocks], [taps[n].flatten(1) for n in self.codes])
+
+    def _run(self, batch, names, note):
+        """A forward pass in which every named submodule reports: note(name, module, output)."""
+        submodules = dict(self.module.named_modules())
+        handles = [submodules[n].register_forward_hook(lambda m, _i, out, n=n: note(n, m, out)) for n in names]
         try:
             self.module(batch.to(self.device, memory_format=torch.channels_last))
         finally:
             for handle in handles:
                 handle.remove()
-        return Activations([taps[n] for n in self.blocks], [taps[n].flatten(1) for n in self.codes])
+
+    def _find_overwritten(self, batch):
+        """Tap points whose output a later layer changes in place (an in-place ReLU, say): only these need a copy."""
+        taps = {}
+        with torch.inference_mode(False), torch.no_grad():  # inference mode would not count the changes
+            self._run(batch.clone(), [*self.blocks, *self.codes], lambda name, _module, out: taps.update({name: (out, out._version)}))
+        return {name for name, (out, before) in taps.items() if out._version != before}
 
     @cached_property
     def weights_hash(self):
@@ -116,26 +135,27 @@ class Network:
 
         Where a tap point is no such layer but follows one (its ReLU, its residual sum), the layer bears the tap point's name.
         """
-        found, kinds = [], (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Linear)
+        kinds = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+        taps, found = {*self.blocks, *self.codes}, []
 
         def note(name, module, output):
-            if isinstance(module, kinds):
-                found.append([name, type(module).__name__, tuple(output.shape[1:])])
+            shape = tuple(output.shape[1:])
+            if isinstance(module, nn.AdaptiveAvgPool2d) and name not in taps:
+                return  # VGG's does nothing at its own input size
+            if isinstance(module, kinds) or not found or found[-1][0] in taps:
+                found.append([name, type(module).__name__, shape])
             else:
-                found[-1][0], found[-1][2] = name, tuple(output.shape[1:])
+                found[-1][0], found[-1][2] = name, shape
 
-        handles = [m.register_forward_hook(lambda m, _i, out, n=n: note(n, m, out)) for n, m in self.module.named_modules()
-                   if isinstance(m, kinds) or n in {*self.blocks, *self.codes}]
-        self(self.probe())
-        for handle in handles:
-            handle.remove()
+        with torch.inference_mode():
+            self._run(self.probe(), [n for n, m in self.module.named_modules() if isinstance(m, kinds) or n in taps], note)
         return found
 
     @property
     def provenance(self):
         """What a descriptor depends on besides the image and the recipe (dict of str, lists)."""
         return {"name": self.name, "weights_hash": self.weights_hash, "blocks": self.blocks, "codes": self.codes,
-                "transform": " ".join(str(self.transform).split())}
+                "transform": re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(self.transform).split()))}  # no memory addresses
 
 
 def resize_transform(size=224, crop=False):
@@ -182,10 +202,11 @@ def load_network(name="embedded", weights="default", device="auto", crop=False, 
         weights = None
     elif weights == "default":
         weights = EMBEDDED_WEIGHTS if name == "embedded" else "IMAGENET1K_V1"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if weights is None else "meta"):  # meta: nothing is drawn
+        torch.default_generator.manual_seed(seed)
         module = slim_vgg16() if name == "embedded" else models.vgg16(weights=None)
     if weights is not None:
+        module.to_empty(device="cpu")
         try:
             module.load_state_dict(_state_dict(name, weights))
         except RuntimeError as error:
@@ -213,6 +234,9 @@ def _state_dict(name, weights):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, EOFError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} is not a readable state dict: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return state

@@ -36,7 +36,7 @@ class Run:
         """Table I as table1.csv, .md, .tex and, for the report, .html; numbers with six decimals as in the paper, winners in bold."""
         self._write("table1.csv", table.to_csv(index=False, float_format="%.6f"))
         self._write("table1.md", tables.markdown(table, tables.winners(table)))
-        self._write("table1.tex", tables.style(table).to_latex(convert_css=True, hrules=True))
+        self._write("table1.tex", tables.style(table, "latex").to_latex(convert_css=True, hrules=True))
         self._write("table1.html", tables.style(table).to_html())
 
     def save_arrays(self, name, **arrays):

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import torch
 
 from .descriptors import describe
-from .images import list_images, open_image
+from .images import ImageSet, UnreadableImage, list_images, open_image
 from .networks import load_network
 from .store import Store
 
@@ -44,6 +43,7 @@ def search(st, queries, descriptor="eta", metric="l1", k=5, net=None):
     if not 1 <= k <= len(rows):
         raise ValueError(f"k = {k} is out of range for {len(rows)} rows")
     bad = ~np.isfinite(queries).all(axis=1)
+    queries = np.where(bad[:, None], np.float32(0), queries)
     indices, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
     for start in range(0, len(rows), BLOCK):
         block = np.ascontiguousarray(rows[start:start + BLOCK], dtype=np.float32)
@@ -65,10 +65,9 @@ def _query_rows(st, queries, descriptor, net):
         if isinstance(st, Store) and (st.network, st.recipe) != (queries.network, queries.recipe):
             raise ValueError("database and queries were described by different networks or recipes")
         return np.ascontiguousarray(getattr(queries, descriptor)[:])
-    if isinstance(queries, (str, os.PathLike)) and not os.path.isdir(queries):
-        queries = [queries]
-    is_files = isinstance(queries, (str, os.PathLike)) or all(isinstance(q, (str, os.PathLike)) for q in queries)
-    if not is_files or len(queries) == 0:
+    if isinstance(queries, (str, os.PathLike)):
+        queries = list_images(queries) if os.path.isdir(queries) else [queries]
+    if len(queries) == 0 or not (isinstance(queries, ImageSet) or all(isinstance(q, (str, os.PathLike)) for q in queries)):
         return np.ascontiguousarray(queries, dtype=np.float32)
     if not isinstance(st, Store):
         raise ValueError("image files can only be searched for in a store: it knows how it was described")
@@ -76,8 +75,14 @@ def _query_rows(st, queries, descriptor, net):
     if net.provenance != st.network:
         raise ValueError(f"the store was made by another network or other weights than {net.name!r}: pass that one as `net`")
     files = list_images(queries)
-    batch = torch.stack([net.transform(open_image(files.path(i))) for i in range(len(files))])
-    return getattr(describe(net, batch, **st.recipe), descriptor).float().cpu().numpy()
+    out = np.full((len(files), getattr(st, descriptor).shape[1]), np.nan, np.float32)
+    for i in range(len(files)):
+        try:
+            batch = net.transform(open_image(files.path(i)))[None]
+        except UnreadableImage:
+            continue
+        out[i] = getattr(describe(net, batch, **st.recipe), descriptor)[0].float().cpu().numpy()
+    return out
 
 
 def _distances(queries, rows, metric):
@@ -86,8 +91,9 @@ def _distances(queries, rows, metric):
         return _l1(queries, rows) / queries.shape[1]
     if metric == "l2":  # as differences: the expanded square loses the small distances, which are those that count
         return np.stack([np.linalg.norm(rows - q, axis=1) for q in queries]) / queries.shape[1]
-    norms = np.linalg.norm(queries.astype(float), axis=1)[:, None] * np.linalg.norm(rows.astype(float), axis=1)
-    dots = queries.astype(float) @ rows.astype(float).T
+    queries, rows = queries.astype(float), rows.astype(float)
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    dots = np.stack([(rows * q).sum(axis=1) for q in queries])  # a matrix product would round equal rows differently
     return 1 - np.divide(dots, norms, out=np.where(np.isnan(norms), np.nan, 0.0), where=norms > 0)
 
 

@@ -9,6 +9,7 @@ All arrays are cut at the same rows, one file a cut (a shard), and a shard's `st
 there is complete. h, eta_conv and eta are views of codes and conv. An unreadable image keeps its row, filled with NaN.
 """
 
+import os
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,8 @@ class Rows:
         if isinstance(rows, (int, np.integer, slice)):
             parts = [a[rows] for a in self.arrays]
         else:
-            parts = [a.oindex[np.asarray(rows)] for a in self.arrays]
+            rows = np.asarray(rows)
+            parts = [a.oindex[rows if rows.size else rows.astype(int)] for a in self.arrays]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def __array__(self, dtype=None, copy=None):
@@ -102,7 +104,8 @@ def open_store(path):
     """The store at `path`. Raises FileNotFoundError where there is none, ValueError for another format."""
     try:
         group = zarr.open_group(path, mode="r+")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.GroupNotFoundError,
+            zarr.errors.ContainsArrayError) as error:
         raise FileNotFoundError(f"no descriptor store at {path}: make one with cbir.extract") from error
     if group.attrs.get("format") != FORMAT:
         raise ValueError(f"{path} has format {group.attrs.get('format')!r}, this version reads {FORMAT!r}: extract it again")
@@ -111,22 +114,27 @@ def open_store(path):
 
 def create_store(path, images, net, recipe, shard_size):
     """A new, empty store for an `ImageSet`; written aside and moved into place, so that a store is never half made."""
-    path = Path(path)
+    path, n, dims, network = Path(path), len(images), net.shapes, net.provenance  # what can fail, before anything is written
     aside = path.with_name(f".{path.name}.new")
     group = zarr.open_group(aside, mode="w")
-    n, dims = len(images), net.shapes
-    kind = {"dtype": "float32", "fill_value": float("nan"), "compressors": ZstdCodec(level=1, checksum=True)}
+    compressed = {"compressors": ZstdCodec(level=1, checksum=True)}
     for name, width in [("codes", sum(dims["codes"])), ("conv", sum(c for c, *_ in dims["blocks"]))]:
-        group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), **kind)
-    for name, values, chunk in [("files", images.files, n), ("labels", images.labels, n), ("state", None, shard_size)]:
-        array = group.create_array(name, shape=(n,), chunks=(min(chunk, n),), dtype=str, fill_value="")
+        group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype="float32",
+                           fill_value=float("nan"), **compressed)
+    for name, values, chunk in [("files", _text(images.files), n), ("labels", _text(images.labels), n), ("state", None, shard_size)]:
+        array = group.create_array(name, shape=(n,), chunks=(min(chunk, n),), dtype=str, fill_value="", **compressed)
         if values is not None:
             array[:] = np.array(values, dtype=object)
-    group.attrs.update(format=FORMAT, root=str(images.root), network=net.provenance, recipe=recipe, dims=dims,
+    group.attrs.update(format=FORMAT, root=str(images.root), network=network, recipe=recipe, dims=dims,
                        versions={p: version(p) for p in ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")})
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(path)
     return open_store(path)
+
+
+def _text(names):
+    """File names as Unicode: bytes that are none come out as \\xe9, so that one odd name does not keep the rest from being stored."""
+    return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
 def check_same(store, path, images, net, recipe):
@@ -135,8 +143,9 @@ def check_same(store, path, images, net, recipe):
     differ = [f"{what} {key}: {mine.get(key)!r}, now {wanted[what][key]!r}"
               for what, mine in [("network", store.network), ("recipe", store.recipe)]
               for key in wanted[what] if mine.get(key) != wanted[what][key]]
-    if store.files != images.files:
-        differ.append(f"images: {len(store)} files, now {len(images)}; {len(set(store.files) ^ set(images.files))} names differ")
+    files = _text(images.files)
+    if store.files != files:
+        differ.append(f"images: {len(store)} files, now {len(images)}; {len(set(store.files) ^ set(files))} names differ")
     elif store.root != images.root:
         differ.append(f"image folder: {store.root}, now {images.root}")
     if differ:

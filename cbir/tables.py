@@ -59,20 +59,22 @@ def summary(table):
     return pd.DataFrame(out)
 
 
-def style(table):
-    """Table I as a pandas Styler, the winner of each row in bold: for HTML and LaTeX."""
+def style(table, escape="html"):
+    """Table I as a pandas Styler, the winner of each row in bold. escape: "html" or "latex", for which it is meant."""
     shown = table.copy()
     shown.columns = pd.MultiIndex.from_tuples(
         [(GROUPS[c.split()[0]], c.split()[1]) if c.split()[0] in GROUPS else ("", c) for c in table.columns])
     bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
     bold.columns = shown.columns
-    return (shown.style.hide(axis="index").apply(lambda _: bold, axis=None).format(precision=6, na_rep="").set_uuid("table1"))
+    return (shown.style.hide(axis="index").apply(lambda _: bold, axis=None).set_uuid("table1")
+            .format(precision=6, na_rep="", escape=escape).format_index(escape=escape, axis=1))
 
 
 def markdown(table, mask=None, float_format="%.6f"):
     """A DataFrame as a Markdown table (str); cells that `mask` marks in bold."""
     def cell(value, bold):
         text = "" if pd.isna(value) else float_format % value if isinstance(value, float) else str(value)
+        text = text.replace("|", "\\|")
         return f"**{text}**" if bold else text
 
     mask = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()

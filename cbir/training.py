@@ -17,9 +17,9 @@ def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, 
 
     Renders its own scenes (splits "training" and "validation"). Augmentation: mirror images, and any order of the three colour
     channels, so that a class is not known by its colours. The first 70 % of the epochs see the scenes at half their size, which
-    costs a quarter of the time (progressive resizing); validation is at full size throughout. Cross-entropy, AdamW, one-cycle schedule, batch norm while training;
-    the model returned has its batch norms folded into the convolutions. history: DataFrame with epoch, loss, accuracy on the
-    validation scenes.
+    costs a quarter of the time (progressive resizing); validation is at full size throughout. Cross-entropy, AdamW, one-cycle
+    schedule, batch norm while training; the model returned has its batch norms folded into the convolutions.
+    history: DataFrame with epoch, loss and the accuracy on the validation scenes.
     """
     images, labels = _scenes(n_scenes, seed, "training")
     held_out = _scenes(n_validation, seed, "validation")
