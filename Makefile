@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 BIN = .venv/bin
-NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
 .PHONY: help reproduce test lab notebooks clean
@@ -22,8 +22,8 @@ reproduce: .venv/installed  ## all figures and Table I, in runs/<name>/ (PROFILE
 	    $(call given,RECIPE,recipe) $(call given,DEVICE,device) $(ARGS)
 
 test: .venv/installed  ## every test: pytest, and nbval over the committed notebooks
-	MPLBACKEND=agg $(BIN)/python -m pytest tests
-	TQDM_DISABLE=1 CBIR_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 lab: .venv/installed  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -2,12 +2,12 @@
 
 from .baselines import hidden_codes, imagenet1m_descriptors, read_fvecs, train_hidden_layer
 from .color import color_histogram, histogram_distance, published_distances
-from .descriptors import (AS_PRINTED, AS_RELEASED, RECIPES, Descriptors, conv_descriptor, describe, significance_map, significant,
-                          trace)
+from .descriptors import (AS_PRINTED, AS_RELEASED, NAMES, RECIPES, SYMBOLS, Descriptors, conv_descriptor, describe, named_recipe,
+                          significance_map, significant, trace)
 from .extract import extract
-from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_image
+from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_first, open_image
 from .metrics import bootstrap_interval, share_in_top_k
-from .networks import EMBEDDED_WEIGHTS, Activations, Network, load_network, resize_transform, slim_vgg16
+from .networks import EMBEDDED_WEIGHTS, Activations, Network, load_network, pick_device, resize_transform, slim_vgg16, to_picture
 from .run import Run
 from .search import Hits, search
 from .store import Store, open_store

@@ -10,9 +10,12 @@ import papermill
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+from .descriptors import named_recipe
 from .networks import ROOT
 from .run import Run
+from .search import METRICS
 
+PATHS = {"images", "queries", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
 PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
 
 
@@ -20,7 +23,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="cbir", description="Image retrieval by network activations: the paper, reproduced.")
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce_ = commands.add_parser("reproduce", help="run the paper's notebooks; figures, tables and report in runs/<name>/",
-                                     description="Example: cbir reproduce --profile folder -p images ~/photos -p weights null")
+                                     description="Example: cbir reproduce --profile folder -p images ~/photos -p weights none")
     profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
     reproduce_.add_argument("--profile", default="embedded", help=f"one of {', '.join(profiles)} (default: embedded)")
     reproduce_.add_argument("--name", help="the run's name (default: the profile's)")
@@ -28,7 +31,7 @@ def main(argv=None):
                             help="a notebook parameter, as YAML; repeat for more")
     args = parser.parse_args(argv)
     try:
-        reproduce(args.profile, args.name, {k: yaml.safe_load(v) if v else "" for k, v in args.parameter})
+        reproduce(args.profile, args.name, {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter})
     except papermill.PapermillExecutionError as error:
         sys.exit(f"\n{error.ename}: {error.evalue}")
     except (ValueError, OSError) as error:
@@ -45,19 +48,27 @@ def reproduce(profile="embedded", name=None, parameters=None):
     if not path.is_file():
         raise ValueError(f"unknown profile {profile!r}: choose one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}")
     given = parameters or {}
-    parameters = yaml.safe_load(path.read_text()) | given
+    parameters = yaml.safe_load(path.read_text(encoding="utf-8")) | given
     run = Run(name or profile)
     known = {n: set(papermill.inspect_notebook(str(ROOT / "notebooks" / f"{n}.ipynb"))) for n in PAPER}
     unknown = set(parameters) - set().union(*known.values())
     if unknown:
         raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(set().union(*known.values()))}")
     parameters["run_name"] = run.name
-    for key in ("images", "queries"):  # the notebooks' kernel may run in another folder
-        if parameters.get(key):
-            parameters[key] = os.path.abspath(os.path.expanduser(parameters[key]))
+    if isinstance(parameters.get("query_names"), str):
+        parameters["query_names"] = [parameters["query_names"]]
+    named_recipe(parameters.get("recipe", "as_printed"), q=parameters.get("q", 0.5))
+    if parameters.get("metric", "l1") not in METRICS:
+        raise ValueError(f"unknown metric {parameters['metric']!r}: choose one of {METRICS}")
+    if parameters.get("k", 1) < 1:
+        raise ValueError(f"k = {parameters['k']} is out of range")
+    for key in PATHS & set(parameters):  # the notebooks may run in another folder
+        path = os.path.expanduser(parameters[key] or "")
+        if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
+            parameters[key] = os.path.abspath(path)
     command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
     run.record(parameters=parameters, profile=profile,
-               command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "null" if v is None else str(v))]))
+               command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "none" if v is None else str(v))]))
     seconds = {}
     for notebook in PAPER if parameters["profile"] == "embedded" else PAPER[1:]:  # notebook 00 is about the embedded set
         start = time.time()

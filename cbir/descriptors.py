@@ -9,6 +9,10 @@ AS_PRINTED = {"q": 0.5, "threshold": "absolute", "counting": "count", "scale": "
 AS_RELEASED = {"q": 0.5, "threshold": "relative", "counting": "union", "scale": "as_released"}
 RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
 
+# How the descriptors are called in figures and LaTeX, and in plain text and HTML.
+SYMBOLS = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$"}
+NAMES = {"im": "IM-like", "h": "h", "eta_conv": "η̃", "eta": "η"}
+
 
 class Descriptors(NamedTuple):
     """`h` (B, D_1 + D_2), `eta_conv` (B, sum C_m) and, from both, `eta`; float32."""
@@ -20,6 +24,13 @@ class Descriptors(NamedTuple):
     def eta(self):
         """Eq. 16: [h, eta_conv], (B, D_1 + D_2 + sum C_m)."""
         return torch.cat([self.h, self.eta_conv], dim=1)
+
+
+def named_recipe(name, **changes):
+    """A recipe of `RECIPES` by its name, with some of its values changed. Raises ValueError like `check_recipe`."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: choose one of {tuple(RECIPES)}")
+    return check_recipe(**RECIPES[name] | changes)
 
 
 def check_recipe(q=0.5, threshold="absolute", counting="count", scale="mean"):

@@ -1,5 +1,6 @@
 """Images -> descriptors -> store, shard by shard. What is already in the store is not computed again."""
 
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,11 +15,11 @@ from .images import UnreadableImage, list_images, open_image
 from .store import check_same, create_store, open_store
 
 
-def extract(images, net, path, batch_size=32, shard_size=256, workers=2, **recipe):
+def extract(images, net, path, batch_size=32, shard_size=256, workers=None, **recipe):
     """Describe all images of a folder, a list of files or an `ImageSet` into the store at `path`, and return it.
 
     net: a `Network`. recipe: the keywords of `conv_descriptor`. batch_size: images a forward pass; shard_size: rows a unit of
-    work. workers: threads that decode ahead of the network. An interrupted call continues where it stopped; a complete store
+    work. workers: threads that decode ahead of the network, default one a core. An interrupted call continues where it stopped; a complete store
     is returned at once. Unreadable images keep their row, as NaN, with the reason in `store.unreadable`.
     Raises ValueError where `path` holds a store of other images, network or recipe, and what `list_images` raises.
     """
@@ -39,7 +40,7 @@ def extract(images, net, path, batch_size=32, shard_size=256, workers=2, **recip
     missing = store.missing()
     store.computed = sum(rows.stop - rows.start for rows in missing)
     name = path.stem if missing else f"{path.stem} (reused)"
-    with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar, ThreadPoolExecutor(workers) as pool:
+    with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         decoded = _ahead(pool, decode, (i for rows in missing for i in range(rows.start, rows.stop)), 2 * batch_size)
         for rows in missing:
             n = rows.stop - rows.start

@@ -4,9 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Polygon, Rectangle
 
+from .descriptors import SYMBOLS
+
 # One colour per descriptor everywhere; Okabe and Ito's palette, told apart by colour-blind readers too.
 COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00"}
-NAMES = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$"}
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")
 
@@ -97,7 +98,7 @@ def retrieval(axes, images, labels, distances, names=None):
             half = max(height, width) / 2
             ax.imshow(picture)
             ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
-            color = QUERY if col == 0 or not name else SAME if name == classes[0] else OTHER
+            color = QUERY if col == 0 or not (name and classes[0]) else SAME if name == classes[0] else OTHER
             ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False))
             ax.set_xlabel("\n".join(filter(None, [name, f"{d[col - 1]:.4g}" if col else ""])), fontsize=6, labelpad=3, linespacing=1.1,
                           parse_math=False)  # a class may be called "$x"
@@ -137,7 +138,7 @@ def intervals(axes, table):
         for x, row in enumerate(rows.itertuples()):
             ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt="o", markersize=5, capsize=3,
                         color=COLORS[row.descriptor])
-        ax.set_xticks(range(len(rows)), [NAMES[d] for d in rows.descriptor])
+        ax.set_xticks(range(len(rows)), [SYMBOLS[d] for d in rows.descriptor])
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
     return axes

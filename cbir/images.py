@@ -98,6 +98,17 @@ def open_image(path):
         raise UnreadableImage(f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)) from error
 
 
+def open_first(images, rows):
+    """The first of some rows of an `ImageSet` whose image can be read: (row, `PIL.Image`). UnreadableImage where none can."""
+    reasons = []
+    for row in rows:
+        try:
+            return row, open_image(images.path(row))
+        except UnreadableImage as error:
+            reasons.append(f"{images.files[row]}: {error}")
+    raise UnreadableImage(f"none of {len(rows)} images can be read, first {reasons[0]}")
+
+
 def _to_rgb(image):
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several names for it
         values = np.asarray(image, dtype=np.int64)
@@ -164,7 +175,7 @@ def known_factors(images):
 
     Column "class" where there are class folders; for the embedded scenes also "background" and "palette", from their manifest.
     """
-    factors = pd.DataFrame({"class": images.labels}) if len(set(images.labels)) > 1 else pd.DataFrame(index=range(len(images)))
+    factors = pd.DataFrame({"class": images.labels}) if any(images.labels) else pd.DataFrame(index=range(len(images)))
     manifest = images.root.parent / "manifest.csv"
     if manifest.is_file():
         known = pd.read_csv(manifest)
@@ -187,18 +198,22 @@ def load_images(profile="embedded", images="", queries="", seed=0):
         if not images:
             raise ValueError("the profile 'folder' needs a folder of images: IMAGES=... (and QUERIES=..., if there are any)")
         return (list_images(images), list_images(queries)) if queries else hold_out(list_images(images), seed=seed)
+    if queries or (images and profile == "embedded"):
+        raise ValueError(f"the profile {profile!r} has {'queries' if queries else 'images'} of its own; for yours take PROFILE=folder")
     if profile == "embedded":
         from .scenes import write_scenes  # numba compiles on import: only those who render pay
-        folder = write_scenes(images or ROOT / "data" / "embedded")
+        folder = write_scenes(ROOT / "data" / "embedded")
         return list_images(folder / "database"), list_images(folder / "queries")
     if profile == "imagenette":
         root = Path(images or ROOT / "data" / "imagenette")
         try:
-            datasets.Imagenette(root, split="train", size="320px", download=not (root / "imagenette2-320").is_dir())
+            known = datasets.Imagenette(root, split="train", size="320px", download=not (root / "imagenette2-320").is_dir())
         except (OSError, RuntimeError) as error:
             raise RuntimeError(f"Imagenette could not be downloaded ({error}). Download "
                                f"{datasets.Imagenette._ARCHIVES['320px'][0]} elsewhere, unpack it in {root}, and run again") from error
-        return list_images(root / "imagenette2-320" / "train"), list_images(root / "imagenette2-320" / "val")
+        class_of = {wnid: names[0] for wnid, names in zip(known.wnids, known.classes)}
+        sets = [list_images(root / "imagenette2-320" / split) for split in ("train", "val")]
+        return tuple(ImageSet(s.root, s.files, [class_of[label] for label in s.labels]) for s in sets)
     if profile == "imagenet":
         root = Path(images or ROOT / "data" / "imagenet")
         missing = [split for split in ("train", "val") if not any(root.glob(f"{split}/n*/"))]

@@ -169,6 +169,17 @@ def resize_transform(size=224, crop=False):
                       T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
+def to_picture(image):
+    """What the network saw: one image as `resize_transform` gives it, (3, H, W) float -> (H, W, 3) uint8 array."""
+    rgb = image.cpu().permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+    return (255 * rgb).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def pick_device(device="auto"):
+    """A torch device by name; "auto" is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
 def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
     """VGG16's layout at a fraction of its width, under VGG16's submodule names; randomly initialised."""
     channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
@@ -213,8 +224,7 @@ def load_network(name="embedded", weights="default", device="auto", crop=False, 
             if "state_dict" not in str(error):
                 raise
             raise ValueError(f"the weights {weights} do not fit the network {name!r}: {error}") from error
-    return Network(module, VGG16_BLOCKS, VGG16_CODES, resize_transform(crop=crop), name).to(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    return Network(module, VGG16_BLOCKS, VGG16_CODES, resize_transform(crop=crop), name).to(pick_device(device))
 
 
 def _state_dict(name, weights):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from . import tables
+from .descriptors import NAMES
 from .networks import ROOT
 
 
@@ -75,7 +76,7 @@ class Run:
             figures.append((png.stem, caption, base64.b64encode(png.read_bytes()).decode()))
         table1 = self.path / "table1.html"
         page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-            run=self, metrics=self.metrics, figures=figures,
+            run=self, names=NAMES, metrics=self.metrics, figures=figures,
             table1=table1.read_text(encoding="utf-8") if table1.exists() else "")
         self._write("report.html", page)
         return self.path / "report.html"
@@ -105,7 +106,7 @@ Network Layers</em>, IEEE TNNLS 2021, reproduced.</p>
 {% endif %}{% if metrics.command %}<p>Again with:</p><pre>{{ metrics.command }}</pre>{% endif %}
 <h2>Results over all queries</h2>
 {% if metrics.results %}<div class="wide"><table><tr><th>metric</th><th>descriptor</th><th>mean</th><th>95 % interval</th></tr>
-{% for row in metrics.results %}<tr><td>{{ row.metric }}</td><td>{{ row.descriptor }}</td><td>{{ "%.4f" % row.mean }}</td><td>{{ "%.4f – %.4f" % (row.low, row.high) }}</td></tr>
+{% for row in metrics.results %}<tr><td>{{ row.metric }}</td><td>{{ names[row.descriptor] }}</td><td>{{ "%.4f" % row.mean }}</td><td>{{ "%.4f – %.4f" % (row.low, row.high) }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if table1 %}<h2>Table I</h2>
 <p>Mean colour-histogram distance between a query and the images retrieved for it, the smallest of a row in bold; L1 / 75 as printed, the formula behind the

@@ -81,7 +81,7 @@ def render(scenes, size=224):
         return np.stack(list(pool.map(one, rows)))
 
 
-def write_scenes(folder, n_database=1000, n_queries=200, seed=0, progress=True):
+def write_scenes(folder, n_database=1000, n_queries=200, seed=0):
     """Render the database and the queries as JPEG files; return the folder as a Path.
 
     folder/database/<class>/<class>_00017.jpg, folder/queries/<class>/..., and folder/manifest.csv: one row per file with its

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from tqdm import tqdm
 
 from .descriptors import describe
 from .images import ImageSet, UnreadableImage, list_images, open_image
@@ -45,7 +46,7 @@ def search(st, queries, descriptor="eta", metric="l1", k=5, net=None):
     bad = ~np.isfinite(queries).all(axis=1)
     queries = np.where(bad[:, None], np.float32(0), queries)
     indices, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
-    for start in range(0, len(rows), BLOCK):
+    for start in tqdm(range(0, len(rows), BLOCK), desc=f"search by {descriptor}", unit=" blocks", disable=len(rows) < 50 * BLOCK or None):
         block = np.ascontiguousarray(rows[start:start + BLOCK], dtype=np.float32)
         new = _distances(queries, block, metric)
         new[np.isnan(new)] = np.inf                                             # unreadable images

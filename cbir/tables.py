@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from .color import color_histogram, histogram_distance, published_distances
+from .descriptors import NAMES, SYMBOLS
 from .images import open_image
 from .networks import ROOT
 
@@ -34,7 +35,9 @@ def table1(queries, database, hits, rows):
     table = pd.DataFrame(columns)
     paper = pd.read_csv(PAPER / "table1.csv").rename(columns={"IM": "im"}).set_index("query").add_prefix("paper ")
     table = table.join(paper, on="query")
-    means = table.drop(columns=["query", "class"]).mean().to_frame().T.assign(query="mean", **{"class": ""})
+    means = table.drop(columns=["query", "class"]).mean()
+    means[paper.columns] = paper.mean()  # of the paper's ten, however many are shown here
+    means = means.to_frame().T.assign(query="mean", **{"class": ""})
     return pd.concat([table, means], ignore_index=True)[list(table.columns)]
 
 
@@ -49,25 +52,26 @@ def winners(table):
 
 
 def summary(table):
-    """Per descriptor: how many rows it wins and its mean, for each group of Table I's columns. DataFrame, descriptors as index."""
+    """Per descriptor: how many rows it wins and its mean, for each group of Table I's columns. DataFrame, names as index."""
     wins, means = winners(table).iloc[:-1].sum(), table.iloc[-1]
     out = {}
     for group, title in GROUPS.items():
         for c in (c for c in table.columns if c.startswith(f"{group} ")):
             out.setdefault(f"{title}: mean", {})[c.split()[1]] = float(means[c])
             out.setdefault(f"{title}: rows won", {})[c.split()[1]] = int(wins[c])
-    return pd.DataFrame(out)
+    return pd.DataFrame(out).rename(NAMES)
 
 
 def style(table, escape="html"):
     """Table I as a pandas Styler, the winner of each row in bold. escape: "html" or "latex", for which it is meant."""
     shown = table.copy()
+    names = SYMBOLS if escape == "latex" else NAMES
     shown.columns = pd.MultiIndex.from_tuples(
-        [(GROUPS[c.split()[0]], c.split()[1]) if c.split()[0] in GROUPS else ("", c) for c in table.columns])
+        [(GROUPS[c.split()[0]], names[c.split()[1]]) if c.split()[0] in GROUPS else ("", c) for c in table.columns])
     bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
     bold.columns = shown.columns
     return (shown.style.hide(axis="index").apply(lambda _: bold, axis=None).set_uuid("table1")
-            .format(precision=6, na_rep="", escape=escape).format_index(escape=escape, axis=1))
+            .format(precision=6, na_rep="", escape=escape))
 
 
 def markdown(table, mask=None, float_format="%.6f"):

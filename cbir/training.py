@@ -8,11 +8,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
-from .networks import IMAGENET_MEAN, IMAGENET_STD, slim_vgg16
+from .networks import IMAGENET_MEAN, IMAGENET_STD, pick_device, slim_vgg16
 from .scenes import CLASSES, render, sample_scenes
 
 
-def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, lr=2e-3, seed=0, device="cpu"):
+def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, lr=2e-3, seed=0, device="auto"):
     """Train the embedded network from scratch: (model, history).
 
     Renders its own scenes (splits "training" and "validation"). Augmentation: mirror images, and any order of the three colour
@@ -21,6 +21,7 @@ def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, 
     schedule, batch norm while training; the model returned has its batch norms folded into the convolutions.
     history: DataFrame with epoch, loss and the accuracy on the validation scenes.
     """
+    device = pick_device(device)
     images, labels = _scenes(n_scenes, seed, "training")
     held_out = _scenes(n_validation, seed, "validation")
     torch.manual_seed(seed)

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import cbir
+from cbir.tables import PAPER
 
 images = arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
 
@@ -118,7 +119,7 @@ def test_published_distances_of_nothing():
 def published(paper):
     """Printed numbers and the formula's, for `h` and `eta`: ten queries, five images each."""
     names = pd.read_csv(paper / "thumbnails" / "manifest.csv")
-    printed = pd.read_csv(paper / "published_histogram_distances.csv")
+    printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     rows = []
     for (descriptor, query), row in names.sort_values("position").groupby(["descriptor", "query"]):
         query_image, *retrieved = (np.asarray(Image.open(paper / "thumbnails" / f).convert("RGB")) for f in row.file)

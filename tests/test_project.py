@@ -10,7 +10,7 @@ import yaml
 
 from cbir.networks import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def names(requirements):
@@ -18,7 +18,7 @@ def names(requirements):
 
 
 def pins():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines)
     return dict(line.lower().split("==") for line in lines)
 
@@ -35,7 +35,7 @@ def test_installed_versions_are_the_pinned_ones(name):
 
 
 def test_conda_environment_installs_the_same():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, requirements = environment["dependencies"]
     assert python.split("=")[1] == PROJECT["requires-python"].removeprefix(">=")
     assert requirements["pip"] == ["-c constraints.txt", "-e .[test]"]
@@ -45,16 +45,16 @@ def test_no_package_index_is_named():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert files
     pattern = re.compile("|".join(["index" + "-url", "find" + "-links", r"pypi\." + "org", "pytorch" + r"\.org/whl"]))
-    assert not [f for f in files if (ROOT / f).suffix not in (".safetensors", ".png") and pattern.search((ROOT / f).read_text())]
+    assert not [f for f in files if (ROOT / f).suffix not in (".safetensors", ".png") and pattern.search((ROOT / f).read_text(encoding="utf-8"))]
 
 
 def test_readme_commands_exist_in_the_makefile():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M))
     assert {"reproduce", "test", "lab", "notebooks", "help"} <= named <= targets
 
 
 def test_version_is_the_same_everywhere():
     import cbir
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cbir.__version__ == PROJECT["version"] == citation["version"]

@@ -98,13 +98,13 @@ def test_table_1_as_csv(run):
     read = pd.read_csv(run.path / "table1.csv", keep_default_na=False, na_values={f"paper {d}": [""] for d in ("eta", "eta_conv")})
     assert list(read) == list(table()) and read["class"].tolist() == ["cat", "R&D 5 %", "a_b|c", ""]
     pd.testing.assert_frame_equal(read.iloc[:, 2:], table().iloc[:, 2:].round(6))
-    assert "0.333333" in (run.path / "table1.csv").read_text()
+    assert "0.333333" in (run.path / "table1.csv").read_text(encoding="utf-8")
 
 
 def test_table_1_as_markdown(run):
     """Six decimals, the winners of each group in bold, and no cell that breaks its row."""
     run.save_table1(table())
-    lines = (run.path / "table1.md").read_text().splitlines()
+    lines = (run.path / "table1.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 6 and all(len(re.findall(r"(?<!\\)\|", line)) == 9 for line in lines)
     cells = [[c.strip() for c in line.split("|")[3:5]] for line in (lines[2], lines[3])]
     assert cells == [["0.250000", "**0.125000**"], ["**0.333333**", "0.750000"]]
@@ -114,7 +114,7 @@ def test_table_1_as_markdown(run):
 def test_table_1_as_latex(run):
     """Nothing in it that LaTeX takes for a command."""
     run.save_table1(table())
-    tex = (run.path / "table1.tex").read_text()
+    tex = (run.path / "table1.tex").read_text(encoding="utf-8")
     assert "\\bfseries 0.125000" in tex or "\\textbf{0.125000}" in tex
     assert not re.search(r"(?<!\\)[_%]|D&|&D", tex.replace("R\\&D", "")), tex
 

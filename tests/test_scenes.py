@@ -11,6 +11,7 @@ from torch import nn
 
 import cbir
 from cbir import scenes, training
+from cbir.networks import slim_vgg16
 from cbir.scenes import BACKGROUNDS, CLASSES, PALETTES, SPLITS, render, sample_scenes, write_scenes
 
 FACTORS = {"class": CLASSES, "background": BACKGROUNDS, "palette": PALETTES}
@@ -230,3 +231,11 @@ def test_augmentation_only_mirrors_and_reorders_the_channels():
         assert len(found) == 1
         seen.update(found)
     assert len(seen) > 8
+
+
+def test_training_runs_from_scenes_to_folded_weights():
+    """A few steps only: what is held is that it runs, learns something from its labels and returns VGG16's plain layout."""
+    model, history = training.train_slim_vgg16(n_scenes=64, n_validation=20, epochs=2, batch_size=16, lr=1e-3)
+    assert list(history) == ["epoch", "loss", "accuracy"] and len(history) == 2
+    assert np.isfinite(history.loss).all() and history.accuracy.between(0, 1).all()
+    assert model.state_dict().keys() == slim_vgg16().state_dict().keys()

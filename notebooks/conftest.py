@@ -1,0 +1,9 @@
+"""nbval over the committed notebooks: a run folder of its own, no progress bars, and the CPU, where the stored outputs come from."""
+
+import os
+import tempfile
+
+_runs = tempfile.TemporaryDirectory()
+os.environ["CBIR_RUNS"] = _runs.name
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
