@@ -11,6 +11,7 @@ import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from .descriptors import named_recipe
+from .images import load_images
 from .networks import ROOT
 from .run import Run
 from .search import METRICS
@@ -66,6 +67,10 @@ def reproduce(profile="embedded", name=None, parameters=None):
         path = os.path.expanduser(parameters[key] or "")
         if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
             parameters[key] = os.path.abspath(path)
+    if parameters["profile"] == "folder":  # a wrong folder shows now, not after the network was loaded
+        load_images("folder", parameters.get("images"), parameters.get("queries"))
+    elif parameters["profile"] == "embedded" and (parameters.get("images") or parameters.get("queries")):
+        raise ValueError("the profile 'embedded' has images of its own; for yours take PROFILE=folder")
     command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
     run.record(parameters=parameters, profile=profile,
                command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "none" if v is None else str(v))]))

@@ -172,16 +172,16 @@ def test_figs_7_to_10_show_every_histogram():
 # ---- means and intervals ----------------------------------------------------------------------------------------------------
 
 def test_intervals():
-    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(figures.NAMES, (0.1, 0.2, 0.3, 0.4))],
+    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(cbir.SYMBOLS, (0.1, 0.2, 0.3, 0.4))],
                          columns=["metric", "descriptor", "mean", "low", "high"])
     fig, axes = plt.subplots(1, 2)
     assert figures.intervals(axes, table) is axes
     fig.canvas.draw()
     for ax, metric in zip(axes, ("class", "color")):
         assert ax.get_title() == metric
-        assert [t.get_text() for t in ax.get_xticklabels()] == list(figures.NAMES.values())
+        assert [t.get_text() for t in ax.get_xticklabels()] == list(cbir.SYMBOLS.values())
         assert len(ax.containers) == 4
-        for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, figures.NAMES, (0.1, 0.2, 0.3, 0.4))):
+        for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, cbir.SYMBOLS, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
             assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == figures.COLORS[descriptor]
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
@@ -191,4 +191,4 @@ def test_intervals_of_one_metric_and_some_descriptors():
     fig, axes = plt.subplots(1, 1, squeeze=False)
     table = pd.DataFrame([("class", "eta", 0.5, 0.5, 0.5)], columns=["metric", "descriptor", "mean", "low", "high"])
     figures.intervals(axes[0], table)
-    assert figures.NAMES["eta"] in texts(axes[0][0])
+    assert cbir.SYMBOLS["eta"] in texts(axes[0][0])

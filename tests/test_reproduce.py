@@ -14,17 +14,19 @@ import pytest
 from PIL import Image
 
 import cbir
+from cbir import cli
 from cbir.networks import ROOT
 
+PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
 
 
-def reproduce(runs, *args, check=True):
+def reproduce(runs, *args):
     """The command line in a process of its own, with its runs in a folder of the test."""
     environment = os.environ | {"CBIR_RUNS": str(runs), "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-m", "cbir.cli", "reproduce", *map(str, args)], capture_output=True, text=True,
                           env=environment, cwd=runs)
-    assert not check or done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
@@ -55,12 +57,14 @@ def test_embedded_run_leaves_everything(embedded):
     assert table.filter(regex="^(printed|published|paper) ").shape[1] == 12 and table.drop(columns="class").notna().all().all()
 
 
-def test_second_run_reuses_the_descriptors_and_says_so(embedded):
+def test_second_run_reuses_the_descriptors_and_says_so(embedded, monkeypatch, capsys):
     runs, _ = embedded
+    monkeypatch.setenv("CBIR_RUNS", str(runs))
+    monkeypatch.setattr(cli, "PAPER", ["02_extraction"])  # the notebook that extracts
     before = {p: p.stat().st_mtime_ns for p in (runs / "embedded" / "stores").rglob("c/*") if p.is_file()}
     metrics = json.loads((runs / "embedded" / "metrics.json").read_text(encoding="utf-8"))
-    done = reproduce(runs)
-    assert "0 images described, 1200 reused" in done.stdout
+    cli.main(["reproduce"])
+    assert "\n0 images described, 1200 reused" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert json.loads((runs / "embedded" / "metrics.json").read_text(encoding="utf-8"))["results"] == metrics["results"]
 
@@ -129,13 +133,15 @@ def test_photographs_through_vgg16(few_photographs, tmp_path):
     assert "reused" in done.stdout
 
 
-def test_photographs_without_classes_give_all_but_the_class_scores(few_photographs, tmp_path):
+def test_photographs_without_classes_give_all_but_the_class_scores(few_photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(cli, "PAPER", PAPER[1:])  # without the walkthrough
     flat = tmp_path / "flat"
     flat.mkdir()
     for i, photo in enumerate(sorted(few_photographs.rglob("*.jpg"))):
         shutil.copy(photo, flat / f"{i:02d}.jpg")
-    reproduce(tmp_path, "--profile", "folder", "--name", "flat-run", "-p", "images", flat, "-p", "network", "embedded", "-p", "k", "3")
-    check_complete(tmp_path / "flat-run", missing=("fig03", "fig07"))
+    cli.main(["reproduce", "--profile", "folder", "--name", "flat-run", "-p", "images", str(flat), "-p", "network", "embedded", "-p", "k", "3"])
+    check_complete(tmp_path / "flat-run", missing=("fig01", "fig02", "fig03", "fig07"))
     results = json.loads((tmp_path / "flat-run" / "metrics.json").read_text(encoding="utf-8"))["results"]
     assert {r["metric"] for r in results} == {"histogram distance"}
 
@@ -152,18 +158,19 @@ def test_photographs_without_classes_give_all_but_the_class_scores(few_photograp
     (["-p", "k", "0"], "k = 0 is out of range"),
     (["-p", "images", "."], "take PROFILE=folder"),
 ])
-def test_mistakes_get_one_clear_sentence(tmp_path, args, message):
-    done = reproduce(tmp_path, *args, check=False)
-    assert done.returncode == 1
-    assert message in done.stderr.strip().splitlines()[-1]
+def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["reproduce", *args])
+    assert message in stop.value.code.strip().splitlines()[-1]
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):
     """No network: the run ends at once with advice, and describes nothing by another network."""
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
-    done = reproduce(tmp_path, "--profile", "folder", "-p", "images", few_photographs, check=False)
-    assert done.returncode == 1
-    assert "could not be downloaded" in done.stderr and "Download that file" in done.stderr
+    with pytest.raises(SystemExit, match="(?s)could not be downloaded.*Download that file"):
+        cli.main(["reproduce", "--profile", "folder", "-p", "images", str(few_photographs)])
     assert not (tmp_path / "folder" / "stores").exists()

@@ -97,7 +97,7 @@ def test_the_object_covers_a_good_part_of_the_picture_and_the_ground_more():
 
 
 def write(folder, **options):
-    return write_scenes(folder, **({"n_database": 10, "n_queries": 3, "seed": 2, "progress": False} | options))
+    return write_scenes(folder, **({"n_database": 10, "n_queries": 3, "seed": 2} | options))
 
 
 @pytest.fixture
