@@ -111,8 +111,7 @@ def write_scenes(folder, n_database=1000, n_queries=200, seed=0):
     manifest.unlink(missing_ok=True)  # from here to the end the folder counts as unfinished
     for parent in {(folder / file).parent for file in table["file"]}:
         parent.mkdir(parents=True, exist_ok=True)
-    quiet = {} if progress else {"disable": True}  # not given, TQDM_DISABLE decides
-    with tqdm(total=len(missing), desc="scenes", unit=" images", **quiet) as bar:
+    with tqdm(total=len(missing), desc="scenes", unit=" images") as bar:
         for start in range(0, len(missing), 64):
             block = missing.iloc[start:start + 64]
             for file, image in zip(block["file"], render(block)):
