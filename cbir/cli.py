@@ -1,6 +1,7 @@
 """`cbir reproduce`: the paper's notebooks, headless, with a profile's parameters."""
 
 import argparse
+import ast
 import os
 import shlex
 import sys
@@ -51,7 +52,7 @@ def reproduce(profile="embedded", name=None, parameters=None):
     given = parameters or {}
     parameters = yaml.safe_load(path.read_text(encoding="utf-8")) | given
     run = Run(name or profile)
-    known = {n: set(papermill.inspect_notebook(str(ROOT / "notebooks" / f"{n}.ipynb"))) for n in PAPER}
+    known = {n: papermill.inspect_notebook(str(ROOT / "notebooks" / f"{n}.ipynb")) for n in PAPER}
     unknown = set(parameters) - set().union(*known.values())
     if unknown:
         raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(set().union(*known.values()))}")
@@ -72,7 +73,8 @@ def reproduce(profile="embedded", name=None, parameters=None):
     elif parameters["profile"] == "embedded" and (parameters.get("images") or parameters.get("queries")):
         raise ValueError("the profile 'embedded' has images of its own; for yours take PROFILE=folder")
     command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
-    run.record(parameters=parameters, profile=profile,
+    defaults = {k: ast.literal_eval(about["default"]) for n in PAPER[1:] for k, about in known[n].items()}
+    run.record(parameters=defaults | parameters, profile=profile,
                command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "none" if v is None else str(v))]))
     seconds = {}
     for notebook in PAPER if parameters["profile"] == "embedded" else PAPER[1:]:  # notebook 00 is about the embedded set
@@ -89,7 +91,7 @@ def reproduce(profile="embedded", name=None, parameters=None):
     run.record(seconds=seconds)
     report = run.report()
     counts = run.metrics["images"]
-    print(f"\n{counts['described now']} images described, {counts['reused']} reused from the store. Done: {os.path.relpath(report)}")
+    print(f"\n{counts['described now']} images described, {counts['reused']} reused from the store. Done: {report}")
     return run
 
 

@@ -35,7 +35,7 @@ def network(ax, net):
     """Fig. 1. The network as blocks y_1..y_N and codes: every convolution, pooling and fully connected layer of `net`, found by
     running it. The side of a slab is the map's side (square root), its thickness the number of channels (logarithm)."""
     x, taps = 0.0, {name: f"$y_{m}$" for m, name in enumerate([*net.blocks, *net.codes], start=1)}
-    scale = max(s[-1] for _, _, s in net.layers) ** 0.5
+    scale = max(s[-1] for _, _, s in net.layers if len(s) == 3) ** 0.5
     for name, kind, shape in net.layers:
         maps = len(shape) == 3
         side = shape[-1] ** 0.5 / scale * 3 if maps else 0.35 + 0.17 * np.log2(shape[0])
