@@ -68,10 +68,9 @@ def reproduce(profile="embedded", name=None, parameters=None):
         path = os.path.expanduser(parameters[key] or "")
         if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
             parameters[key] = os.path.abspath(path)
-    if parameters["profile"] == "folder":  # a wrong folder shows now, not after the network was loaded
-        load_images("folder", parameters.get("images"), parameters.get("queries"))
-    elif parameters["profile"] == "embedded" and (parameters.get("images") or parameters.get("queries")):
-        raise ValueError("the profile 'embedded' has images of its own; for yours take PROFILE=folder")
+    kind, folders = parameters["profile"], (parameters.get("images"), parameters.get("queries"))
+    if kind == "folder" or kind == "embedded" and any(folders):  # a wrong folder shows now, not after the network was loaded
+        load_images(kind, *folders)
     command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
     defaults = {k: ast.literal_eval(about["default"]) for n in PAPER[1:] for k, about in known[n].items()}
     run.record(parameters=defaults | parameters, profile=profile,

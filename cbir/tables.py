@@ -26,10 +26,11 @@ def table1(queries, database, hits, rows):
     """
     of_query = {i: np.asarray(open_image(queries.path(i))) for i in rows}
     of_image = {j: np.asarray(open_image(database.path(j))) for j in {int(j) for found in hits.values() for j in np.ravel(found[rows])}}
+    h_query = {i: color_histogram(image) for i, image in of_query.items()}
+    h_image = {j: color_histogram(image) for j, image in of_image.items()}
     columns = {"query": range(1, len(rows) + 1), "class": [queries.labels[i] for i in rows]}
     for d, found in hits.items():
-        columns[f"printed {d}"] = [np.mean([histogram_distance(color_histogram(of_query[i]), color_histogram(of_image[j])) for j in found[i]])
-                                   for i in rows]
+        columns[f"printed {d}"] = [np.mean([histogram_distance(h_query[i], h_image[j]) for j in found[i]]) for i in rows]
     for d, found in hits.items():
         columns[f"published {d}"] = [published_distances(of_query[i], [of_image[j] for j in found[i]]).mean() for i in rows]
     table = pd.DataFrame(columns)

@@ -48,7 +48,7 @@ def test_metadata_and_size(notebook, request):
 def test_no_paths_progress_bars_or_warnings_in_the_outputs(notebook):
     texts = [o.get("text", "") + "".join(v if isinstance(v, str) else "" for k, v in o.get("data", {}).items() if k.startswith("text/"))
              for c in code_cells(notebook) for o in c.outputs]
-    assert not [t for t in texts if re.search(r"(/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\|it/s|%\||Warning)", t)]
+    assert not [t for t in texts if re.search(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\|it/s|%\||Warning)", t)]
     assert not [o for c in code_cells(notebook) for o in c.outputs if o.get("name") == "stderr"]
 
 
