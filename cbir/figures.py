@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Polygon, Rectangle
+from matplotlib.transforms import Bbox
 
 from .descriptors import SYMBOLS
 
@@ -146,23 +147,50 @@ def intervals(axes, table):
     return axes
 
 
-def plane(ax, table, labels=None):
+def plane(ax, table, line="Pareto front"):
     """Descriptors in a plane of two metrics: a point with both intervals each, its name beside it, and a line along the Pareto front.
 
     table: DataFrame with columns descriptor, x, x_low, x_high, y, y_low, y_high and front (bool); x is better to the right, y downwards.
-    labels: {descriptor: (right, up) offset of its name in points}, for those that would cover each other; (5, 4) else.
+    Points on the front are filled. Names are placed where they cover no point and no other name, as far as there is room.
     """
     front = table[table.front].sort_values("x")
-    ax.step(front.x, front.y, where="pre", color="#BBBBBB", linewidth=1, zorder=1, label="Pareto front")
+    ax.step(front.x, front.y, where="pre", color="#BBBBBB", linewidth=1, zorder=1, label=line)
     for row in table.itertuples():
         color = COLORS.get(row.descriptor, BASELINE)
-        ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt="o",
-                    markersize=5, color=color, ecolor=to_rgba(color, 0.5), elinewidth=1, markerfacecolor=color if row.front else "white")
-        right, up = (labels or {}).get(row.descriptor, (5, 4))
-        ax.annotate(SYMBOLS.get(row.descriptor, row.descriptor), (row.x, row.y), (right, up), textcoords="offset points", fontsize=7,
-                    ha="left" if right > 0 else "right" if right < 0 else "center", va="bottom" if up > 0 else "top" if up < 0 else "center")
-    ax.legend(loc="lower left", frameon=False)
+        ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt="o", markersize=4,
+                    color=color, ecolor=to_rgba(color, 0.35), elinewidth=0.8, markerfacecolor=color if row.front else "white")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
+    _name(ax, table)
     return ax
+
+
+def _name(ax, table):
+    """Names beside points: of eighteen places around each, nearest first, the one that covers least of other points and names."""
+    ax.figure.draw_without_rendering()  # the layout decides what covers what
+    places = [(r * x, r * y) for r in (5, 12, 20) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(table[["x", "y"]])]
+    for row in table.itertuples():
+        def write(place, **arrow):
+            text = ax.annotate(SYMBOLS.get(row.descriptor, row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=6.5,
+                               ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
+            text.set_in_layout(False)
+            return text
+
+        boxes = []
+        for place in places:
+            text = write(place)
+            boxes.append(text.get_window_extent())
+            text.remove()
+        costs = [sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, ax.bbox) for box in boxes]
+        best = int(np.argmin(np.round(costs)))
+        taken.append(boxes[best])
+        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if best >= 6 else {}))
+
+
+def _shared(a, b):
+    """The area that two boxes share."""
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0
 
 
 def heat_map(ax, table, best="max", text="%.2f"):
@@ -187,6 +215,20 @@ def heat_map(ax, table, best="max", text="%.2f"):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def curves(axes, table, x, names=None):
+    """How metrics change with a setting: one panel a metric, one line a curve, with a point a row.
+
+    axes: as many as metrics; table: DataFrame with columns metric, curve, `x` and value; names: {curve: text} for the legend, in the last panel.
+    """
+    for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
+        for curve, points in rows.groupby("curve", sort=False):
+            ax.plot(points[x], points.value, "o-", markersize=3, linewidth=1, color=COLORS.get(curve, BASELINE), label=(names or {}).get(curve, SYMBOLS.get(curve, curve)))
+        ax.set(title=metric, xlabel=x)
+        ax.margins(y=0.1)
+    axes[-1].legend(frameon=False)
+    return axes
 
 
 def bare(ax):

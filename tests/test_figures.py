@@ -213,7 +213,7 @@ POINTS = pd.DataFrame([("eta", 0.9, 0.8, 1.0, 0.3, 0.2, 0.5, True), ("h", 0.8, 0
 
 def test_plane_shows_every_descriptor_with_both_intervals():
     fig, ax = plt.subplots()
-    assert figures.plane(ax, POINTS, labels={"h": (-5, -4), "gem": (0, 6)}) is ax
+    assert figures.plane(ax, POINTS) is ax
     fig.canvas.draw()
     assert len(ax.containers) == len(POINTS)
     for bar, row in zip(ax.containers, POINTS.itertuples()):
@@ -225,7 +225,6 @@ def test_plane_shows_every_descriptor_with_both_intervals():
         np.testing.assert_allclose(up.get_segments()[0], [[row.x, row.y_low], [row.x, row.y_high]])
     names = [t for t in ax.texts if isinstance(t, Annotation)]
     assert [(t.get_text(), t.xy) for t in names] == [(cbir.SYMBOLS[r.descriptor], (r.x, r.y)) for r in POINTS.itertuples()]
-    assert [t.get_ha() for t in names] == ["left", "right", "left", "center"]
 
 
 def test_the_front_is_drawn_through_its_points_alone():
@@ -261,3 +260,35 @@ def test_heat_map_of_plain_columns():
     fig, ax = plt.subplots()
     figures.heat_map(ax, pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"]), text="%.0f")
     assert {"a", "b", "1", "4", "without $w_1$", "$h$"} <= set(texts(ax)) and not ax.get_lines()
+
+
+def test_names_in_the_plane_cover_no_point_and_no_other_name():
+    """Twelve points in a heap, one in the corner."""
+    rng = np.random.default_rng(0)
+    names = [*cbir.SYMBOLS][:11] + ["without $w_1$", "h + colour"]
+    x, y = np.append(0.8 + rng.random(12) / 15, 1.0), np.append(0.5 + rng.random(12) / 4, 0.9)
+    table = pd.DataFrame({"descriptor": names, "x": x, "x_low": x - 0.01, "x_high": x + 0.01, "y": y, "y_low": y, "y_high": y, "front": cbir.pareto_front(x, y)})
+    figures.use_style()
+    fig, ax = plt.subplots(figsize=(5, 4))
+    ax.set(xlim=(0, 1.05), ylim=(0, 1))
+    figures.plane(ax, table)
+    fig.canvas.draw()
+    notes = [t for t in ax.texts if isinstance(t, Annotation)]
+    boxes = [t.get_window_extent() if t.arrow_patch is None else plt.Text.get_window_extent(t) for t in notes]
+    points = ax.transData.transform(table[["x", "y"]])
+    assert len(boxes) == 13
+    assert sum(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]) == 0
+    assert not [p for p in points if any(box.contains(*p) for box in boxes)]
+    assert all(ax.bbox.padded(1).contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_curves():
+    table = pd.DataFrame([(m, c, x, x * s) for m in ("class", "colour") for c, s in [("eta", 1), ("relative", 2)] for x in (0, 0.5, 1)],
+                         columns=["metric", "curve", "q", "value"])
+    _, axes = plt.subplots(1, 2)
+    assert figures.curves(axes, table, "q", names={"relative": "relative threshold"}) is axes
+    for ax, metric in zip(axes, ("class", "colour")):
+        assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
+        assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
+        assert ax.get_lines()[0].get_color() == figures.COLORS["eta"]
+    assert [t.get_text() for t in axes[1].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
