@@ -36,6 +36,7 @@ def _parser():
         sub.add_argument("--name", help="the run's name (default: the profile's)")
         sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                          help="a notebook parameter, as YAML; repeat for more")
+        sub.add_argument("--scheduler", help="where extraction and search run: 'local', the cores of this machine; tcp://...: a Dask cluster")
         sub.set_defaults(run_command=_reproduce)
     sub = commands.add_parser("sweep", help="run a grid of parameters; one table and one plot in runs/<sweep>/",
                               description="Example: cbir sweep sweeps/metric.yaml --scheduler local. Cells that are complete are not run again.")
@@ -58,7 +59,7 @@ def _parser():
 
 
 def _reproduce(args):
-    given = {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter}
+    given = {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter} | ({"scheduler": args.scheduler} if args.scheduler else {})
     run = reproduce(args.profile, args.name, given, EVIDENCE if args.command == "evidence" else PAPER)
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
