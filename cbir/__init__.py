@@ -7,10 +7,11 @@ from .descriptors import (AS_PRINTED, AS_RELEASED, NAMES, RECIPES, SYMBOLS, Desc
 from .extract import extract
 from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_first, open_image
 from .metrics import bootstrap_interval, share_in_top_k
-from .networks import EMBEDDED_WEIGHTS, Activations, Network, load_network, pick_device, resize_transform, slim_vgg16, to_picture
+from .networks import Activations, Network, pick_device, resize_transform, to_picture
 from .run import Run
 from .search import Hits, search
 from .store import Store, open_store
 from .tables import color_histograms, table1
+from .zoo import EMBEDDED_WEIGHTS, NETWORKS, load_network, slim_vgg16
 
 __version__ = "0.1.0"

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from .descriptors import describe
 from .images import ImageSet, UnreadableImage, list_images, open_image
-from .networks import load_network
 from .store import Store
+from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
 DESCRIPTORS = ("h", "eta_conv", "eta")
