@@ -1,4 +1,4 @@
-"""RGB histograms and their distances: Figs 7-10 and Table I."""
+"""RGB histograms and their distances: Figs 7-10 and Table I; the overlap of kernel densities, as in the authors' later figures."""
 
 import numpy as np
 
@@ -48,3 +48,33 @@ def _clipped(rgb, overflow):
     counts = np.bincount((pixels // 10 + BINS * np.arange(3)).ravel(), minlength=3 * BINS + 1).astype(float)
     counts[0] += overflow
     return np.minimum(1, counts[:3 * BINS] / len(pixels) / 0.3), counts[3 * BINS]
+
+
+def parzen_density(rgb, bandwidth=2.0):
+    """Parzen-window estimate of the density of every channel's values, at the 256 levels: (H, W, 3) uint8 -> (3, 256) float64.
+
+    The kernel is a Gaussian; bandwidth: its standard deviation, in levels. What a kernel leaves outside 0..255 is lost: a channel
+    sums to 1 or, with values near the ends, to less. Raises ValueError for anything but (H, W, 3) uint8, and for a bandwidth below
+    1, where a sum over whole levels is no integral any more.
+    """
+    if not bandwidth >= 1:
+        raise ValueError(f"bandwidth = {bandwidth} is below 1 level")
+    shares = np.stack([np.bincount(values, minlength=256) for values in _check(rgb).T]) / (np.size(rgb) / 3)
+    levels = np.arange(256)
+    kernel = np.exp(-((levels[:, None] - levels) / bandwidth) ** 2 / 2) / (bandwidth * np.sqrt(2 * np.pi))
+    return shares @ kernel
+
+
+def density_overlap(a, b):
+    """Mean over the channels of the overlap (the integral of the smaller one) of densities (..., 3, 256); broadcasts."""
+    return np.minimum(a, b).sum(axis=-1).mean(axis=-1)
+
+
+def parzen_overlap(a, b, bandwidth=2.0):
+    """How alike two images (H, W, 3) uint8 of any sizes are in colour: `density_overlap` of their `parzen_density`; higher is more alike.
+
+    The authors' later figures print such numbers, but neither kernel nor bandwidth. Of Gaussian kernels, standard deviations near 2
+    come closest: on 100-px thumbnails of the published pictures the 100 printed numbers of h and eta come out with correlation
+    0.995 and a mean error of 0.02. Densities that sum to 1 in spite of the ends give 0.978.
+    """
+    return float(density_overlap(parzen_density(a, bandwidth), parzen_density(b, bandwidth)))

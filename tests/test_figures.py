@@ -171,17 +171,20 @@ def test_figs_7_to_10_show_every_histogram():
 
 # ---- means and intervals ----------------------------------------------------------------------------------------------------
 
+FOUR = ["im", "h", "eta_conv", "eta"]
+
+
 def test_intervals():
-    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(cbir.SYMBOLS, (0.1, 0.2, 0.3, 0.4))],
+    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(FOUR, (0.1, 0.2, 0.3, 0.4))],
                          columns=["metric", "descriptor", "mean", "low", "high"])
     fig, axes = plt.subplots(1, 2)
     assert figures.intervals(axes, table) is axes
     fig.canvas.draw()
     for ax, metric in zip(axes, ("class", "color")):
         assert ax.get_title() == metric
-        assert [t.get_text() for t in ax.get_xticklabels()] == list(cbir.SYMBOLS.values())
+        assert [t.get_text() for t in ax.get_xticklabels()] == [cbir.SYMBOLS[d] for d in FOUR]
         assert len(ax.containers) == 4
-        for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, cbir.SYMBOLS, (0.1, 0.2, 0.3, 0.4))):
+        for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, FOUR, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
             assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == figures.COLORS[descriptor]
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
@@ -192,3 +195,100 @@ def test_intervals_of_one_metric_and_some_descriptors():
     table = pd.DataFrame([("class", "eta", 0.5, 0.5, 0.5)], columns=["metric", "descriptor", "mean", "low", "high"])
     figures.intervals(axes[0], table)
     assert cbir.SYMBOLS["eta"] in texts(axes[0][0])
+
+
+def test_intervals_of_descriptors_without_a_name_of_their_own():
+    _, ax = plt.subplots()
+    figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in ("gem", "without $w_2$")],
+                                         columns=["metric", "descriptor", "mean", "low", "high"]))
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
+
+
+# ---- comparisons ------------------------------------------------------------------------------------------------------------
+
+POINTS = pd.DataFrame([("eta", 0.9, 0.8, 1.0, 0.3, 0.2, 0.5, True), ("h", 0.8, 0.7, 0.9, 0.4, 0.3, 0.5, False),
+                       ("color", 0.2, 0.1, 0.3, 0.1, 0.1, 0.1, True), ("gem", 0.6, 0.5, 0.8, 0.2, 0.1, 0.3, True)],
+                      columns=["descriptor", "x", "x_low", "x_high", "y", "y_low", "y_high", "front"])
+
+
+def test_plane_shows_every_descriptor_with_both_intervals():
+    fig, ax = plt.subplots()
+    assert figures.plane(ax, POINTS) is ax
+    fig.canvas.draw()
+    assert len(ax.containers) == len(POINTS)
+    for bar, row in zip(ax.containers, POINTS.itertuples()):
+        point, _, (across, up) = bar
+        color = figures.COLORS.get(row.descriptor, figures.BASELINE)
+        assert (point.get_xdata()[0], point.get_ydata()[0], point.get_color()) == (row.x, row.y, color)
+        assert point.get_markerfacecolor() == (color if row.front else "white")
+        np.testing.assert_allclose(across.get_segments()[0], [[row.x_low, row.y], [row.x_high, row.y]])
+        np.testing.assert_allclose(up.get_segments()[0], [[row.x, row.y_low], [row.x, row.y_high]])
+    names = [t for t in ax.texts if isinstance(t, Annotation)]
+    assert [(t.get_text(), t.xy) for t in names] == [(cbir.SYMBOLS[r.descriptor], (r.x, r.y)) for r in POINTS.itertuples()]
+
+
+def test_the_front_is_drawn_through_its_points_alone():
+    _, ax = plt.subplots()
+    line = figures.plane(ax, POINTS).get_lines()[0]
+    assert line.get_label() == "Pareto front"
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.2, 0.6, 0.9], [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("best", ["max", "min"])
+def test_heat_map(best):
+    """Every number is written in its cell, and the best one is the lightest."""
+    table = pd.DataFrame([[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]], index=["eta", "gem"],
+                         columns=pd.MultiIndex.from_tuples([("raw", "l1"), ("raw", "l2"), ("whitened", "l1")]))
+    fig, ax = plt.subplots()
+    assert figures.heat_map(ax, table, best=best) is ax
+    fig.canvas.draw()
+    cells = {t.get_position(): t for t in ax.texts}
+    assert {p: t.get_text() for p, t in cells.items() if t.get_text()[0].isdigit()} == {
+        (0, 0): "0.10", (1, 0): "0.25", (0, 1): "0.50", (1, 1): "0.75", (2, 1): "0.90"}
+    assert [t.get_text() for t in ax.get_yticklabels()] == [cbir.SYMBOLS["eta"], "GeM"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["l1", "l2", "l1"]
+    assert {p: t.get_text() for p, t in cells.items() if t.get_text() in ("raw", "whitened")} == {(0.5, -0.65): "raw", (2, -0.65): "whitened"}
+    assert [line.get_xdata()[0] for line in ax.get_lines()] == [1.5]                   # between the two groups
+    image = ax.images[0]
+    light = {v: sum(image.cmap(image.norm(v))[:3]) for v in (0.1, 0.9)}
+    assert (light[0.9] > light[0.1]) == (best == "max")
+    assert {cells[0, 0].get_color(), cells[2, 1].get_color()} == {"black", "white"}
+    assert cells[2, 1].get_color() == ("black" if best == "max" else "white")
+
+
+def test_heat_map_of_plain_columns():
+    fig, ax = plt.subplots()
+    figures.heat_map(ax, pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"]), text="%.0f")
+    assert {"a", "b", "1", "4", "without $w_1$", "$h$"} <= set(texts(ax)) and not ax.get_lines()
+
+
+def test_names_in_the_plane_cover_no_point_and_no_other_name():
+    """Twelve points in a heap, one in the corner."""
+    rng = np.random.default_rng(0)
+    names = [*cbir.SYMBOLS][:11] + ["without $w_1$", "h + colour"]
+    x, y = np.append(0.8 + rng.random(12) / 15, 1.0), np.append(0.5 + rng.random(12) / 4, 0.9)
+    table = pd.DataFrame({"descriptor": names, "x": x, "x_low": x - 0.01, "x_high": x + 0.01, "y": y, "y_low": y, "y_high": y, "front": cbir.pareto_front(x, y)})
+    figures.use_style()
+    fig, ax = plt.subplots(figsize=(5, 4))
+    ax.set(xlim=(0, 1.05), ylim=(0, 1))
+    figures.plane(ax, table)
+    fig.canvas.draw()
+    notes = [t for t in ax.texts if isinstance(t, Annotation)]
+    boxes = [t.get_window_extent() if t.arrow_patch is None else plt.Text.get_window_extent(t) for t in notes]
+    points = ax.transData.transform(table[["x", "y"]])
+    assert len(boxes) == 13
+    assert sum(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]) == 0
+    assert not [p for p in points if any(box.contains(*p) for box in boxes)]
+    assert all(ax.bbox.padded(1).contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_curves():
+    table = pd.DataFrame([(m, c, x, x * s) for m in ("class", "colour") for c, s in [("eta", 1), ("relative", 2)] for x in (0, 0.5, 1)],
+                         columns=["metric", "curve", "q", "value"])
+    _, axes = plt.subplots(1, 2)
+    assert figures.curves(axes, table, "q", names={"relative": "relative threshold"}) is axes
+    for ax, metric in zip(axes, ("class", "colour")):
+        assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
+        assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
+        assert ax.get_lines()[0].get_color() == figures.COLORS["eta"]
+    assert [t.get_text() for t in axes[1].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]

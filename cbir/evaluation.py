@@ -1,0 +1,91 @@
+"""What every query got: the class, background, palette and colours of its nearest images; means, and comparisons query by query."""
+
+import numpy as np
+import pandas as pd
+
+from .color import color_histogram, histogram_distance
+from .images import known_factors, open_image
+from .metrics import average_precision, bootstrap_interval, paired_difference, share_in_top_k
+
+COLOR = "histogram distance"  # the one metric of which less is better
+
+
+class Evaluation:
+    """Judges hits of the query store `queries` in the store `database` by all that is known about their images.
+
+    colors: colour histograms of both, (N, 75) and (Q, 75), as an extra of `extract` gives them; without, images are decoded when they are
+    first found. `chance`: {factor: how often a random image of the database has the query's value}.
+    """
+
+    def __init__(self, database, queries, colors=None):
+        self.database, self.queries, self.colors = database, queries, colors and tuple(np.asarray(c) for c in colors)
+        self.of_image, self.of_query = known_factors(database), known_factors(queries)
+        self.factors = list(self.of_query.columns.intersection(self.of_image.columns))
+        self.of_image[~database.described] = None                       # an unreadable image is relevant to nobody
+        self.chance = {f: float(self.of_query[f][queries.described].map(self.of_image[f].value_counts(normalize=True)).fillna(0).mean())
+                       for f in self.factors}
+        self._decoded = {}
+
+    def __call__(self, indices, k=5, cutoffs=(), ap=False, near=None):
+        """A DataFrame with a row a query, NaN where it was unreadable. indices: (Q, K) rows of the database, nearest first.
+
+        "class P@c" for every c of `cutoffs` and k; "class AP" over all K ranks, if `ap`; "background P@k", "palette P@k" where known;
+        "histogram distance", the mean to the first k. near: with class and `colors`, "both P@k" is the share of the first k that has the
+        query's class and is among that share of the database which is nearest to the query in colour.
+        """
+        scores = {}
+        for factor in self.factors:
+            of_query, of_image = self.of_query[factor], self.of_image[factor]
+            for c in sorted({k, *cutoffs}) if factor == "class" else [k]:
+                scores[f"{factor} P@{c}"] = share_in_top_k(of_query, of_image, indices[:, :c])
+            if ap and factor == "class":
+                scores["class AP"] = average_precision(of_query, of_image, indices)
+        distances = self._distances(indices[:, :k])
+        if near and "class" in self.factors and self.colors:
+            same = self.of_image["class"].to_numpy()[indices[:, :k]] == self.of_query["class"].to_numpy()[:, None]
+            both = (same & (distances <= self._threshold(near)[:, None])).mean(axis=1)
+            scores[f"both P@{k}"] = np.where(np.isnan(distances).any(axis=1), np.nan, both)
+        return pd.DataFrame(scores | {COLOR: distances.mean(axis=1)})
+
+    def _distances(self, indices):
+        """(Q, k) colour-histogram distances of every query to its hits."""
+        out = np.full(indices.shape, np.nan)
+        for i in np.flatnonzero((indices >= 0).all(axis=1)):
+            out[i] = histogram_distance(self._color(1, i), [self._color(0, j) for j in indices[i]])
+        return out
+
+    def _color(self, part, row):
+        if self.colors:
+            return self.colors[part][row]
+        if (part, row) not in self._decoded:
+            self._decoded[part, row] = color_histogram(np.asarray(open_image((self.database, self.queries)[part].path(row))))
+        return self._decoded[part, row]
+
+    def _threshold(self, near):
+        """(Q,) the distance within which that share of the database lies; the same for every ranking."""
+        if near not in self._decoded:
+            of_image, of_query = self.colors
+            self._decoded[near] = np.array([np.nanquantile(histogram_distance(of_image, h), near) if np.isfinite(h).all() else np.nan for h in of_query])
+        return self._decoded[near]
+
+
+def means(scores, seed=0):
+    """Means with 95 % bootstrap intervals: DataFrame (metric, descriptor, mean, low, high). scores: {descriptor: what `Evaluation` gives}."""
+    metrics = next(iter(scores.values())).columns
+    return pd.DataFrame([[metric, d, *bootstrap_interval(frame[metric], seed=seed)] for metric in metrics for d, frame in scores.items()],
+                        columns=["metric", "descriptor", "mean", "low", "high"])
+
+
+def comparisons(scores, reference="eta", seed=0):
+    """`paired_difference` of the reference less every other descriptor, for every metric: DataFrame (metric, descriptor, mean, low, high, p, verdict).
+
+    verdict: "better" or "worse", for the reference, where the interval does not hold 0; "open" where it does.
+    """
+    rows = []
+    for metric in scores[reference].columns:
+        for other in scores:
+            if other != reference:
+                d = paired_difference(scores[reference][metric], scores[other][metric], seed=seed)
+                more, less = ("worse", "better") if metric == COLOR else ("better", "worse")
+                rows.append([metric, other, *d, more if d.low > 0 else less if d.high < 0 else "open"])
+    return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high", "p", "verdict"])

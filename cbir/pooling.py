@@ -1,0 +1,106 @@
+"""The descriptors that people would pick instead: the last block pooled into one vector, by the methods of the literature.
+
+Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and returns (B, D) float32 on their
+device. Most papers normalise, PCA-whiten and normalise again afterwards. That needs a fit over a database, so it is no part of
+these functions: see `l2_normalize` and `pca_whitening`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def average(ys):
+    """The average of all activations: the mean of every channel of every block, (B, sum C_m). Eq. 14 with q = 0 gives the same."""
+    return torch.cat([y.float().mean(dim=(2, 3)) for y in ys], dim=1)
+
+
+def spoc(ys):
+    """SPoC: sums of y_N over the positions, those near the centre weighing more, (B, C_N).
+
+    A. Babenko, V. Lempitsky, "Aggregating Deep Convolutional Features for Image Retrieval", ICCV 2015. The weight is a Gaussian
+    around the centre of the map whose sigma is a third of the distance from the centre to the nearest border. Afterwards the paper
+    normalises (L2), PCA-whitens and normalises.
+    """
+    y = ys[-1].float()
+    height, width = y.shape[2:]
+    i, j = torch.arange(height, device=y.device) - (height - 1) / 2, torch.arange(width, device=y.device) - (width - 1) / 2
+    sigma = min(height, width) / 2 / 3
+    weight = torch.exp(-(i[:, None] ** 2 + j ** 2) / (2 * sigma ** 2))   # (H_N, W_N)
+    return torch.einsum("ij,bkij->bk", weight, y)
+
+
+def mac(ys):
+    """MAC: the maximum of every channel of y_N, (B, C_N).
+
+    A. S. Razavian et al., "Visual Instance Retrieval with Deep Convolutional Networks", ITE Trans. MTA 2016; the name is from
+    R-MAC's paper, which normalises it (L2), PCA-whitens and normalises.
+    """
+    return ys[-1].float().amax(dim=(2, 3))
+
+
+def gem(ys, p=3):
+    """GeM: the generalised mean (mean of y^p)^(1/p) of every channel of y_N, (B, C_N); p = 1 is the mean, p -> infinity MAC.
+
+    F. Radenovic, G. Tolias, O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. There p may be learned,
+    and comes out near 3; the result is normalised (L2) and whitened by a projection that is learned too.
+    """
+    return (ys[-1].float() ** p).mean(dim=(2, 3)) ** (1 / p)
+
+
+def rmac(ys, scales=3):
+    """R-MAC: the maxima of every channel over each of `regions`, normalised (L2) per region, then added, (B, C_N).
+
+    G. Tolias, R. Sicre, H. Jegou, "Particular Object Retrieval with Integral Max-Pooling of CNN Activations", ICLR 2016. The paper
+    also PCA-whitens and normalises every region's vector before it adds them, and normalises the sum; that whitening needs a fit
+    over the regions of a database, and is left out here.
+    """
+    y = ys[-1].float()
+    maxima = [y[:, :, top:top + side, left:left + side].amax(dim=(2, 3)) for top, left, side in regions(*y.shape[2:], scales)]
+    return sum(F.normalize(m, dim=1) for m in maxima)
+
+
+def regions(height, width, scales=3):
+    """R-MAC's square regions of a map: list of (top, left, side).
+
+    At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + m - 1) regions are spread evenly, m - 1 more
+    along the longer side; m is the number at which neighbours of scale 1 overlap by as nearly 40 % as can be, 1 for a square map.
+    """
+    short, long = sorted((height, width))
+    m = 1 if short == long else min(range(2, long + 2), key=lambda m: abs(1 - (long - short) / (m - 1) / short - 0.4))
+
+    def starts(length, side, count):
+        return [i * (length - side) // max(1, count - 1) for i in range(count)]
+
+    found = []
+    for l in range(1, scales + 1):
+        side = max(1, 2 * short // (l + 1))
+        tops, lefts = (starts(length, side, l + (m - 1) * (length > short)) for length in (height, width))
+        found += [(top, left, side) for top in tops for left in lefts]
+    return found
+
+
+def crow(ys, epsilon=1e-6):
+    """CroW: sums of y_N over the positions, weighted by how much a position holds and by how rare a channel is, (B, C_N).
+
+    Y. Kalantidis, C. Mellina, S. Osindero, "Cross-Dimensional Weighting for Aggregated Deep Convolutional Features", ECCV Workshops
+    2016, with a = b = 2 as there: a position weighs the square root of its sum over the channels, these sums divided by their L2
+    norm; channel k weighs log((C eps + sum_h Q_h) / (eps + Q_k)), where Q_k is its share of positions above 0. Afterwards the paper
+    normalises (L2), PCA-whitens and normalises.
+    """
+    y = ys[-1].float()
+    position = F.normalize(y.sum(dim=1).flatten(1), dim=1).sqrt().view(-1, *y.shape[2:])   # (B, H_N, W_N)
+    share = (y > 0).float().mean(dim=(2, 3))                                               # Q, (B, C_N)
+    channel = torch.log((y.shape[1] * epsilon + share.sum(dim=1, keepdim=True)) / (epsilon + share))
+    return channel * torch.einsum("bij,bkij->bk", position, y)
+
+
+def pyramid(ys, levels=(1, 2, 4)):
+    """Spatial pyramid pooling: the maxima of every channel of y_N over 1 x 1, 2 x 2 and 4 x 4 parts of the map, (B, 21 C_N).
+
+    K. He et al., "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition", TPAMI 2015: part i of n goes from
+    floor((i - 1) H / n) to ceil(i H / n), so that neighbours may share a row. No normalisation there.
+    """
+    return torch.cat([F.adaptive_max_pool2d(ys[-1].float(), n).flatten(1) for n in levels], dim=1)
+
+
+POOLINGS = {"average": average, "spoc": spoc, "mac": mac, "gem": gem, "rmac": rmac, "crow": crow, "pyramid": pyramid}

@@ -1,0 +1,49 @@
+"""What is often done to descriptors before they are compared: L2 normalisation, of the whole or per part, and PCA-whitening."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+def l2_normalize(rows, parts=None):
+    """Every row divided by its L2 norm; with `parts`, every part of it by its own. (N, D) -> (N, D).
+
+    parts: widths of the parts, with sum D. A part of zeros stays as it is, NaN stays NaN. Raises ValueError where the widths do not add up to D.
+    """
+    rows = np.asarray(rows)
+    parts = [rows.shape[1]] if parts is None else list(parts)
+    if sum(parts) != rows.shape[1]:
+        raise ValueError(f"parts of {parts} dimensions do not make {rows.shape[1]}")
+    return np.concatenate([_unit(part) for part in np.split(rows, np.cumsum(parts)[:-1], axis=1)], axis=1)
+
+
+def _unit(rows):
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1) if rows.shape[1] else rows
+
+
+class Whitening(NamedTuple):
+    """A fitted projection: `whitening(rows)`, (N, D) -> (N, dims), is (rows - mean) @ matrix. `mean` (D,), `matrix` (D, dims)."""
+
+    mean: np.ndarray
+    matrix: np.ndarray
+
+    def __call__(self, rows):
+        return (np.asarray(rows) - self.mean) @ self.matrix
+
+
+def pca_whitening(rows, dims=None):
+    """PCA-whitening fitted to rows (N, D), those with NaN left out: principal components, each over its standard deviation (N - 1).
+
+    dims: components to keep, those of the greatest variance first; None: all. There are never more than the rows span (at most
+    N - 1): what does not vary cannot be whitened. Returns a `Whitening`. Raises ValueError for rows that do not vary at all.
+    H. Jegou, O. Chum, "Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA and Whitening", ECCV 2012.
+    """
+    rows = np.asarray(rows)
+    rows = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
+    if len(rows) < 2 or not np.ptp(rows, axis=0).any():
+        raise ValueError(f"{len(rows)} rows without variance cannot be whitened")
+    mean = rows.mean(axis=0)
+    _, s, components = np.linalg.svd(rows - mean, full_matrices=False)
+    kept = min(dims or len(s), int((s > s[0] * max(rows.shape) * np.finfo(np.float32).eps).sum()))
+    return Whitening(mean.astype(np.float32), (components[:kept].T * (len(rows) - 1) ** 0.5 / s[:kept]).astype(np.float32))

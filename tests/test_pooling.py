@@ -1,0 +1,185 @@
+"""The poolings of the literature, against literal versions of what their papers say: loops over images, channels and positions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import cbir
+from cbir import pooling
+
+SIZES = [(7, 7), (4, 9), (8, 3), (2, 2), (1, 1)]
+
+
+def blocks(size=(7, 7), channels=5, seed=0, batch=3):
+    """Two blocks; half of the values are 0, channel 0 of the last block is dead, and so is all of image 1."""
+    generator = torch.Generator().manual_seed(seed)
+    ys = [torch.randn(batch, c, *(s * f for s in size), generator=generator).relu() for c, f in [(3, 2), (channels, 1)]]
+    ys[1][:, 0] = 0
+    ys[1][1] = 0
+    return ys
+
+
+@pytest.fixture(params=SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def ys(request):
+    return blocks(request.param)
+
+
+def loops(function, ys):
+    """function(y), a list of rows of channels of one image -> C_N values; for every image of the last block."""
+    return np.array([function(y) for y in ys[-1].double().numpy()])
+
+
+# ---- literal versions -------------------------------------------------------------------------------------------------------
+
+def literal_spoc(y):
+    channels, height, width = y.shape
+    middle_i, middle_j = (height + 1) / 2, (width + 1) / 2                  # positions count from 1
+    sigma = min(height / 2, width / 2) / 3
+    return [sum(math.exp(-((i - middle_i) ** 2 + (j - middle_j) ** 2) / (2 * sigma * sigma)) * y[k, i - 1, j - 1]
+                for i in range(1, height + 1) for j in range(1, width + 1)) for k in range(channels)]
+
+
+def literal_gem(y):
+    return [(sum(v ** 3 for v in channel.ravel()) / channel.size) ** (1 / 3) for channel in y]
+
+
+def literal_crow(y, eps=1e-6):
+    channels, height, width = y.shape
+    places = [(i, j) for i in range(height) for j in range(width)]
+    sums = {p: sum(y[k][p] for k in range(channels)) for p in places}
+    norm = sum(s ** 2 for s in sums.values()) ** (1 / 2)
+    spatial = {p: (s / norm) ** (1 / 2) if norm else 0 for p, s in sums.items()}
+    nonzero = [sum(y[k][p] > 0 for p in places) / (height * width) for k in range(channels)]
+    rare = [math.log((channels * eps + sum(nonzero)) / (eps + nonzero[k])) for k in range(channels)]
+    return [rare[k] * sum(spatial[p] * y[k][p] for p in places) for k in range(channels)]
+
+
+def literal_rmac(y):
+    total = np.zeros(len(y))
+    for top, left, side in pooling.regions(*y.shape[1:]):
+        mac = np.array([max(y[k, i, j] for i in range(top, top + side) for j in range(left, left + side)) for k in range(len(y))])
+        length = math.sqrt(sum(v * v for v in mac))
+        total += mac / length if length else 0
+    return total
+
+
+def literal_pyramid(y):
+    channels, height, width = y.shape
+    return [max(y[k, i, j] for i in range(a * height // n, -(-(a + 1) * height // n)) for j in range(b * width // n, -(-(b + 1) * width // n)))
+            for n in (1, 2, 4) for k in range(channels) for a in range(n) for b in range(n)]
+
+
+LITERAL = {"spoc": literal_spoc, "mac": lambda y: [channel.max() for channel in y], "gem": literal_gem, "rmac": literal_rmac, "crow": literal_crow,
+           "pyramid": literal_pyramid}
+
+
+@pytest.mark.parametrize("name", LITERAL)
+def test_against_the_literal_version(name, ys):
+    pooled = cbir.POOLINGS[name](ys)
+    assert pooled.dtype == torch.float32
+    np.testing.assert_allclose(pooled.numpy(), loops(LITERAL[name], ys), rtol=2e-5, atol=1e-6)
+
+
+def test_average_of_all_activations(ys):
+    expected = [[channel.mean() for y in ys for channel in y[b].double().numpy()] for b in range(3)]
+    np.testing.assert_allclose(cbir.POOLINGS["average"](ys), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))   # with q = 0 every neuron is significant
+
+
+# ---- by hand ----------------------------------------------------------------------------------------------------------------
+
+def one_map(*rows):
+    return [torch.tensor(rows, dtype=torch.float32)[None, None]]
+
+
+def test_by_hand():
+    y = one_map([1, 0], [0, 3])
+    assert pooling.mac(y).item() == 3
+    assert pooling.gem(y).item() == pytest.approx((28 / 4) ** (1 / 3))
+    assert pooling.gem(y, p=1).item() == 1 and pooling.gem(y, p=80).item() == pytest.approx(3, rel=0.02)
+    assert pooling.spoc(y).item() == pytest.approx(4 * math.exp(-0.5 / (2 / 9)))               # all four 1/2, 1/2 away; sigma 1/3
+    assert pooling.pyramid(y, levels=(1, 2)).tolist() == [[3, 1, 0, 0, 3]]
+    assert pooling.crow(y).item() == pytest.approx(0, abs=1e-5)                               # one channel: nothing is rare
+    assert pooling.rmac(y).item() == 1 + 2 + 5     # of 1, 2 x 2 and 3 x 3 regions (starting at 0, 0, 1), those without 0 only
+
+
+def test_the_centre_weighs_most_in_spoc():
+    maps = torch.eye(49).view(49, 1, 7, 7)                                                    # one position each
+    weights = pooling.spoc([maps]).view(7, 7)
+    assert weights.argmax() == 24 and weights[3, 3] == 1
+    torch.testing.assert_close(weights, weights.T)
+    torch.testing.assert_close(weights, weights.flip(0))
+    assert weights[3, 0] == pytest.approx(math.exp(-9 / (2 * (7 / 6) ** 2)))
+
+
+def test_crow_prefers_rare_channels_and_full_positions():
+    y = torch.zeros(1, 2, 2, 2)
+    y[0, 0], y[0, 1, 1, 1] = 1, 4                                                            # everywhere; once
+    everywhere, once = pooling.crow([y])[0].tolist()
+    position = [(s / 28 ** 0.5) ** 0.5 for s in (1, 1, 1, 5)]                                # sums 1, 1, 1, 5
+    assert once == pytest.approx(math.log(1.25 / 0.25) * position[3] * 4, rel=1e-5)
+    assert everywhere == pytest.approx(math.log(1.25) * sum(position), rel=1e-5)
+
+
+# ---- R-MAC's regions --------------------------------------------------------------------------------------------------------
+
+def test_regions_of_a_square_map():
+    """Sides 7, 4 and 3 on 7 x 7: 1, 4 and 9 regions."""
+    found = pooling.regions(7, 7)
+    assert found[:5] == [(0, 0, 7), (0, 0, 4), (0, 3, 4), (3, 0, 4), (3, 3, 4)]
+    assert found[5:] == [(i, j, 3) for i in (0, 2, 4) for j in (0, 2, 4)]
+
+
+def test_regions_of_a_long_map():
+    """10 x 16: 2 regions of side 10 overlap by 4 of 10; then 2 x 3 of side 6 and 3 x 4 of side 5. The other way round, transposed."""
+    found = pooling.regions(10, 16)
+    assert found[:2] == [(0, 0, 10), (0, 6, 10)]
+    assert [sum(side == s for *_, side in found) for s in (10, 6, 5)] == [2, 6, 12]
+    assert sorted(pooling.regions(16, 10)) == sorted((left, top, side) for top, left, side in found)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (5, 40), (13, 14), (30, 31)])
+def test_regions_cover_the_map_and_stay_inside(size):
+    height, width = size
+    covered = {}
+    for top, left, side in pooling.regions(height, width):
+        assert 0 <= top <= height - side and 0 <= left <= width - side
+        covered.setdefault(side, np.zeros(size, bool))[top:top + side, left:left + side] = True
+    assert covered[min(size)].all()
+
+
+def test_regions_overlap_by_nearly_two_fifths():
+    """5 x 40: 13 neighbours would overlap by 42 %, 12 by 36 %. 30 x 31: there is no choice but 2."""
+    assert len(pooling.regions(5, 40, scales=1)) == 13 and len(pooling.regions(31, 30, scales=1)) == 2
+
+
+# ---- what all have in common ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", cbir.POOLINGS)
+def test_images_are_described_one_by_one(name):
+    """An image without any activation gives zeros, not NaN; half precision comes out as float32."""
+    ys = blocks()
+    pooled = cbir.POOLINGS[name](ys)
+    assert torch.isfinite(pooled).all() and (pooled >= 0).all()
+    assert (pooled[1, -5:] == 0).all()
+    for b in range(3):
+        torch.testing.assert_close(cbir.POOLINGS[name]([y[b:b + 1] for y in ys])[0], pooled[b])
+    assert cbir.POOLINGS[name]([y.half() for y in ys]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", [n for n in cbir.POOLINGS if n != "average"])
+def test_only_the_last_block_counts(name):
+    ys = blocks()
+    torch.testing.assert_close(cbir.POOLINGS[name](ys), cbir.POOLINGS[name](ys[1:]))
+
+
+def test_widths(tiny_net):
+    ys, _ = tiny_net(tiny_net.probe())
+    assert {name: f(ys).shape[1] for name, f in cbir.POOLINGS.items()} == {
+        "average": 15, "spoc": 5, "mac": 5, "gem": 5, "rmac": 5, "crow": 5, "pyramid": 105}
+
+
+def test_every_pooling_has_a_name():
+    assert set(cbir.POOLINGS) <= set(cbir.NAMES) and set(cbir.POOLINGS) <= set(cbir.SYMBOLS)
