@@ -7,7 +7,7 @@ from .descriptors import (AS_PRINTED, AS_RELEASED, NAMES, RECIPES, SYMBOLS, Desc
 from .evaluation import Evaluation, comparisons, means
 from .extract import extract
 from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_first, open_image
-from .metrics import average_precision, bootstrap_interval, paired_difference, pareto_front, share_in_top_k
+from .metrics import average_precision, bootstrap_interval, common_in_top_k, distance_by_part, paired_difference, pareto_front, share_in_top_k
 from .networks import Activations, Network, pick_device, resize_transform, to_picture
 from .pooling import POOLINGS
 from .run import Run
