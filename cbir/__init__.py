@@ -1,5 +1,6 @@
 """Image-retrieval descriptors from the activations of VGG16 (Staszewski et al., IEEE TNNLS 2021), reproduced."""
 
+from . import cluster
 from .baselines import hidden_codes, imagenet1m_descriptors, read_fvecs, train_hidden_layer
 from .color import color_histogram, density_overlap, histogram_distance, parzen_density, parzen_overlap, published_distances
 from .descriptors import (AS_PRINTED, AS_RELEASED, NAMES, RECIPES, SYMBOLS, Descriptors, conv_descriptor, describe, named_recipe,

@@ -228,6 +228,30 @@ def curves(axes, table, x, names=None):
         ax.set(title=metric, xlabel=x)
         ax.margins(y=0.1)
     axes[-1].legend(frameon=False)
+
+
+def sweep(axes, table, name):
+    """Means over all queries with their 95 % intervals against a parameter, one panel a metric, one line a descriptor.
+
+    axes: as many as metrics; table: DataFrame with columns x, metric, descriptor, mean, low, high; name: the parameter's. Numbers are
+    drawn to scale and joined, anything else stands side by side in the order of the table; descriptors stand a little apart.
+    """
+    values = list(dict.fromkeys(table["x"]))
+    numbers = all(isinstance(v, (int, float, np.number)) and not isinstance(v, (bool, np.bool_)) for v in values)
+    place = dict(zip(values, values if numbers else range(len(values))))
+    descriptors = list(dict.fromkeys(table["descriptor"]))
+    step = 0.01 * (max(place.values()) - min(place.values()) or 1) if numbers else 0.12
+    for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
+        for descriptor, line in rows.groupby("descriptor", sort=False):
+            x = np.array([place[v] for v in line["x"]]) + step * (descriptors.index(descriptor) - (len(descriptors) - 1) / 2)
+            order = np.argsort(x)
+            mean, low, high = line[["mean", "low", "high"]].to_numpy(float)[order].T
+            ax.errorbar(x[order], mean, [mean - low, high - mean], marker="o", markersize=3, linestyle="-" if numbers else "", linewidth=1, capsize=2,
+                        color=COLORS.get(descriptor), label=SYMBOLS.get(descriptor, descriptor))
+        ax.set_xticks([*place.values()], [f"{v:g}" if numbers else str(v) for v in place], rotation=0 if numbers else 20)
+        ax.set(title=metric, xlabel=name)
+        if not numbers:
+            ax.set_xlim(-0.5, len(place) - 0.5)
     return axes
 
 

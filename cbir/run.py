@@ -15,6 +15,11 @@ from .descriptors import NAMES
 from .networks import ROOT
 
 
+def runs_folder():
+    """The folder of all runs: the variable CBIR_RUNS, else runs/ beside the package (Path)."""
+    return Path(os.environ.get("CBIR_RUNS") or ROOT / "runs")
+
+
 class Run:
     """The folder of the run `name`, made where it does not exist. `folder` (or the variable CBIR_RUNS) holds all runs.
 
@@ -25,7 +30,7 @@ class Run:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
-        self.path = Path(folder or os.environ.get("CBIR_RUNS") or ROOT / "runs") / name
+        self.path = Path(folder or runs_folder()) / name
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
 
     def save_figure(self, fig, name, caption):
