@@ -255,6 +255,28 @@ def sweep(axes, table, name):
     return axes
 
 
+def contributions(ax, table):
+    """What the parts of a descriptor add to a distance: one bar a row, its pieces the shares of the parts, from the left.
+
+    table: DataFrame of numbers >= 0, a row a bar, a column a part "y_6" or "w_1": layers in blues, blocks in reds, later ones darker.
+    """
+    shares = table.div(table.sum(axis=1), axis=0)
+    left = np.zeros(len(table))
+    for letter, palette in (("y", "Blues"), ("w", "Oranges")):
+        parts = [c for c in table.columns if c.startswith(letter)]
+        for n, part in enumerate(parts, start=1):
+            ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=plt.get_cmap(palette)(0.25 + 0.6 * n / len(parts)),
+                    edgecolor="white", linewidth=0.5, label=f"${part}$")
+            for row, share in enumerate(shares[part]):
+                if share > 0.045:
+                    ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=6, color="white" if n / len(parts) > 0.6 else "black")
+            left = left + shares[part].to_numpy()
+    ax.set_yticks(range(len(table)), [SYMBOLS.get(name, name) for name in table.index])
+    ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
 def bare(ax):
     """No ticks and no spines; labels stay."""
     ax.set(xticks=[], yticks=[])

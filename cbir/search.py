@@ -16,8 +16,8 @@ import torch
 
 from .extract import Describer
 from .images import ImageSet, list_images
-from .networks import load_network
 from .store import Store, open_store
+from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
 BLOCK = 2 ** 26      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
