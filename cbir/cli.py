@@ -84,7 +84,8 @@ def _query(args):
             raise FileNotFoundError(f"no run {args.run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give --store")
         weights = args.weights or Run(args.run).metrics.get("parameters", {}).get("weights", "default")
     store = open_store(path)
-    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"])
+    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"],
+                       precision=store.network.get("precision", "float32"))
     unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
     if unreadable:
         sys.exit("\n".join(f"cbir: {file!r} cannot be read: {reason}" for file, reason in unreadable.items()))

@@ -112,7 +112,7 @@ def describe_files(st, files, names, net=None):
     """
     if not isinstance(st, Store):
         raise ValueError("image files can only be searched for in a store: it knows how it was described")
-    net = net or load_network(st.network["name"])
+    net = net or load_network(st.network["name"], precision=st.network.get("precision", "float32"))
     if net.provenance != st.network:
         raise ValueError(f"the store was made by another network or other weights than {net.name!r}: pass that one as `net`")
     files, describer = list_images(files), Describer(net, st.recipe, st.extras)
