@@ -227,7 +227,7 @@ def stores(repeats, folder, rows=10_000):
     seconds, raw = time.perf_counter() - start, 4 * rows * DIMS
     fake_store(folder / "half", rows, "float16")
     half = cbir.open_store(folder / "half")
-    q = codes(10, seed=1)
+    q = fake_store(folder / "queries", 10)
     start = time.perf_counter()
     for rows_ in store.shards:
         codes(rows_.stop - rows_.start, seed=rows_.start)
@@ -236,7 +236,7 @@ def stores(repeats, folder, rows=10_000):
     np.save(folder / "plain.npy", x)
     t = by_turns(max(1, repeats // 2), read=lambda: [store.eta[s] for s in store.shards], half=lambda: [half.eta[s] for s in half.shards],
                  plain=lambda: np.load(folder / "plain.npy"), search=lambda: cbir.search(store, q), three=lambda: cbir.search(store, q, ["h", "eta_conv", "eta"]),
-                 search_half=lambda: cbir.search(half, q), memory=lambda: cbir.search(x, q), sum=lambda: plain_sum(x))
+                 search_half=lambda: cbir.search(half, q.eta[:]), memory=lambda: cbir.search(x, q.eta[:]), sum=lambda: plain_sum(x))
     say(f"{rows:,} rows of VGG16's width ({raw / 1e6:.0f} MB as float32), files in the page cache; written at {raw / seconds / 1e6:.0f} MB/s.\n")
     table(["", "s", "MB/s of descriptors", "size on disk, of float32"], [
         ["read every shard, float32 (zstd)", t["read"], raw / t["read"] / 1e6, size(folder / "full") / raw],

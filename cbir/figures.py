@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgba
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import Bbox
 
@@ -30,7 +31,8 @@ def grid(rows, columns, width=0.95, height=0.95, below=0.3, left=0.25):
     """
     top, gap = 0.22, 0.07
     w, h = left + columns * (width + gap), top + rows * (height + below)
-    return plt.subplots(rows, columns, figsize=(w, h), squeeze=False, layout="none", gridspec_kw={
+    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)  # "none" would last for one savefig only
+    return plt.subplots(rows, columns, figsize=(w, h), squeeze=False, layout=by_hand, gridspec_kw={
         "left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h, "wspace": gap / width, "hspace": below / height})
 
 

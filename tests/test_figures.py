@@ -303,3 +303,14 @@ def test_contributions_are_shares_of_each_row():
     np.testing.assert_allclose(pieces[:, 1], [(0, 0), (0, 0), (0, 1)])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["as printed", cbir.SYMBOLS["eta"]]
     assert sorted(t.get_text() for t in ax.texts) == ["100%", "25%", "25%", "50%"]
+
+
+def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
+    """Notebooks save a figure, then show it: with another bounding box."""
+    figures.use_style()
+    fig, axes = figures.grid(2, 3)
+    before = [ax.get_position().bounds for ax in axes.flat]
+    for name, box in [("a.png", None), ("b.pdf", None), ("c.png", "tight")]:
+        fig.savefig(tmp_path / name, bbox_inches=box)
+    assert [ax.get_position().bounds for ax in axes.flat] == before
+    plt.close(fig)
