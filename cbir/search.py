@@ -21,6 +21,7 @@ from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
 BLOCK = 2 ** 26      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
+ROWS = 2 ** 14       # rows at a time of an array that is in memory as it is
 QUERIES = 256        # queries compared with a block at a time
 CHUNK = 1024         # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0 ** -24
@@ -131,7 +132,7 @@ def _blocks(st, parts, described, first=0, last=None):
     """The database in pieces of at most `BLOCK` bytes: yields (first row, {part: (n, D_part) float32}), reading the next one ahead."""
     last = len(st) if last is None else last
     if not isinstance(st, Store):
-        step = max(1, BLOCK // max(1, 4 * st.shape[1]))
+        step = ROWS if st.dtype == np.float32 and st.flags.c_contiguous else max(1, BLOCK // max(1, 4 * st.shape[1]))
         for start in range(first, last, step):
             yield start, {parts[0]: np.ascontiguousarray(st[start:min(start + step, last)], dtype=np.float32)}
         return
@@ -257,55 +258,62 @@ def _bounds(sums, metric, dims, device):
 
 def _distances(pairs, query, row, metric):
     """Distances of some pairs (query[i], row[i]), in float64, (n,). pairs: [(queries, rows), ..], one for every part."""
-    total, dims = np.zeros((5, len(query))), 0
-    for queries, rows in pairs:
-        with _kernels:
-            total += _exact(queries, rows, query, row)
-        dims += rows.shape[1]
-    l1, square, dot, of_query, of_row = total
+    total, of_query, of_row = sum(_exact(queries, rows, query, row, metric) for queries, rows in pairs)
     if metric != "cosine":
-        return (l1 if metric == "l1" else np.sqrt(square)) / dims
+        return (total if metric == "l1" else np.sqrt(total)) / sum(rows.shape[1] for _, rows in pairs)
     norms = np.sqrt(of_query * of_row)
-    return 1 - np.divide(dot, norms, out=np.where(np.isfinite(norms), 0.0, np.nan), where=norms > 0)
+    return 1 - np.divide(total, norms, out=np.where(np.isfinite(norms), 0.0, np.nan), where=norms > 0)
 
 
 @numba.njit(parallel=True, fastmath={"reassoc", "contract"}, cache=True)
 def _l1(queries, rows):
-    """Sums of absolute differences, (Q, n) float64. Four rows at a time share each load of the query; reassociation lets the compiler use
-    vector registers, NaN stays NaN."""
+    """Sums of absolute differences, (Q, n) float64. A piece of four rows stays in the processor's first cache for all queries, and shares
+    each load of a query; reassociation lets the compiler use vector registers, NaN stays NaN."""
     out = np.empty((queries.shape[0], rows.shape[0]))
     last, dims = rows.shape[0] - 1, rows.shape[1]
     for group in numba.prange((last + 4) // 4):
-        j = 4 * group
-        a, b, c, d = rows[j], rows[min(j + 1, last)], rows[min(j + 2, last)], rows[min(j + 3, last)]
-        for i in range(queries.shape[0]):
-            sums = (0.0, 0.0, 0.0, 0.0)
-            for start in range(0, dims, CHUNK):
-                q = queries[i, start:start + CHUNK]
+        j, sums = 4 * group, np.zeros((queries.shape[0], 4))
+        for start in range(0, dims, CHUNK):
+            end = min(start + CHUNK, dims)
+            a, b = rows[j, start:end], rows[min(j + 1, last), start:end]
+            c, d = rows[min(j + 2, last), start:end], rows[min(j + 3, last), start:end]
+            for i in range(queries.shape[0]):
+                q = queries[i, start:end]
                 w = x = y = z = np.float32(0)
                 for t in range(q.shape[0]):
-                    w += abs(q[t] - a[start + t])
-                    x += abs(q[t] - b[start + t])
-                    y += abs(q[t] - c[start + t])
-                    z += abs(q[t] - d[start + t])
-                sums = (sums[0] + w, sums[1] + x, sums[2] + y, sums[3] + z)
+                    w += abs(q[t] - a[t])
+                    x += abs(q[t] - b[t])
+                    y += abs(q[t] - c[t])
+                    z += abs(q[t] - d[t])
+                sums[i, 0] += w
+                sums[i, 1] += x
+                sums[i, 2] += y
+                sums[i, 3] += z
+        for i in range(queries.shape[0]):
             for t in range(min(4, last + 1 - j)):
-                out[i, j + t] = sums[t]
+                out[i, j + t] = sums[i, t]
     return out
 
 
-@numba.njit(parallel=True, cache=True)
-def _exact(queries, rows, query, row):
-    """For every pair, in float64 and in one order: sums of |q - x|, (q - x)^2, q x, q^2, x^2; (5, n)."""
-    out = np.empty((5, len(query)))
-    for i in numba.prange(len(query)):
-        l1 = square = dot = of_query = of_row = 0.0
-        for d in range(queries.shape[1]):
-            q, x = np.float64(queries[query[i], d]), np.float64(rows[row[i], d])
-            l1 += abs(q - x)
-            square += (q - x) * (q - x)
-            dot += q * x
-            of_query += q * q
-            of_row += x * x
-        out[0, i], out[1, i], out[2, i], out[3, i], out[4, i] = l1, square, dot, of_query, of_row
+@numba.njit(cache=True)
+def _exact(queries, rows, query, row, metric):
+    """For every pair, in float64 and in one order on any machine, what `_distances` needs: sums of |q - x| (l1), of (q - x)^2 (l2), or of
+    q x, q^2 and x^2 (cosine); (3, n). Eight sums side by side, since one would wait for each addition."""
+    out = np.zeros((3, len(query)))
+    for i in range(len(query)):
+        a, b, sums = queries[query[i]], rows[row[i]], np.zeros((3, 8))
+        for start in range(0, len(a), 8):
+            for lane in range(min(8, len(a) - start)):
+                q, x = np.float64(a[start + lane]), np.float64(b[start + lane])
+                if metric == "l1":
+                    sums[0, lane] += abs(q - x)
+                elif metric == "l2":
+                    sums[0, lane] += (q - x) * (q - x)
+                else:
+                    sums[0, lane] += q * x
+                    sums[1, lane] += q * q
+                    sums[2, lane] += x * x
+        for kind in range(3):
+            for lane in range(8):
+                out[kind, i] += sums[kind, lane]
     return out

@@ -286,7 +286,7 @@ def test_curves():
     table = pd.DataFrame([(m, c, x, x * s) for m in ("class", "colour") for c, s in [("eta", 1), ("relative", 2)] for x in (0, 0.5, 1)],
                          columns=["metric", "curve", "q", "value"])
     _, axes = plt.subplots(1, 2)
-    assert figures.curves(axes, table, "q", names={"relative": "relative threshold"}) is axes
+    figures.curves(axes, table, "q", names={"relative": "relative threshold"})
     for ax, metric in zip(axes, ("class", "colour")):
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
