@@ -299,15 +299,15 @@ def _l1(queries, rows):
 def _exact(queries, rows, query, row, metric):
     """For every pair, in float64 and in one order on any machine, what `_distances` needs: sums of |q - x| (l1), of (q - x)^2 (l2), or of
     q x, q^2 and x^2 (cosine); (3, n). Eight sums side by side, since one would wait for each addition."""
-    out = np.zeros((3, len(query)))
+    out, l1, l2 = np.zeros((3, len(query))), metric == "l1", metric == "l2"
     for i in range(len(query)):
         a, b, sums = queries[query[i]], rows[row[i]], np.zeros((3, 8))
         for start in range(0, len(a), 8):
             for lane in range(min(8, len(a) - start)):
                 q, x = np.float64(a[start + lane]), np.float64(b[start + lane])
-                if metric == "l1":
+                if l1:
                     sums[0, lane] += abs(q - x)
-                elif metric == "l2":
+                elif l2:
                     sums[0, lane] += (q - x) * (q - x)
                 else:
                     sums[0, lane] += q * x
