@@ -6,13 +6,14 @@ import sys
 import papermill
 import yaml
 
-from .networks import ROOT, load_network
+from .networks import ROOT
 from .notebooks import EVIDENCE, PAPER, PATHS, reproduce
 from .query import query
 from .run import Run, runs_folder
 from .search import METRICS
 from .store import open_store
 from .sweep import read_sweep, sweep
+from .zoo import load_network
 
 
 def main(argv=None):
