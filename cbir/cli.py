@@ -37,6 +37,7 @@ def _parser():
         sub.add_argument("--name", help="the run's name (default: the profile's)")
         sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                          help="a notebook parameter, as YAML; repeat for more")
+        sub.add_argument("--scheduler", help="where extraction and search run: 'local', the cores of this machine; tcp://...: a Dask cluster")
         sub.set_defaults(run_command=_reproduce)
     sub = commands.add_parser("sweep", help="run a grid of parameters; one table and one plot in runs/<sweep>/",
                               description="Example: cbir sweep sweeps/metric.yaml --scheduler local. Cells that are complete are not run again.")
@@ -59,7 +60,7 @@ def _parser():
 
 
 def _reproduce(args):
-    given = {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter}
+    given = {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter} | ({"scheduler": args.scheduler} if args.scheduler else {})
     run = reproduce(args.profile, args.name, given, EVIDENCE if args.command == "evidence" else PAPER)
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
@@ -84,7 +85,8 @@ def _query(args):
             raise FileNotFoundError(f"no run {args.run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give --store")
         weights = args.weights or Run(args.run).metrics.get("parameters", {}).get("weights", "default")
     store = open_store(path)
-    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"])
+    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"],
+                       precision=store.network.get("precision", "float32"))
     unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
     if unreadable:
         sys.exit("\n".join(f"cbir: {file!r} cannot be read: {reason}" for file, reason in unreadable.items()))

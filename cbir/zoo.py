@@ -57,7 +57,7 @@ def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
             nn.Linear(hidden, num_classes))))
 
 
-def load_network(name="embedded", weights="default", device="auto", crop=False, seed=0):
+def load_network(name="embedded", weights="default", device="auto", crop=False, seed=0, precision="float32"):
     """A network by its name, ready to describe images.
 
     name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any convolutional
@@ -68,11 +68,15 @@ def load_network(name="embedded", weights="default", device="auto", crop=False, 
         input scale), a path to a state dict (.safetensors, or .pth loaded without executing anything in it) or to Keras' file
         of VGG16 (.h5, which needs h5py), or None (or "none"): random, drawn from `seed`.
     device: a torch device, or "auto": the GPU where there is one.
+    precision: of the forward pass: "float32", "bfloat16" (twice as fast where the processor has it, at three significant digits an
+        activation), or "auto": bfloat16 on a GPU, float32 elsewhere.
     crop: see `resize_transform`. The mean, standard deviation and interpolation are those of the network's published weights.
 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a path that is not there, RuntimeError
     where the weights cannot be downloaded, ImportError where an optional package is missing.
     """
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ValueError(f"unknown precision {precision!r}: choose 'float32', 'bfloat16' or 'auto'")
     weights = None if weights == "none" else weights  # as command lines say it
     if name == "efficientnet_lite0" or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
@@ -80,7 +84,10 @@ def load_network(name="embedded", weights="default", device="auto", crop=False, 
         net = _from_torchvision(name, weights, crop, seed)
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {NETWORKS} or 'timm/<name>', or build a cbir.Network of your own")
-    return net.to(pick_device(device))
+    device = pick_device(device)
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    return net.to(device, getattr(torch, precision))
 
 
 def _from_torchvision(name, weights, crop, seed):

@@ -129,7 +129,13 @@ def test_arrays(run):
     loaded = run.load_arrays("hits")
     assert set(loaded) == {"indices", "names"} and loaded["names"].tolist() == ["ü", "b"]
     np.testing.assert_array_equal(loaded["indices"], np.arange(6).reshape(2, 3))
-    with pytest.raises(FileNotFoundError, match="no codes.npz in runs/test: run the earlier notebooks first"):
+    out = np.lib.format.open_memmap(run.array_path("hits", "large"), "w+", np.float32, (4, 2))
+    out[:] = 3
+    run.save_arrays("hits", large=out)                                     # lies there already; the others go
+    assert {k: v.tolist() for k, v in run.load_arrays("hits").items()} == {"large": [[3, 3]] * 4}
+    run.save_arrays("none")
+    assert run.load_arrays("none") == {}
+    with pytest.raises(FileNotFoundError, match="no codes in runs/test: run the earlier notebooks first"):
         run.load_arrays("codes")
 
 

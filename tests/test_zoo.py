@@ -376,3 +376,16 @@ def test_the_packages_weights_know_imagenets_classes(lite, photos):
         logits = lite.module(torch.stack([lite.transform(cbir.open_image(f)) for f in files]))
     right = [IMAGENET_ROWS[f.parent.name] == int(row) for f, row in zip(files, logits.argmax(dim=1))]
     assert len(right) == 60 and np.mean(right) > 0.6
+
+
+def test_precision(tmp_path):
+    """Provenance knows it, and a store finds its network again."""
+    half = cbir.load_network(precision="bfloat16")
+    assert half.dtype == torch.bfloat16 and half.provenance["precision"] == "bfloat16" and "precision" not in cbir.load_network().provenance
+    files = [write_image(tmp_path / f"{i}.png", seed=i) for i in range(3)]
+    st = cbir.extract(files, half, tmp_path / "st")
+    assert cbir.search(st, files[1], k=1).indices.tolist() == [[1]]
+    if not torch.cuda.is_available():
+        assert cbir.load_network(precision="auto").dtype == torch.float32
+    with pytest.raises(ValueError, match="unknown precision 'float16'"):
+        cbir.load_network(precision="float16")
