@@ -65,6 +65,8 @@ def read_fvecs(path, rows=None):
     Raises ValueError where the file is empty, cut short, has another number of rows, or vectors of several dimensions.
     """
     path, size = Path(path), Path(path).stat().st_size
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path.name} is no regular file")
     if size < 4:
         raise ValueError(f"{path.name} holds no vector ({size} bytes)")
     dims = int(np.fromfile(path, "<i4", 1)[0])
@@ -85,7 +87,7 @@ def imagenet1m_descriptors(fvecs, file_list, images):
 
     fvecs: the base (or query) vectors. file_list: a text file whose line j names the image of vector j, as in `images.files` or
     by its last part. The published files do not say which image a row describes, so without that list they cannot be used.
-    Raises ValueError without a list, for a list of another length, or for images that are not in it.
+    Raises ValueError without a list, for a list of another length, for images that are not in it, or vectors that are not finite.
     """
     if not file_list or not Path(file_list).is_file():
         raise ValueError("IMAGENET1M's vectors carry no image names: without a list that ties row j to an image (one name a line, "
@@ -102,4 +104,7 @@ def imagenet1m_descriptors(fvecs, file_list, images):
     rows = [row_of.get(f, last_parts.get(Path(f).name, [None])[0]) for f in images.files]
     if None in rows:
         raise ValueError(f"{rows.count(None)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(None)]}")
-    return np.ascontiguousarray(vectors[rows])
+    vectors = np.ascontiguousarray(vectors[rows])
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{Path(fvecs).name} holds numbers that are not finite")
+    return vectors

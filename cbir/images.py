@@ -1,7 +1,12 @@
 """Image folders and what is in them: listing, decoding, Imagenette, ImageNet, choosing queries."""
 
+import io
 import os
+import stat
+import tempfile
+import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +14,20 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from torchvision import datasets
+from torchvision.datasets.utils import download_and_extract_archive
 
 from .networks import ROOT
 
+# Formats of photographs, decoded in this process: Pillow would give EPS to Ghostscript, and reads many that nobody keeps photographs in.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; anything larger is taken for a decompression bomb
+MAX_BYTES = 1_000_000_000  # more than that many pixels take in any format
+MAX_RATIO = 1000  # of the longer to the shorter side: a resize by the shorter side makes the longer one as much larger
+MAX_HEAD = 16_000_000  # bytes of a JPEG's metadata, which Pillow joins in quadratic time
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG (a progressive one has about ten): each is a pass over the image, however few its bytes
+MAX_SLOW = 5_000_000  # pixels of the few variants that Pillow decodes in Python, byte by byte
+LARGE = 25_000_000  # pixels: larger images, or tiles of a TIFF, are decoded one at a time or not at all, since decoding takes up to 20 bytes a pixel
+_one_large = threading.Lock()
 
 # Pillow's warnings on odd files would fill the screen; what matters of them is raised by `open_image`.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -47,7 +62,7 @@ def list_images(images):
 
     The label of an image is the first folder on its way down from the root (for a list: from the files' common folder),
     "" where it lies in the root itself. Links to folders are not followed. Files that are no images are listed too: they
-    come out as unreadable, with the reason, rather than vanish.
+    come out as unreadable, with the reason, rather than vanish, and so do folders that cannot be listed.
     Raises FileNotFoundError for a folder or file that does not exist, ValueError for one without files.
     """
     if hasattr(images, "files"):  # an ImageSet or a store
@@ -56,8 +71,7 @@ def list_images(images):
         root = Path(images).expanduser().resolve()
         if not root.is_dir():
             raise FileNotFoundError(f"no image folder at {root}")
-        files = sorted(Path(folder, name).relative_to(root).as_posix() for folder, folders, names in os.walk(root)
-                       if not _hidden(Path(folder).relative_to(root)) for name in names if not name.startswith("."))
+        files = sorted(Path(file).relative_to(root).as_posix() for file in _below(root))
     else:
         paths = [Path(os.path.abspath(p)) for p in images]
         missing = [str(p) for p in paths if not p.is_file()]
@@ -70,32 +84,92 @@ def list_images(images):
     return ImageSet(root, files, [f.split("/")[0] if "/" in f else "" for f in files])
 
 
-def _hidden(path):
-    return any(part.startswith(".") for part in path.parts)
+def _below(root):
+    """All files below a folder, as paths. A loop where os.walk recurses: folders may lie deeper than Python can call."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:  # no permission, or too long a path
+            if folder == root:
+                raise
+            yield folder
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif not (entry.is_symlink() and os.path.isdir(entry.path)):
+                yield entry.path
 
 
 def open_image(path):
     """An image file as `PIL.Image` in RGB, the way a viewer shows it. Raises UnreadableImage with the reason.
 
-    The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8.
+    The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8. One of `FORMATS`, up to
+    `MAX_PIXELS`, `MAX_BYTES` and `MAX_RATIO`: whatever the file says, no other program is run, and time and memory are bounded.
     """
-    if not os.path.isfile(path):  # opening a pipe or a device would wait for ever
-        raise UnreadableImage("no regular file")
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
+        with _open_regular(path) as file, _open(file) as image:
+            pixels, (short, long) = image.width * image.height, sorted(image.size)
+            if pixels > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if long > MAX_RATIO * short:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels, one side more than {MAX_RATIO} times the other")
+            if image.format in ("JPEG", "MPO") and pixels * (scans := _scans(file)) > MAX_SCANNED:
+                raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
+            if image.tile and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW:
+                raise UnreadableImage(f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels")
+            if image.format == "TIFF" and image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0) > LARGE:  # TileWidth, TileLength
+                raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
+            with _one_large if pixels > LARGE else nullcontext():
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_rgb(image)
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
-        size = os.path.getsize(path)
-        raise UnreadableImage("not an image" if size else "empty file") from error
+        raise UnreadableImage(f"not an image, or none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data, each of them means: unreadable
-        raise UnreadableImage(f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)) from error
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
+        raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+def _open_regular(path):
+    """A file for reading. Opening a pipe or a device would wait for ever, even one that takes a file's place meanwhile."""
+    if not os.path.isfile(path):
+        raise UnreadableImage("no regular file")
+    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    about = os.fstat(file.fileno())
+    regular, size = stat.S_ISREG(about.st_mode), about.st_size
+    if regular and 0 < size <= MAX_BYTES:
+        return file
+    file.close()
+    raise UnreadableImage("no regular file" if not regular else f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "empty file")
+
+
+def _open(file):
+    """What Pillow makes of an open file, its header read and no pixel yet. Of a JPEG, MAX_HEAD bytes must be enough for that."""
+    if file.peek(2).startswith(b"\xff\xd8") and os.fstat(file.fileno()).st_size > MAX_HEAD:
+        try:
+            Image.open(io.BytesIO(file.read(MAX_HEAD)), formats=["JPEG"]).close()
+        except OSError as error:
+            raise UnreadableImage(f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata") from error
+        file.seek(0)
+    return Image.open(file, formats=FORMATS)
+
+
+def _scans(file):
+    """How many scans a JPEG has at most: start-of-scan markers, which do not occur within a scan."""
+    position = file.tell()
+    file.seek(0)
+    scans = file.read(MAX_BYTES).count(b"\xff\xda")
+    file.seek(position)
+    return scans
 
 
 def open_first(images, rows):
@@ -206,11 +280,9 @@ def load_images(profile="embedded", images="", queries="", seed=0):
         return list_images(folder / "database"), list_images(folder / "queries")
     if profile == "imagenette":
         root = Path(images or ROOT / "data" / "imagenette")
-        try:
-            known = datasets.Imagenette(root, split="train", size="320px", download=not (root / "imagenette2-320").is_dir())
-        except (OSError, RuntimeError) as error:
-            raise RuntimeError(f"Imagenette could not be downloaded ({error}). Download "
-                               f"{datasets.Imagenette._ARCHIVES['320px'][0]} elsewhere, unpack it in {root}, and run again") from error
+        if not (root / "imagenette2-320").is_dir():
+            _unpack(*datasets.Imagenette._ARCHIVES["320px"], root, "imagenette2-320")
+        known = datasets.Imagenette(root, split="train", size="320px")
         class_of = {wnid: names[0] for wnid, names in zip(known.wnids, known.classes)}
         sets = [list_images(root / "imagenette2-320" / split) for split in ("train", "val")]
         return tuple(ImageSet(s.root, s.files, [class_of[label] for label in s.labels]) for s in sets)
@@ -223,3 +295,15 @@ def load_images(profile="embedded", images="", queries="", seed=0):
                                f"torchvision.datasets.ImageNet(folder, split), for split 'train' and 'val' (it needs scipy).")
         return list_images(root / "train"), list_images(root / "val")
     raise ValueError(f"unknown profile {profile!r}: choose 'embedded', 'folder', 'imagenette' or 'imagenet'")
+
+
+def _unpack(url, md5, root, name):
+    """Downloads an archive into `root`, checks its hash and unpacks the folder `name` of it: aside, then moved into place, so that one that is
+    there is whole. Raises RuntimeError with what to do instead."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as aside:
+            download_and_extract_archive(url, root, aside, md5=md5)
+            Path(aside, name).rename(root / name)
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(f"{name} could not be downloaded ({error}). Download {url} elsewhere, unpack it in {root}, and run again") from error
