@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 from .descriptors import SYMBOLS
 
 # One colour per descriptor everywhere; Okabe and Ito's palette, told apart by colour-blind readers too.
-COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73"}
+COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73", "h+color": "#CC79A7"}
 BASELINE = "#0072B2"  # of every other descriptor: so many colours cannot be told apart, they are named where they stand
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")
@@ -168,8 +168,9 @@ def _name(ax, table):
     """Names beside points: of eighteen places around each, nearest first, the one that covers least of other points and names."""
     ax.figure.draw_without_rendering()  # the layout decides what covers what
     places = [(r * x, r * y) for r in (5, 12, 20) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(table[["x", "y"]])]
-    for row in table.itertuples():
+    points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
+    names = []
+    for i, row in enumerate(table.itertuples()):
         def write(place, **arrow):
             text = ax.annotate(SYMBOLS.get(row.descriptor, row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=6.5,
                                ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
@@ -181,9 +182,10 @@ def _name(ax, table):
             text = write(place)
             boxes.append(text.get_window_extent())
             text.remove()
+        taken = [*names, *points[:i], *points[i + 1:]]
         costs = [sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, ax.bbox) for box in boxes]
         best = int(np.argmin(np.round(costs)))
-        taken.append(boxes[best])
+        names.append(boxes[best])
         write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if best >= 6 else {}))
 
 
