@@ -92,22 +92,37 @@ def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="me
     q, threshold: which neurons of y_N are significant, see `significant`.
     counting: how channels add up in z_m, see `significance_map`; "union" uses that one map for w_N too.
     scale: "mean" is Eq. 14; "as_released" multiplies w_m by s_m^2 / C_m, where s_m is the side of the window in block m.
-    Returns (B, sum C_m) of y_N's dtype. A channel (for "union" an image) without significant neurons gives 0.
+    Returns (B, sum C_m) of y_N's dtype, at least float32. A channel (for "union" an image) without significant neurons gives 0.
     Raises ValueError for sides that do not divide and for recipes that have no meaning.
 
     Eq. 14's sum over the fine grid, w_m = sum(z_m * y_m) / sum(z_m), is computed on the coarse one: z_m is constant over
     each window, so w_m is the mean of y_m's window means, weighted by the window's count.
     """
+    return weigh(window_means(ys), q, threshold, counting, scale)
+
+
+def window_means(ys):
+    """Each block's mean over the windows of Eq. 11-12: [((B, C_m, H_N, W_N), cells of a window), ..], y_N last with windows of one cell.
+
+    All that the recipes have in common, and all of their cost. Half-precision activations go on as float32: counts need it.
+    """
+    last = ys[-1].shape[-2:]
+    sides = [window(y.shape[-2:], last, f"block {m}") for m, y in enumerate(ys, start=1)]
+    means = [F.avg_pool2d(y, side) if side != (1, 1) else y for y, side in zip(ys, sides)]
+    return [(y.float() if y.dtype in (torch.float16, torch.bfloat16) else y, rows * cols) for y, (rows, cols) in zip(means, sides)]
+
+
+def weigh(means, q=0.5, threshold="absolute", counting="count", scale="mean"):
+    """Eq. 8 and 13-15 on the `window_means` of some blocks: `conv_descriptor`'s second half, the same for any number of recipes."""
     check_recipe(q, threshold, counting, scale)
-    *earlier, y_N = ys
+    *earlier, (y_N, _) = means
     z_N = significant(y_N, q, threshold)                                # (B, C_N, H_N, W_N)
     z = significance_map(z_N, counting).to(y_N.dtype)                   # (B, H_N, W_N)
     z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)                # Eq. 14's division; 0 / 0 is 0
     ws = []
-    for m, y in enumerate(earlier, start=1):
-        rows, cols = window(y.shape[-2:], y_N.shape[-2:], f"block {m}")
-        w = torch.einsum("bij,bkij->bk", z, F.avg_pool2d(y, (rows, cols)))  # (B, C_m)
-        ws.append(w * (rows * cols / y.shape[1]) if scale == "as_released" else w)
+    for y, cells in earlier:
+        w = torch.einsum("bij,bkij->bk", z, y)                          # (B, C_m)
+        ws.append(w * (cells / y.shape[1]) if scale == "as_released" else w)
     if counting == "union":
         w_N = torch.einsum("bij,bkij->bk", z, y_N)
     else:                                                               # channel k over its own z_{N,k}
@@ -120,5 +135,9 @@ def describe(net, batch, **recipe):
     """Eq. 7-16 for a batch (B, 3, H, W) of transformed images: `Descriptors` on the network's device, one forward pass."""
     ys, codes = net(batch)
     eta_conv = conv_descriptor(ys, **recipe)
-    h = torch.cat(codes, dim=1) if codes else eta_conv.new_zeros(len(batch), 0)  # Eq. 7
-    return Descriptors(h, eta_conv)
+    return Descriptors(join(codes, eta_conv), eta_conv)
+
+
+def join(codes, like):
+    """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), of the dtype and device of `like` (B, ..); (B, 0) for a network without codes."""
+    return torch.cat(codes, dim=1).to(like.dtype) if codes else like.new_zeros(len(like), 0)

@@ -1,66 +1,139 @@
-"""Images -> descriptors -> store, shard by shard. What is already in the store is not computed again."""
+"""Images -> descriptors -> store, shard by shard, here or on a Dask cluster. What is already in the store is not computed again."""
 
 import os
+import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from .descriptors import check_recipe, describe
+from .color import color_histogram
+from .descriptors import check_recipe, join, weigh, window_means
 from .images import UnreadableImage, list_images, open_image
-from .store import check_same, create_store, open_store
+from .networks import pick_device
+from .pooling import POOLINGS
+from .store import check_name, check_same, create_store, find_store, local, locked
 
 
-def extract(images, net, path, batch_size=32, shard_size=256, workers=None, **recipe):
+def extract(images, net, path, batch_size=None, shard_size=256, workers=None, extras=None, dtype="float32", client=None, **recipe):
     """Describe all images of a folder, a list of files or an `ImageSet` into the store at `path`, and return it.
 
-    net: a `Network`. recipe: the keywords of `conv_descriptor`. batch_size: images a forward pass; shard_size: rows a unit of
-    work. workers: threads that decode ahead of the network, default one a core. An interrupted call continues where it stopped; a complete store
-    is returned at once. Unreadable images keep their row, as NaN, with the reason in `store.unreadable`.
-    Raises ValueError where `path` holds a store of other images, network or recipe, and what `list_images` raises.
-    """
-    images, recipe, path = list_images(images), check_recipe(**recipe), Path(path)
-    if path.exists():
-        store = open_store(path)
-        check_same(store, path, images, net, recipe)
-    else:
-        describe(net, net.probe(), **recipe)  # whatever is wrong with the blocks shows before anything is written
-        store = create_store(path, images, net, recipe, shard_size)
+    net: a `Network`. path: a folder, or an fsspec URL (object storage). recipe: the keywords of `conv_descriptor`.
+    extras: {name: what} more descriptors of the same forward pass, each an array of its own: what is a recipe (dict), one of
+    `POOLINGS` (str), or "color", the colour histogram. dtype: "float32", or "float16" for half the size.
+    batch_size: images a forward pass, default 32, on a GPU what fits. shard_size: rows a unit of work. workers: threads that decode
+    ahead of the network, default one a core. client: a Dask `Client` whose workers see the same files: shards are its tasks, and
+    every worker keeps one copy of the network, on its GPU where it has one.
 
-    def decode(i):
+    Images are decoded and forwarded once; memory does not grow with their number. An interrupted call continues where it stopped; a
+    complete store is returned at once. Unreadable images keep their row, as NaN, with the reason in `store.unreadable`.
+    Raises ValueError where `path` holds a store of other images, network or recipe, for unknown extras, and what `list_images` raises;
+    BlockingIOError while another process describes into the same store; OSError where the disk is full: what is complete stays.
+    """
+    images, path = list_images(images), local(path)
+    describer = Describer(net, recipe, extras)
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"unknown dtype {dtype!r}: choose 'float32' or 'float16'")
+    batch_size = batch_size or default_batch(net)
+    if find_store(path) is None:
+        describer.probe()  # faults show before anything is written, a folder or a lock among it
+    with locked(path):
+        store = find_store(path)
+        if store:
+            check_same(store, path, images, net, describer.recipe, describer.extras, dtype)
+        else:
+            store = create_store(path, images, net, describer.recipe, describer.extras, describer.probe(), shard_size, dtype)
+        missing = store.missing()
+        store.computed = sum(rows.stop - rows.start for rows in missing)
+        done = (describer.fill(store, images.path, missing, batch_size, workers) if client is None
+                else _fill_by_cluster(client, describer, path, images, missing, batch_size))
+        name = Path(path).stem if missing else f"{Path(path).stem} (reused)"
+        with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar:
+            for rows in done:
+                bar.update(rows.stop - rows.start)
+    return store
+
+
+class Describer:
+    """What `extract` does with one image after the other: a network, a recipe and extras, see there. Raises ValueError for unknown ones."""
+
+    def __init__(self, net, recipe=None, extras=None):
+        self.net, self.recipe, self.extras = net, check_recipe(**recipe or {}), {}
+        for name, what in (extras or {}).items():
+            check_name(name)
+            if isinstance(what, str) and what not in {*POOLINGS, "color"}:
+                raise ValueError(f"unknown extra {what!r}: choose a recipe, 'color' or one of {tuple(POOLINGS)}")
+            self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
+
+    def decode(self, path):
+        """An image file -> (the network's input (3, H, W), the colour histogram (75,) if an extra asks for it); the reason (str) if unreadable."""
         try:
-            return net.transform(open_image(images.path(i)))
+            image = open_image(path)
         except UnreadableImage as error:
             return str(error)
+        color = torch.from_numpy(color_histogram(np.asarray(image))).float() if "color" in self.extras.values() else torch.empty(0)
+        return self.net.transform(image), color
 
-    missing = store.missing()
-    store.computed = sum(rows.stop - rows.start for rows in missing)
-    name = path.stem if missing else f"{path.stem} (reused)"
-    with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        decoded = _ahead(pool, decode, (i for rows in missing for i in range(rows.start, rows.stop)), 2 * batch_size)
-        for rows in missing:
-            n = rows.stop - rows.start
-            codes = np.full((n, store.codes.shape[1]), np.nan, np.float32)
-            conv = np.full((n, store.conv.shape[1]), np.nan, np.float32)
-            state = ["ok"] * n
-            for start in range(0, n, batch_size):
-                batch, kept = [], []
-                for i, image in enumerate(islice(decoded, min(batch_size, n - start)), start):
-                    if isinstance(image, str):
-                        state[i] = image
-                    else:
-                        batch.append(image)
-                        kept.append(i)
-                if kept:
-                    d = describe(net, torch.stack(batch), **recipe)
-                    codes[kept], conv[kept] = d.h.float().cpu().numpy(), d.eta_conv.float().cpu().numpy()
-                bar.update(min(batch_size, n - start))
-            store.write(rows, codes, conv, state)
-    return store
+    def __call__(self, decoded):
+        """A batch of what `decode` gave -> {array name: (B, D) float32 tensor on the network's device}, by one forward pass."""
+        inputs, colors = (torch.stack(part) for part in zip(*decoded))
+        ys, codes = self.net(inputs.pin_memory() if self.net.device.type == "cuda" else inputs)
+        means = window_means(ys)
+        arrays = {"conv": weigh(means, **self.recipe)}
+        arrays["codes"] = join(codes, arrays["conv"])
+        for name, what in self.extras.items():
+            arrays[name] = weigh(means, **what) if isinstance(what, dict) else colors if what == "color" else POOLINGS[what](ys).float()
+        return arrays
+
+    def probe(self):
+        """The widths of the arrays, {name: D}; by describing noise, which shows whatever is wrong with the blocks."""
+        self.net.shapes
+        return {name: part.shape[1] for name, part in self([(self.net.probe()[0], torch.zeros(75))]).items()}
+
+    def fill(self, store, path, shards, batch_size, workers=None):
+        """Describes the images `path(row)` of some shards (list of slice) into an open store; yields each shard when it is written."""
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            decoded = _ahead(pool, lambda row: self.decode(path(row)), (i for rows in shards for i in range(rows.start, rows.stop)), 2 * batch_size)
+            for rows in shards:
+                n, parts, kept = rows.stop - rows.start, [], []
+                state = np.full(n, "ok", dtype=object)
+                for start in range(0, n, batch_size):
+                    batch = list(enumerate(islice(decoded, min(batch_size, n - start)), start))
+                    state[[i for i, image in batch if isinstance(image, str)]] = [image for _, image in batch if isinstance(image, str)]
+                    good = [(i, image) for i, image in batch if not isinstance(image, str)]
+                    if good:
+                        kept += [i for i, _ in good]
+                        parts.append(self([image for _, image in good]))  # stays on the device: no waiting for it before the shard's end
+                arrays = {}
+                for name, array in store.arrays.items():
+                    arrays[name] = np.full((n, array.shape[1]), np.nan, array.dtype)
+                    if kept:
+                        with np.errstate(over="ignore"):
+                            arrays[name][kept] = torch.cat([part[name] for part in parts]).cpu().numpy()
+                for i in kept:
+                    if not all(np.isfinite(a[i]).all() for a in arrays.values()):
+                        state[i] = f"its descriptor is not finite as {store.conv.dtype}"
+                        for a in arrays.values():
+                            a[i] = np.nan
+                store.write(rows, arrays, state)
+                yield rows
+
+
+def default_batch(net):
+    """Images a forward pass: 32; on a GPU, what half of its free memory holds, at most 512."""
+    if net.device.type != "cuda":
+        return 32
+    torch.cuda.reset_peak_memory_stats(net.device)
+    before = torch.cuda.memory_allocated(net.device)
+    net(net.probe().expand(8, -1, -1, -1))
+    each = (torch.cuda.max_memory_allocated(net.device) - before) / 8
+    return max(1, min(512, int(0.5 * torch.cuda.mem_get_info(net.device)[0] / each)))
 
 
 def _ahead(pool, function, items, ahead):
@@ -71,3 +144,42 @@ def _ahead(pool, function, items, ahead):
         result = futures.popleft().result()
         futures.extend(pool.submit(function, item) for item in islice(items, 1))
         yield result
+
+
+def _fill_by_cluster(client, describer, path, images, shards, batch_size):
+    """`Describer.fill` with one task a shard; yields the shards as they are written. Tasks of workers that die go to others."""
+    if not shards:
+        return
+    from distributed import WorkerPlugin, as_completed
+
+    class Keep(WorkerPlugin):
+        """The network, once a worker; a worker that starts later, or again, gets it too."""
+
+        def __init__(self, describer, device):
+            self.describer, self.device = describer, device
+
+        def setup(self, worker):
+            self.lock = Lock()  # threads of a worker take turns: the taps of two forward passes would mix
+            self.describer.net.to(pick_device(self.device))
+
+    here = Describer(deepcopy(describer.net).to("cpu"), describer.recipe, describer.extras)
+    device = describer.net.device.type if torch.cuda.is_available() else "auto"  # a client without a GPU does not keep its workers from theirs
+    name = f"cbir-{uuid.uuid4()}"
+    client.register_plugin(Keep(here, device), name=name)
+    path = path if isinstance(path, str) else str(path.resolve())
+    futures = [client.submit(_fill_shard, name, path, {i: images.path(i) for i in range(rows.start, rows.stop)}, rows, batch_size, pure=False)
+               for rows in shards]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        client.cancel(futures)
+        client.unregister_worker_plugin(name)
+
+
+def _fill_shard(name, path, files, rows, batch_size):
+    """The task of `_fill_by_cluster`, on a worker."""
+    from distributed import get_worker
+    plugin = get_worker().plugins[name]
+    with plugin.lock:
+        return next(plugin.describer.fill(find_store(path), files.__getitem__, [rows], batch_size, get_worker().state.nthreads))

@@ -67,8 +67,14 @@ class Network:
     def device(self):
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
-    def to(self, device):
-        self.module.to(device)
+    @property
+    def dtype(self):
+        return next((p.dtype for p in self.module.parameters()), torch.float32)
+
+    def to(self, device=None, dtype=None):
+        """Moves the network; dtype: torch.bfloat16 halves the time where the processor has it, at three significant digits an activation."""
+        self.module.to(device=device, dtype=dtype)
+        self.__dict__.pop("weights_hash", None)
         return self
 
     @torch.inference_mode()
@@ -89,7 +95,7 @@ class Network:
         submodules = dict(self.module.named_modules())
         handles = [submodules[n].register_forward_hook(lambda m, _i, out, n=n: note(n, m, out)) for n in names]
         try:
-            self.module(batch.to(self.device, memory_format=torch.channels_last))
+            self.module(batch.to(self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last))
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,20 +1,30 @@
-"""Exact nearest neighbours over a store: L1, L2 and cosine."""
+"""Exact nearest neighbours over a store or an array: L1, L2 and cosine, any number of descriptors in one pass.
+
+Filter and refine: float32 sums (numba for L1, matrix products for L2 and cosine) bound every distance from both sides; the few rows that
+can be among the k nearest are compared again in float64. So the result is that of float64 brute force, whatever the blocks, the
+threads, the processor or the cluster.
+"""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from tqdm import tqdm
+import torch
 
-from .descriptors import describe
-from .images import ImageSet, UnreadableImage, list_images, open_image
+from .extract import Describer
+from .images import ImageSet, list_images
 from .networks import load_network
-from .store import Store
+from .store import Store, open_store
 
 METRICS = ("l1", "l2", "cosine")
-DESCRIPTORS = ("h", "eta_conv", "eta")
-BLOCK = 1024  # rows held in memory at a time
+BLOCK = 2 ** 26      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
+QUERIES = 256        # queries compared with a block at a time
+CHUNK = 1024         # dimensions summed in float32 before float64 takes over
+ROUNDING = 2.0 ** -24
+_kernels = Lock()    # numba's simplest threading layer dies of two callers at once
 
 
 class Hits(NamedTuple):
@@ -24,88 +34,276 @@ class Hits(NamedTuple):
     distances: np.ndarray
 
 
-def search(st, queries, descriptor="eta", metric="l1", k=5, net=None):
+def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=None, client=None):
     """The k nearest rows of a store for every query, exactly.
 
     st: a store or an (N, D) array. queries: a store, a (Q, D) array, or image files (described by `net`; without one, by the
-    named network that made the store). descriptor: "h", "eta_conv" or "eta"; only stores have a choice.
+    named network that made the store). descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by "+"; or a
+    list of these: {descriptor: Hits}, from one pass over the store. Only stores have a choice.
     metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is 1 - cos, 1 for a row of zeros.
+    device: a torch device that computes the bounds ("cuda"), default: the processor. client: a Dask `Client`, whose workers search a part of
+    the store each. Results are the same everywhere, bit for bit; memory does not grow with the store.
     Ties go to the lower index. Rows of unreadable images are never found; the distances of an unreadable query are NaN, its indices -1.
-    Raises ValueError for an unknown metric or descriptor, k out of range, dimensions, networks or recipes that do not match.
+    Raises ValueError for an unknown metric or descriptor, k out of range, dimensions, networks or recipes that do not match, damaged shards.
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: choose one of {METRICS}")
-    if descriptor not in DESCRIPTORS:
-        raise ValueError(f"unknown descriptor {descriptor!r}: choose one of {DESCRIPTORS}")
-    rows = getattr(st, descriptor) if isinstance(st, Store) else np.asarray(st)
-    queries = _query_rows(st, queries, descriptor, net)
-    if queries.ndim != 2 or len(rows.shape) != 2 or queries.shape[1] != rows.shape[1]:
-        raise ValueError(f"dimensions do not match: the database is {rows.shape}, the queries {queries.shape}")
-    if not 1 <= k <= len(rows):
-        raise ValueError(f"k = {k} is out of range for {len(rows)} rows")
-    bad = ~np.isfinite(queries).all(axis=1)
-    queries = np.where(bad[:, None], np.float32(0), queries)
-    indices, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
-    for start in tqdm(range(0, len(rows), BLOCK), desc=f"search by {descriptor}", unit=" blocks", disable=len(rows) < 50 * BLOCK or None):
-        block = np.ascontiguousarray(rows[start:start + BLOCK], dtype=np.float32)
-        new = _distances(queries, block, metric)
-        new[np.isnan(new)] = np.inf                                             # unreadable images
-        index = np.broadcast_to(np.arange(start, start + len(block)), new.shape)
-        indices, distances = np.hstack([indices, index]), np.hstack([distances, new])
-        best = np.argsort(distances, axis=1, kind="stable")[:, :k]              # earlier rows stand first: ties
-        indices, distances = (np.take_along_axis(a, best, axis=1) for a in (indices, distances))
-    if np.isinf(distances[~bad]).any():
-        raise ValueError(f"k = {k} is more than the number of described images among the {len(rows)}")
-    indices[bad], distances[bad] = -1, np.nan
-    return Hits(indices, distances)
+    names = [descriptor] if isinstance(descriptor, str) else list(descriptor)
+    if isinstance(st, Store):
+        parts = {name: st.parts(name) for name in names}
+        described = st.described
+    else:
+        st = np.asarray(st)
+        if st.ndim != 2:
+            raise ValueError(f"dimensions do not match: the database is {st.shape}, not (N, D)")
+        if client is not None or not isinstance(descriptor, str):
+            raise ValueError("only a store can be searched by a cluster, or by several descriptors")
+        parts = {descriptor: [("rows", 0, st.shape[1])]}
+        described = None
+    if not 1 <= k <= len(st):
+        raise ValueError(f"k = {k} is out of range for {len(st)} rows")
+    queries = _query_parts(st, queries, parts, net)
+    bad = ~np.all([np.isfinite(q).all(axis=1) for q in queries.values()], axis=0)
+    queries = {part: np.where(bad[:, None], np.float32(0), q) for part, q in queries.items()}
+    if client is None:
+        found = _nearest(_blocks(st, list(queries), described), queries, parts, metric, k, device)
+    else:
+        found = _nearest_by_cluster(client, st, queries, parts, metric, k, device)
+    hits = {name: flat.table(len(bad), k) for name, flat in found.items()}
+    if any((h.indices[~bad] < 0).any() for h in hits.values()):
+        raise ValueError(f"k = {k} is more than the number of described images among the {len(st)}")
+    for h in hits.values():
+        h.indices[bad], h.distances[bad] = -1, np.nan
+    return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
-def _query_rows(st, queries, descriptor, net):
-    """Whatever the queries are -> (Q, D) float32."""
+def _query_parts(st, queries, parts, net):
+    """Whatever the queries are -> {part of the database: (Q, D_part) float32}."""
     if isinstance(queries, Store):
         if isinstance(st, Store) and (st.network, st.recipe) != (queries.network, queries.recipe):
             raise ValueError("database and queries were described by different networks or recipes")
-        return np.ascontiguousarray(getattr(queries, descriptor)[:])
-    if isinstance(queries, (str, os.PathLike)):
-        queries = list_images(queries) if os.path.isdir(queries) else [queries]
-    if len(queries) == 0 or not (isinstance(queries, ImageSet) or all(isinstance(q, (str, os.PathLike)) for q in queries)):
-        return np.ascontiguousarray(queries, dtype=np.float32)
+        if isinstance(st, Store):
+            other = sorted(n for name in parts for n in name.split("+") if st.extras.get(n) != queries.extras.get(n))
+            if other:
+                raise ValueError(f"database and queries have different descriptors of the name {other[0]!r}")
+        rows = {name: queries[name][:] for name in parts}
+    else:
+        if isinstance(queries, (str, os.PathLike)):
+            queries = list_images(queries) if os.path.isdir(queries) else [queries]
+        if len(queries) and (isinstance(queries, ImageSet) or all(isinstance(q, (str, os.PathLike)) for q in queries)):
+            rows = describe_files(st, queries, parts, net)
+        else:
+            rows = dict.fromkeys(parts, np.asarray(queries, dtype=np.float32))
+    out = {}
+    for name, of in parts.items():
+        width = sum(b - a for _, a, b in of)
+        if rows[name].ndim != 2 or rows[name].shape[1] != width:
+            raise ValueError(f"dimensions do not match: the database has {width}, the queries are {rows[name].shape}")
+        for part, columns in zip(of, np.split(rows[name], np.cumsum([b - a for _, a, b in of])[:-1], axis=1)):
+            out[part] = np.ascontiguousarray(columns)
+    return out
+
+
+def describe_files(st, files, names, net=None):
+    """Image files, described like the images of a store: {descriptor: (Q, D) float32}, rows of NaN for those that cannot be read.
+
+    net: the network that made the store; without one, it is loaded by name. Raises ValueError for another one, or where `st` is no store.
+    """
     if not isinstance(st, Store):
         raise ValueError("image files can only be searched for in a store: it knows how it was described")
     net = net or load_network(st.network["name"])
     if net.provenance != st.network:
         raise ValueError(f"the store was made by another network or other weights than {net.name!r}: pass that one as `net`")
-    files = list_images(queries)
-    out = np.full((len(files), getattr(st, descriptor).shape[1]), np.nan, np.float32)
+    files, describer = list_images(files), Describer(net, st.recipe, st.extras)
+    out = {name: np.full((len(files), st[name].shape[1]), np.nan, np.float32) for name in names}
     for i in range(len(files)):
-        try:
-            batch = net.transform(open_image(files.path(i)))[None]
-        except UnreadableImage:
+        decoded = describer.decode(files.path(i))
+        if isinstance(decoded, str):
             continue
-        out[i] = getattr(describe(net, batch, **st.recipe), descriptor)[0].float().cpu().numpy()
+        arrays = {name: part[0].cpu().numpy() for name, part in describer([decoded]).items()}
+        for name in names:
+            out[name][i] = np.concatenate([arrays[array][a:b] for array, a, b in st.parts(name)])
     return out
 
 
-def _distances(queries, rows, metric):
-    """(Q, D), (n, D) float32 -> (Q, n) float64."""
+def _blocks(st, parts, described, first=0, last=None):
+    """The database in pieces of at most `BLOCK` bytes: yields (first row, {part: (n, D_part) float32}), reading the next one ahead."""
+    last = len(st) if last is None else last
+    if not isinstance(st, Store):
+        step = max(1, BLOCK // max(1, 4 * st.shape[1]))
+        for start in range(first, last, step):
+            yield start, {parts[0]: np.ascontiguousarray(st[start:min(start + step, last)], dtype=np.float32)}
+        return
+    arrays = list(dict.fromkeys(name for name, _, _ in parts))
+    shard = st.shards[0].stop
+    step = max(1, BLOCK // (4 * shard * max(1, sum(st.arrays[name].shape[1] for name in arrays)))) * shard
+
+    def read(start):
+        rows = slice(start, min(start + step, last))
+        whole = {name: st.read(name, rows) for name in arrays}
+        for name, array in whole.items():
+            if array.shape[1] and np.isnan(array[described[rows], 0]).any():
+                raise ValueError(f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to {rows.stop}: run cbir.extract again")
+        return start, {(name, a, b): np.ascontiguousarray(whole[name][:, a:b], dtype=np.float32) for name, a, b in parts}
+
+    with ThreadPoolExecutor(1) as ahead:
+        future = ahead.submit(read, first)
+        for start in range(first, last, step):
+            block = future.result()
+            if start + step < last:
+                future = ahead.submit(read, start + step)
+            yield block
+
+
+def _nearest_by_cluster(client, st, queries, parts, metric, k, device):
+    """`_nearest` with a few tasks for every worker, each over its own shards."""
+    tasks = 4 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    ranges = [(shards[0].start, shards[-1].stop) for shards in np.array_split(np.array(st.shards), min(tasks, len(st.shards)))]
+    found = client.gather([client.submit(_search_rows, st.location, rows, queries, parts, metric, k, device, pure=False) for rows in ranges])
+    return {name: Candidates.join([piece[name] for piece in found], k) for name in parts}
+
+
+def _search_rows(path, rows, queries, parts, metric, k, device):
+    """The task of `_nearest_by_cluster`: rows (first, last + 1) of the store at `path`."""
+    st = open_store(path)
+    return _nearest(_blocks(st, list(queries), st.described, *rows), queries, parts, metric, k, device)
+
+
+class Candidates(NamedTuple):
+    """Rows found for some queries, side by side: `query`, `row` (n,) int64, `distance` (n,) float64; best first within a query."""
+
+    query: np.ndarray
+    row: np.ndarray
+    distance: np.ndarray
+
+    @classmethod
+    def join(cls, several, k):
+        """The k best of every query; ties to the lower row."""
+        query, row, distance = every = [np.concatenate(values) for values in zip(*several)]
+        order = np.lexsort((row, distance, query))
+        rank = np.arange(len(order)) - np.searchsorted(query[order], query[order])
+        return cls(*(values[order[rank < k]] for values in every))
+
+    def table(self, n, k):
+        """`Hits` for n queries; -1 and infinity where there are fewer than k."""
+        hits = Hits(np.full((n, k), -1), np.full((n, k), np.inf))
+        rank = np.arange(len(self.query)) - np.searchsorted(self.query, self.query)
+        hits.indices[self.query, rank], hits.distances[self.query, rank] = self.row, self.distance
+        return hits
+
+
+NONE = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def _nearest(blocks, queries, parts, metric, k, device):
+    """{descriptor: Candidates}, the k nearest of all rows of the blocks. See the module's docstring for the way."""
+    n = len(next(iter(queries.values())))
+    best, limits = dict.fromkeys(parts, NONE), {name: np.full(n, np.inf) for name in parts}
+    for start, block in blocks:
+        for i in range(0, n, QUERIES):
+            some = {part: q[i:i + QUERIES] for part, q in queries.items()}
+            sums = {part: _sums(some[part], block[part], metric, device) for part in queries}
+            for name, of in parts.items():
+                low, high = _bounds([sums[part] for part in of], metric, sum(b - a for _, a, b in of), device)
+                limit = limits[name][i:i + QUERIES]
+                if high.shape[1] >= k:
+                    limit = np.fmin(limit, np.partition(high, k - 1, axis=1)[:, k - 1])
+                query, row = np.nonzero(low <= limit[:, None])
+                distance = _distances([(some[part], block[part]) for part in of], query, row, metric)
+                finite = np.isfinite(distance)
+                found = Candidates(query[finite] + i, row[finite] + start, distance[finite])
+                best[name] = Candidates.join([best[name], found], k)
+        limits = {name: found.table(n, k).distances[:, -1] for name, found in best.items()}
+    return best
+
+
+def _sums(queries, rows, metric, device):
+    """What distances are made of and what adds up over parts, for (Q, D) queries and (n, D) rows: L1's sums (1, Q, n) or (dot products,
+    squares of the queries, squares of the rows), (3, Q, n); with float32's errors."""
+    if metric == "l1" and device is None:
+        with _kernels:
+            return _l1(queries, rows)[None]
+    q, x = (torch.from_numpy(a).to(device or "cpu") for a in (queries, rows))
     if metric == "l1":
-        return _l1(queries, rows) / queries.shape[1]
-    if metric == "l2":  # as differences: the expanded square loses the small distances, which are those that count
-        return np.stack([np.linalg.norm(rows - q, axis=1) for q in queries]) / queries.shape[1]
-    queries, rows = queries.astype(float), rows.astype(float)
-    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
-    dots = np.stack([(rows * q).sum(axis=1) for q in queries])  # a matrix product would round equal rows differently
-    return 1 - np.divide(dots, norms, out=np.where(np.isnan(norms), np.nan, 0.0), where=norms > 0)
+        return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
+    dots = (q @ x.T).cpu().numpy().astype(float)
+    squares = [torch.linalg.vector_norm(a, dim=1).square().cpu().numpy() for a in (q, x)]
+    return np.stack([dots, *np.broadcast_arrays(squares[0][:, None], squares[1])])
+
+
+def _bounds(sums, metric, dims, device):
+    """Between what every distance lies, (Q, n) twice. Rows of NaN get NaN; a sum of n terms in float32 is off by n roundings at most."""
+    total = sum(sums)
+    error = ((CHUNK if metric == "l1" and device is None else dims) + 8) * ROUNDING
+    with np.errstate(invalid="ignore", over="ignore"):
+        if metric == "l1":
+            dead, low, high = np.isnan(total[0]), total[0] * (1 - error) / dims, total[0] * (1 + error) / dims
+        else:
+            dots, of_queries, of_rows = total
+            dead = np.isnan(of_rows)
+            if metric == "l2":
+                square, slack = of_queries + of_rows - 2 * dots, 2 * error * (of_queries + of_rows)
+                low, high = (np.sqrt(np.maximum(0, square + sign * slack)) / dims for sign in (-1, 1))
+            else:
+                norms = np.sqrt(of_queries * of_rows)
+                cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+                low, high = 1 - cosine - 4 * error, 1 - cosine + 4 * error
+    beyond = ~np.isfinite(high)  # float32 overflowed: nothing is known
+    low, high = np.where(beyond, -np.inf, low), np.where(beyond, np.inf, high)
+    return np.where(dead, np.nan, low), np.where(dead, np.nan, high)
+
+
+def _distances(pairs, query, row, metric):
+    """Distances of some pairs (query[i], row[i]), in float64, (n,). pairs: [(queries, rows), ..], one for every part."""
+    total, dims = np.zeros((5, len(query))), 0
+    for queries, rows in pairs:
+        with _kernels:
+            total += _exact(queries, rows, query, row)
+        dims += rows.shape[1]
+    l1, square, dot, of_query, of_row = total
+    if metric != "cosine":
+        return (l1 if metric == "l1" else np.sqrt(square)) / dims
+    norms = np.sqrt(of_query * of_row)
+    return 1 - np.divide(dot, norms, out=np.where(np.isfinite(norms), 0.0, np.nan), where=norms > 0)
 
 
 @numba.njit(parallel=True, fastmath={"reassoc", "contract"}, cache=True)
 def _l1(queries, rows):
-    """Sums of absolute differences; reassociation lets the compiler use vector registers, NaN stays NaN."""
+    """Sums of absolute differences, (Q, n) float64. Four rows at a time share each load of the query; reassociation lets the compiler use
+    vector registers, NaN stays NaN."""
     out = np.empty((queries.shape[0], rows.shape[0]))
-    for j in numba.prange(rows.shape[0]):
+    last, dims = rows.shape[0] - 1, rows.shape[1]
+    for group in numba.prange((last + 4) // 4):
+        j = 4 * group
+        a, b, c, d = rows[j], rows[min(j + 1, last)], rows[min(j + 2, last)], rows[min(j + 3, last)]
         for i in range(queries.shape[0]):
-            total = np.float32(0)
-            for d in range(rows.shape[1]):
-                total += abs(queries[i, d] - rows[j, d])
-            out[i, j] = total
+            sums = (0.0, 0.0, 0.0, 0.0)
+            for start in range(0, dims, CHUNK):
+                q = queries[i, start:start + CHUNK]
+                w = x = y = z = np.float32(0)
+                for t in range(q.shape[0]):
+                    w += abs(q[t] - a[start + t])
+                    x += abs(q[t] - b[start + t])
+                    y += abs(q[t] - c[start + t])
+                    z += abs(q[t] - d[start + t])
+                sums = (sums[0] + w, sums[1] + x, sums[2] + y, sums[3] + z)
+            for t in range(min(4, last + 1 - j)):
+                out[i, j + t] = sums[t]
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _exact(queries, rows, query, row):
+    """For every pair, in float64 and in one order: sums of |q - x|, (q - x)^2, q x, q^2, x^2; (5, n)."""
+    out = np.empty((5, len(query)))
+    for i in numba.prange(len(query)):
+        l1 = square = dot = of_query = of_row = 0.0
+        for d in range(queries.shape[1]):
+            q, x = float(queries[query[i], d]), float(rows[row[i], d])
+            l1 += abs(q - x)
+            square += (q - x) * (q - x)
+            dot += q * x
+            of_query += q * q
+            of_row += x * x
+        out[0, i], out[1, i], out[2, i], out[3, i], out[4, i] = l1, square, dot, of_query, of_row
     return out

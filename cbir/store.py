@@ -1,67 +1,113 @@
-"""The descriptor store on disk: one Zarr v3 group, row i = image i.
+"""The descriptor store: one Zarr v3 group, row i = image i, in a folder or at any fsspec URL.
 
-    codes  (N, D_1 + D_2) float32   y_{N+1}, y_{N+2}
-    conv   (N, sum C_m)   float32   eta tilde
-    files, labels, state  (N,) str  state: "" not described yet, "ok", or why the image could not be read
-    attributes                      format, root, network, recipe, dims, versions
+    codes     (N, D_1 + D_2)   y_{N+1}, y_{N+2}                        float32, or float16 where the user wants half the size
+    conv      (N, sum C_m)     eta tilde
+    <name>    (N, D)           one array for every extra descriptor
+    files, labels, state       (N,) str; state: "" not described yet, "ok", or why the image could not be read
+    sizes     (N,) int64       bytes of each file when the store was made, -1 where it could not be asked
+    attributes                 format, root, network, recipe, extras, dims, versions
 
-All arrays are cut at the same rows, one file a cut (a shard), and a shard's `state` is written last, each file atomically: what is
-there is complete. h, eta_conv and eta are views of codes and conv. An unreadable image keeps its row, filled with NaN.
+All arrays are cut at the same rows, one file a cut (a shard), and a shard's `state` is written last, each file atomically and with a
+checksum: what is there is complete. h, eta_conv, eta and the parts y_6, w_1, .. are views: nothing is stored twice. An unreadable
+image keeps its row, filled with NaN.
 """
 
 import os
+import re
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 
+import filelock
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-FORMAT = "cbir-1"
+FORMAT = "cbir-2"
+UNFINISHED = f"{FORMAT} being made"
 
 
 class Rows:
-    """Columns of Zarr arrays side by side, read from disk when indexed: `rows[5]`, `rows[2:9]`, `rows[[3, 1]]`, `rows[:]`."""
+    """Columns of Zarr arrays side by side, read from disk when indexed: `rows[5]`, `rows[2:9]`, `rows[[3, 1]]`, `rows[:]`; float32.
 
-    def __init__(self, *arrays):
-        self.arrays = arrays
-        self.shape = (arrays[0].shape[0], sum(a.shape[1] for a in arrays))
-        self.dtype = arrays[0].dtype
+    Raises ValueError where a shard is damaged.
+    """
+
+    def __init__(self, *parts):
+        self.parts = parts  # (array, first column, last column + 1)
+        self.shape = (parts[0][0].shape[0], sum(b - a for _, a, b in parts))
+        self.dtype = np.dtype(np.float32)
 
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, rows):
-        if isinstance(rows, (int, np.integer, slice)):
-            parts = [a[rows] for a in self.arrays]
-        else:
-            rows = np.asarray(rows)
-            parts = [a.oindex[rows if rows.size else rows.astype(int)] for a in self.arrays]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        return np.concatenate([self._read(array, rows)[..., a:b] for array, a, b in self.parts], axis=-1, dtype=np.float32)
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self[:], dtype=dtype)
 
+    @staticmethod
+    def _read(array, rows):
+        try:
+            if isinstance(rows, (int, np.integer, slice)):
+                return array[rows]
+            rows = np.asarray(rows)
+            return array.oindex[rows if rows.size else rows.astype(int)]
+        except RuntimeError as error:  # zstd's: checksum, truncation
+            raise ValueError(f"a shard of {array.name!r} in {array.store} is damaged ({error}): find its file by `cbir.open_store(path).damaged()`, "
+                             "delete it and run cbir.extract again") from error
+
 
 class Store:
-    """An open store. `len(st)`, `st.files`, `st.labels` (lists of str), `st.h`, `st.eta_conv`, `st.eta` (`Rows`),
-    `st.unreadable` (dict: file -> reason), `st.described` (N,) bool, `st.recipe`, `st.network` (dicts)."""
+    """An open store. `len(st)`, `st.files`, `st.labels` (lists of str), `st.h`, `st.eta_conv`, `st.eta` (`Rows`), `st[name]` (`Rows` of any
+    of `st.descriptors`, or of several joined by "+"), `st.unreadable` (dict: file -> reason), `st.described` (N,) bool, `st.recipe`,
+    `st.network` (dicts)."""
 
-    def __init__(self, group):
-        self._group = group
+    def __init__(self, group, path):
+        self._group, self.location = group, str(path)
         self.codes, self.conv, self._state = group["codes"], group["conv"], group["state"]
         self.root = Path(group.attrs["root"])
-        self.network, self.recipe, self.dims, self.versions = (group.attrs[key] for key in ("network", "recipe", "dims", "versions"))
+        self.network, self.recipe, self.extras, self.dims, self.versions = (
+            group.attrs[key] for key in ("network", "recipe", "extras", "dims", "versions"))
         self.computed = 0  # rows that the call of `extract` that returned this store had to compute
-        self.h, self.eta_conv, self.eta = Rows(self.codes), Rows(self.conv), Rows(self.codes, self.conv)
+        blocks = [channels for channels, *_ in self.dims["blocks"]]
+        self.arrays = {name: group[name] for name in ("codes", "conv", *self.extras)}
+        whole = {name: [(name, 0, array.shape[1])] for name, array in self.arrays.items()}
+        self.descriptors = {"h": whole.pop("codes"), "eta_conv": whole.pop("conv")}
+        self.descriptors["eta"] = self.descriptors["h"] + self.descriptors["eta_conv"]
+        for array, letter, first, widths in [("conv", "w", 1, blocks), ("codes", "y", len(blocks) + 1, self.dims["codes"])]:
+            ends = list(accumulate(widths, initial=0))
+            self.descriptors |= {f"{letter}_{m}": [(array, *ends[i:i + 2])] for i, m in enumerate(range(first, first + len(widths)))}
+        self.descriptors |= whole
 
     def __len__(self):
         return self.conv.shape[0]
 
     def __repr__(self):
+        extras = f", extras {', '.join(self.extras)}" if self.extras else ""
         return (f"<cbir store: {len(self)} images, {len(self.unreadable)} unreadable, h {self.h.shape[1]}, "
-                f"eta_conv {self.eta_conv.shape[1]} dimensions, network {self.network['name']}>")
+                f"eta_conv {self.eta_conv.shape[1]} dimensions{extras}, network {self.network['name']}>")
+
+    def parts(self, descriptor):
+        """What a descriptor is made of: [(array name, first column, last column + 1), ..]. Raises ValueError for an unknown one."""
+        unknown = [name for name in descriptor.split("+") if name not in self.descriptors]
+        if unknown:
+            raise ValueError(f"unknown descriptor {unknown[0]!r}: this store has {tuple(self.descriptors)}, and sums of them ('h+w_1')")
+        return [part for name in descriptor.split("+") for part in self.descriptors[name]]
+
+    def __getitem__(self, descriptor):
+        return Rows(*((self.arrays[name], a, b) for name, a, b in self.parts(descriptor)))
+
+    def read(self, name, rows):
+        """Rows (slice) of one array of `st.arrays`, as stored. Raises ValueError where a shard is damaged."""
+        return Rows._read(self.arrays[name], rows)
+
+    h = property(lambda self: self["h"], doc="Eq. 7: (N, D_1 + D_2).")
+    eta_conv = property(lambda self: self["eta_conv"], doc="Eq. 15: (N, sum C_m).")
+    eta = property(lambda self: self["eta"], doc="Eq. 16: (N, D_1 + D_2 + sum C_m).")
 
     @cached_property
     def files(self):
@@ -90,64 +136,148 @@ class Store:
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
     def missing(self):
-        """The shards that are still to be described (list of slice)."""
+        """The shards that are still to be described (list of slice), those among them whose files were lost."""
         state = self._state[:]
-        return [rows for rows in self.shards if (state[rows] == "").any()]
+        lost = {rows.start for rows, _ in self.damaged(lost_only=True)}
+        return [rows for rows in self.shards if (state[rows] == "").any() or rows.start in lost]
 
-    def write(self, rows, codes, conv, state):
-        """One whole shard: codes (n, D_1 + D_2), conv (n, sum C_m) float32, state n strings. Marked complete last."""
-        self.codes[rows], self.conv[rows] = codes, conv
+    def damaged(self, lost_only=False):
+        """Shards marked complete that cannot be read: [(slice, file within the store), ..]; reads everything unless `lost_only`."""
+        done = [i for i, rows in enumerate(self.shards) if (self._state[rows] != "").all()]
+        found = []
+        for name, array in self.arrays.items():
+            if array.shape[1] == 0 or lost_only and array.nchunks_initialized >= len(done):
+                continue
+            for i in done:
+                rows, file = self.shards[i], f"{name}/c/{i}/0"
+                try:
+                    described = self._state[rows] == "ok"
+                    if described.any() and np.isnan(Rows._read(array, rows)[described, 0]).any():
+                        found.append((rows, file))
+                except ValueError:
+                    found.append((rows, file))
+        return found
+
+    def write(self, rows, arrays, state):
+        """One whole shard: {array name: (n, D) float}, state: n strings. Marked complete last."""
+        for name, array in self.arrays.items():
+            array[rows] = arrays[name]
         self._state[rows] = np.array(state, dtype=object)
 
 
+def local(path):
+    """A `Path`, or as str the URL of a store that lies elsewhere; file:// is local."""
+    path = os.fspath(path).removeprefix("file://")
+    return path if "://" in path else Path(path).expanduser()
+
+
+def check_name(name):
+    """Raises ValueError for what is no name of an extra descriptor: an array of the store has it, and figures, and `st[name]`."""
+    if not re.fullmatch(r"\w[\w.=-]*", name) or re.fullmatch(r"codes|conv|files|labels|state|sizes|h|eta|eta_conv|[wy]_\d+", name):
+        raise ValueError(f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and none that every store has")
+
+
 def open_store(path):
-    """The store at `path`. Raises FileNotFoundError where there is none, ValueError for another format."""
+    """The store at `path`, a folder or a URL. Raises FileNotFoundError where there is none, ValueError for another format or for
+    shards whose files were lost."""
+    store = find_store(path)
+    if store is None:
+        raise FileNotFoundError(f"no descriptor store at {path}: make one with cbir.extract")
+    lost = store.damaged(lost_only=True)
+    if lost:
+        raise ValueError(f"{len(lost)} shard files of the store {path} are lost, first {lost[0][1]}: run cbir.extract again, it describes "
+                         "just these images")
+    return store
+
+
+def find_store(path):
+    """The store at `path`, lost shards and all, to be completed; None where there is none, or one whose making was interrupted."""
+    path = local(path)
     try:
-        group = zarr.open_group(path, mode="r+")
-    except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.GroupNotFoundError,
-            zarr.errors.ContainsArrayError) as error:
-        raise FileNotFoundError(f"no descriptor store at {path}: make one with cbir.extract") from error
+        group = zarr.open_group(path, mode="r+", zarr_format=3)
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
+        return None
+    if group.attrs.get("format") == UNFINISHED:
+        return None
     if group.attrs.get("format") != FORMAT:
         raise ValueError(f"{path} has format {group.attrs.get('format')!r}, this version reads {FORMAT!r}: extract it again")
-    return Store(group)
+    return Store(group, path)
 
 
-def create_store(path, images, net, recipe, shard_size):
-    """A new, empty store for an `ImageSet`; written aside and moved into place, so that a store is never half made."""
-    path, n, dims, network = Path(path), len(images), net.shapes, net.provenance  # what can fail, before anything is written
-    aside = path.with_name(f".{path.name}.new")
-    group = zarr.open_group(aside, mode="w")
+def create_store(path, images, net, recipe, extras, widths, shard_size, dtype):
+    """A new, empty store for an `ImageSet`. extras: {name: what}; widths: {array name: D}.
+
+    Never half made: in a folder it is written aside and moved into place; at a URL it counts as none until its attributes are complete.
+    Raises FileExistsError where something else lies there.
+    """
+    path, n, dims, network = local(path), len(images), net.shapes, net.provenance  # what can fail, before anything is written
+    if isinstance(path, Path) and path.exists():
+        raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
+    aside = path.with_name(f".{path.name}.new") if isinstance(path, Path) else path
+    group = zarr.open_group(aside, mode="w", zarr_format=3, attributes={"format": UNFINISHED})
     compressed = {"compressors": ZstdCodec(level=1, checksum=True)}
-    for name, width in [("codes", sum(dims["codes"])), ("conv", sum(c for c, *_ in dims["blocks"]))]:
-        group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype="float32",
-                           fill_value=float("nan"), **compressed)
-    for name, values, chunk in [("files", _text(images.files), n), ("labels", _text(images.labels), n), ("state", None, shard_size)]:
+    for name, width in widths.items():
+        group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype=dtype, fill_value=float("nan"), **compressed)
+    for name, values, chunk in [("files", text(images.files), n), ("labels", text(images.labels), n), ("state", [""] * n, shard_size)]:
         array = group.create_array(name, shape=(n,), chunks=(min(chunk, n),), dtype=str, fill_value="", **compressed)
-        if values is not None:
+        if name != "state":
             array[:] = np.array(values, dtype=object)
-    group.attrs.update(format=FORMAT, root=str(images.root), network=network, recipe=recipe, dims=dims,
-                       versions={p: version(p) for p in ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside.rename(path)
-    return open_store(path)
+    group.create_array("sizes", data=sizes(images), chunks=(n,), **compressed)
+    group.attrs.put({"format": FORMAT, "root": str(images.root), "network": network, "recipe": recipe, "dims": dims,
+                     "extras": extras,
+                     "versions": {p: version(p) for p in ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")}})
+    if aside != path:
+        aside.rename(path)
+    return find_store(path)
 
 
-def _text(names):
+@contextmanager
+def locked(path):
+    """One process at a time writes a store that lies in a folder. Raises BlockingIOError where another one does.
+
+    Where there are no locks (object storage), two processes do the same work twice and write the same bytes.
+    """
+    path = local(path)
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0) if isinstance(path, Path) else nullcontext()
+    try:
+        with lock:
+            yield
+    except filelock.Timeout:
+        raise BlockingIOError(f"another process is describing images into {path}: wait for it, or choose another path") from None
+
+
+def text(names):
     """File names as Unicode: bytes that are none come out as \\xe9, so that one odd name does not keep the rest from being stored."""
     return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
-def check_same(store, path, images, net, recipe):
+def sizes(images):
+    """Bytes of every file of an `ImageSet`, (N,) int64; -1 where it cannot be asked."""
+    def size(path):
+        try:
+            return path.stat().st_size
+        except (OSError, ValueError):
+            return -1
+    return np.array([size(images.path(i)) for i in range(len(images))], dtype=np.int64)
+
+
+def check_same(store, path, images, net, recipe, extras, dtype):
     """Raises ValueError, naming what differs, where a store was not made of these images by this network and recipe."""
-    wanted = {"network": net.provenance, "recipe": recipe}
-    differ = [f"{what} {key}: {mine.get(key)!r}, now {wanted[what][key]!r}"
-              for what, mine in [("network", store.network), ("recipe", store.recipe)]
-              for key in wanted[what] if mine.get(key) != wanted[what][key]]
-    files = _text(images.files)
+    pairs = [("network", store.network, net.provenance), ("recipe", store.recipe, recipe), ("extras", store.extras, extras),
+             ("", {"dtype": str(store.conv.dtype)}, {"dtype": dtype})]
+    differ = [f"{what} {key}: {mine.get(key)!r}, now {wanted.get(key)!r}".strip()
+              for what, mine, wanted in pairs for key in {**mine, **wanted} if mine.get(key) != wanted.get(key)]
+    files = text(images.files)
     if store.files != files:
         differ.append(f"images: {len(store)} files, now {len(images)}; {len(set(store.files) ^ set(files))} names differ")
     elif store.root != images.root:
         differ.append(f"image folder: {store.root}, now {images.root}")
+    else:
+        changed = np.flatnonzero(store._group["sizes"][:] != sizes(images))
+        if len(changed):
+            differ.append(f"{len(changed)} files have another size than when they were described, first {files[changed[0]]}")
     if differ:
         raise ValueError(f"the store {path} was made with other settings ({'; '.join(differ)}). "
                          "Delete it or choose another path (another run name).")
