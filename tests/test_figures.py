@@ -292,3 +292,9 @@ def test_curves():
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
         assert ax.get_lines()[0].get_color() == figures.COLORS["eta"]
     assert [t.get_text() for t in axes[1].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
+
+
+def test_colors_and_symbols_of_parts_and_variants():
+    assert [figures.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
+        r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
+    assert figures.color("eta, unit length") == figures.COLORS["eta"] and figures.color("w_3") == figures.color("gem") == figures.BASELINE
