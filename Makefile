@@ -2,11 +2,12 @@
 #   make reproduce PROFILE=folder IMAGES=~/photos [QUERIES=~/queries] [NAME=..] [NETWORK=..] [WEIGHTS=..] [RECIPE=..] [ARGS="-p k 10"]
 PYTHON ?= python3
 PROFILE ?= embedded
+SWEEP ?= metric
 BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce test lab notebooks clean
+.PHONY: help reproduce evidence sweep test lab notebooks clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -16,10 +17,18 @@ help:  ## this list
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
 	touch $@
 
+options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
+    $(call given,IMAGES,images) $(call given,QUERIES,queries) $(call given,NETWORK,network) $(call given,WEIGHTS,weights) \
+    $(call given,RECIPE,recipe) $(call given,DEVICE,device) $(ARGS)
+
 reproduce: .venv/installed  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
-	$(BIN)/cbir reproduce --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
-	    $(call given,IMAGES,images) $(call given,QUERIES,queries) $(call given,NETWORK,network) $(call given,WEIGHTS,weights) \
-	    $(call given,RECIPE,recipe) $(call given,DEVICE,device) $(ARGS)
+	$(BIN)/cbir reproduce $(options)
+
+evidence: .venv/installed  ## the notebooks that test the paper's claims, in runs/<name>/ as well
+	$(BIN)/cbir evidence $(options)
+
+sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
+	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 test: .venv/installed  ## every test: pytest, and nbval over the committed notebooks
 	$(BIN)/python -m pytest tests

@@ -8,18 +8,20 @@ from torch import nn
 from tqdm import tqdm
 
 
-def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=1e-3, seed=0, device="cpu"):
+def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=1e-3, seed=0, device="cpu", most=200_000):
     """IM(x), as far as the paper tells: "an additional hidden layer after the last fully connected one".
 
     codes: (N, D) float32, the last fully connected layer's activations y_{N+2} of the database (array or `Rows`; rows of NaN are
     left out). labels: N class names. A hidden layer of `width` (default D / 2, as IMAGENET1M's 2048 is half of 4096) with
-    ReLU and a softmax over the classes is trained with cross-entropy (AdamW, cosine schedule) from a seed.
-    Returns (encoder, accuracy): the hidden layer as `nn.Module` (B, D) -> (B, width), and the share of the database that the
+    ReLU and a softmax over the classes is trained with cross-entropy (AdamW, cosine schedule) from a seed; of a database of more
+    than `most` images, on that many, drawn from the seed: they are held in memory.
+    Returns (encoder, accuracy): the hidden layer as `nn.Module` (B, D) -> (B, width), and the share of these images that the
     softmax gets right. Raises ValueError for fewer than two classes: without labels there is no such descriptor.
     """
-    codes = torch.as_tensor(np.asarray(codes), dtype=torch.float32)
+    drawn = np.arange(len(codes)) if len(codes) <= most else np.sort(np.random.default_rng(seed).choice(len(codes), most, replace=False))
+    codes, labels = torch.as_tensor(np.asarray(codes[drawn]), dtype=torch.float32), np.asarray(labels)[drawn]
     kept = torch.isfinite(codes).all(dim=1)
-    classes, targets = np.unique(np.asarray(labels)[kept.numpy()], return_inverse=True)
+    classes, targets = np.unique(labels[kept.numpy()], return_inverse=True)
     if len(classes) < 2:
         raise ValueError("the IM-like layer is trained on class labels: this database has fewer than two classes")
     codes, targets = codes[kept], torch.as_tensor(targets)
@@ -43,11 +45,17 @@ def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=
 
 
 @torch.inference_mode()
-def hidden_codes(encoder, codes):
-    """(N, D) codes -> (N, width) float32, the IM-like descriptor. Rows of NaN stay NaN."""
-    device = next(encoder.parameters()).device
-    codes = torch.as_tensor(np.asarray(codes), dtype=torch.float32)
-    return torch.cat([encoder(rows.to(device)).cpu() for rows in codes.split(4096)]).numpy()
+def hidden_codes(encoder, codes, path=None):
+    """(N, D) codes (array or `Rows`) -> (N, width) float32, the IM-like descriptor. Rows of NaN stay NaN.
+
+    path: a file (.npy) for the result, which is then mapped from there: memory does not grow with N.
+    """
+    device, shape = next(encoder.parameters()).device, (len(codes), encoder[0].out_features)
+    out = np.lib.format.open_memmap(path, "w+", np.float32, shape) if path else np.empty(shape, np.float32)
+    for start in range(0, len(codes), 4096):
+        block = torch.as_tensor(np.asarray(codes[start:start + 4096]), dtype=torch.float32)
+        out[start:start + 4096] = encoder(block.to(device)).cpu().numpy()
+    return out
 
 
 def read_fvecs(path, rows=None):

@@ -1,103 +1,95 @@
-"""`cbir reproduce`: the paper's notebooks, headless, with a profile's parameters."""
+"""The command line: `cbir reproduce`, `cbir evidence`, `cbir sweep`, `cbir query`."""
 
 import argparse
-import ast
-import os
-import shlex
 import sys
-import time
 
 import papermill
 import yaml
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from .descriptors import named_recipe
-from .images import load_images
 from .networks import ROOT
-from .run import Run
+from .notebooks import EVIDENCE, PAPER, PATHS, reproduce
+from .query import query
+from .run import Run, runs_folder
 from .search import METRICS
-
-PATHS = {"images", "queries", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
-PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
+from .store import open_store
+from .sweep import read_sweep, sweep
+from .zoo import load_network
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="cbir", description="Image retrieval by network activations: the paper, reproduced.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    reproduce_ = commands.add_parser("reproduce", help="run the paper's notebooks; figures, tables and report in runs/<name>/",
-                                     description="Example: cbir reproduce --profile folder -p images ~/photos -p weights none")
-    profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
-    reproduce_.add_argument("--profile", default="embedded", help=f"one of {', '.join(profiles)} (default: embedded)")
-    reproduce_.add_argument("--name", help="the run's name (default: the profile's)")
-    reproduce_.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                            help="a notebook parameter, as YAML; repeat for more")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        reproduce(args.profile, args.name, {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter})
+        args.run_command(args)
     except papermill.PapermillExecutionError as error:
         sys.exit(f"\n{error.ename}: {error.evalue}")
     except (ValueError, OSError) as error:
         sys.exit(f"cbir: {error}")
 
 
-def reproduce(profile="embedded", name=None, parameters=None):
-    """Executes notebooks 00-04 with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
-
-    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html.
-    Raises ValueError for an unknown profile or parameter, and what papermill raises where a notebook fails.
-    """
-    path = ROOT / "profiles" / f"{profile}.yaml"
-    if not path.is_file():
-        raise ValueError(f"unknown profile {profile!r}: choose one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}")
-    given = parameters or {}
-    parameters = yaml.safe_load(path.read_text(encoding="utf-8")) | given
-    run = Run(name or profile)
-    known = {n: papermill.inspect_notebook(str(ROOT / "notebooks" / f"{n}.ipynb")) for n in PAPER}
-    unknown = set(parameters) - set().union(*known.values())
-    if unknown:
-        raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(set().union(*known.values()))}")
-    parameters["run_name"] = run.name
-    if isinstance(parameters.get("query_names"), str):
-        parameters["query_names"] = [parameters["query_names"]]
-    named_recipe(parameters.get("recipe", "as_printed"), q=parameters.get("q", 0.5))
-    if parameters.get("metric", "l1") not in METRICS:
-        raise ValueError(f"unknown metric {parameters['metric']!r}: choose one of {METRICS}")
-    if parameters.get("k", 1) < 1:
-        raise ValueError(f"k = {parameters['k']} is out of range")
-    for key in PATHS & set(parameters):  # the notebooks may run in another folder
-        path = os.path.expanduser(parameters[key] or "")
-        if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
-            parameters[key] = os.path.abspath(path)
-    kind, folders = parameters["profile"], (parameters.get("images"), parameters.get("queries"))
-    if kind == "folder" or kind == "embedded" and any(folders):  # a wrong folder shows now, not after the network was loaded
-        load_images(kind, *folders)
-    command = ["cbir", "reproduce", "--profile", profile, "--name", run.name]
-    defaults = {k: ast.literal_eval(about["default"]) for n in PAPER[1:] for k, about in known[n].items()}
-    run.record(parameters=defaults | parameters, profile=profile,
-               command=shlex.join(command + [x for k, v in given.items() for x in ("-p", k, "none" if v is None else str(v))]))
-    seconds = {}
-    for notebook in PAPER if parameters["profile"] == "embedded" else PAPER[1:]:  # notebook 00 is about the embedded set
-        start = time.time()
-        print(f"\n{notebook}", file=sys.stderr)
-        output = run.path / "notebooks" / f"{notebook}.ipynb"
-        output.parent.mkdir(exist_ok=True)
-        papermill.execute_notebook(
-            str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
-            parameters={k: v for k, v in parameters.items() if k in known[notebook]})
-        _tidy(output)
-        seconds[notebook] = round(time.time() - start, 1)
-    run.record(seconds=seconds)
-    report = run.report()
-    counts = run.metrics["images"]
-    print(f"\n{counts['described now']} images described, {counts['reused']} reused from the store. Done: {report}")
-    return run
+def _parser():
+    parser = argparse.ArgumentParser(prog="cbir", description="Image retrieval by network activations: the paper, reproduced.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
+    for name, what in [("reproduce", "run the paper's notebooks (00-04)"), ("evidence", "run the notebooks that test its claims (05-08)")]:
+        sub = commands.add_parser(name, help=f"{what}; figures, tables and report in runs/<name>/",
+                                  description=f"Example: cbir {name} --profile folder -p images ~/photos -p weights none")
+        sub.add_argument("--profile", default="embedded", help=f"one of {', '.join(profiles)} (default: embedded)")
+        sub.add_argument("--name", help="the run's name (default: the profile's)")
+        sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                         help="a notebook parameter, as YAML; repeat for more")
+        sub.add_argument("--scheduler", help="where extraction and search run: 'local', the cores of this machine; tcp://...: a Dask cluster")
+        sub.set_defaults(run_command=_reproduce)
+    sub = commands.add_parser("sweep", help="run a grid of parameters; one table and one plot in runs/<sweep>/",
+                              description="Example: cbir sweep sweeps/metric.yaml --scheduler local. Cells that are complete are not run again.")
+    sub.add_argument("file", help="a sweep file, as those in sweeps/")
+    sub.add_argument("--scheduler", help="'local': as many cells at a time as there are cores; tcp://...: a running Dask scheduler")
+    sub.set_defaults(run_command=_sweep)
+    sub = commands.add_parser("query", help="show the images of a store nearest to yours",
+                              description="Example: cbir query photo.jpg --run folder. Writes query_<stem>.png and .json for every image.")
+    sub.add_argument("images", nargs="+", metavar="IMAGE")
+    where = sub.add_mutually_exclusive_group()
+    where.add_argument("--run", default="embedded", help="the run whose database is searched (default: embedded)")
+    where.add_argument("--store", help="a store to search instead")
+    sub.add_argument("-k", type=int, default=5, help="images to find (default: 5)")
+    sub.add_argument("--descriptor", action="append", help="repeat for several (default: h, eta_conv, eta)")
+    sub.add_argument("--metric", default="l1", choices=METRICS)
+    sub.add_argument("--output", default=".", help="folder for the results (default: this one)")
+    sub.add_argument("--weights", help="the weights of the store's network, where they are not the run's or the default")
+    sub.set_defaults(run_command=_query)
+    return parser
 
 
-def _tidy(path):
-    """Progress bars in an executed notebook, reduced to the last state of each."""
-    notebook, _ = CoalesceStreamsPreprocessor().preprocess(papermill.iorw.load_notebook_node(str(path)), {})
-    papermill.iorw.write_ipynb(notebook, str(path))
+def _reproduce(args):
+    given = {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter} | ({"scheduler": args.scheduler} if args.scheduler else {})
+    run = reproduce(args.profile, args.name, given, EVIDENCE if args.command == "evidence" else PAPER)
+    counts = run.metrics.get("images")  # notebook 02's
+    if counts and args.command == "reproduce":
+        print(f"\n{counts['described now']} images described, {counts['reused']} reused from the store.", end=" ")
+    print(f"Done: {run.path / 'report.html'}")
+
+
+def _sweep(args):
+    table = sweep(args.file, args.scheduler, tell=lambda line: print(line, flush=True))
+    print(f"Done: {runs_folder() / read_sweep(args.file).name}")
+    failed = table[table["status"] != "complete"]
+    if len(failed):
+        sys.exit("\n".join([f"cbir: {len(failed)} of {len(table)} cells failed; the same command tries them again",
+                            *(f"  {cell}: {error}" for cell, error in zip(failed["run"], failed["error"]))]))
+
+
+def _query(args):
+    path, weights = args.store, args.weights or "default"
+    if not path:
+        path = runs_folder() / args.run / "stores" / "database"
+        if not path.is_dir():
+            raise FileNotFoundError(f"no run {args.run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give --store")
+        weights = args.weights or Run(args.run).metrics.get("parameters", {}).get("weights", "default")
+    store = open_store(path)
+    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"],
+                       precision=store.network.get("precision", "float32"))
+    unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
+    if unreadable:
+        sys.exit("\n".join(f"cbir: {file!r} cannot be read: {reason}" for file, reason in unreadable.items()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import numpy as np
 
 BINS = 25  # per channel
+# `published_distances` and what is left of it without its two oddities.
+FORMULAS = {"published": {}, "no overflow": {"overflow": False}, "no clipping": {"clip": False}, "neither": {"overflow": False, "clip": False}}
 
 
 def _check(rgb):
@@ -26,28 +28,30 @@ def histogram_distance(a, b):
     return np.abs(np.asarray(a) - np.asarray(b)).mean(axis=-1)
 
 
-def published_distances(query, retrieved):
+def published_distances(query, retrieved, overflow=True, clip=True):
     """The formula behind the numbers printed in Figs 7-10 and Table I, reconstructed from the published pictures.
 
     query: (H, W, 3) uint8; retrieved: the row's images in the order shown, of any sizes. Returns (len(retrieved),) float64.
     It differs from the text in three ways: a pixel counts in bin value // 10 of its channel without a bounds check, so that
     250..255 of R and of G fall into the next channel's first bin, and of B into the first bin of the row's next retrieved
     image; bars are cut off at 0.3 of the pixels, and set to 1 there; the sum is divided by 37.5.
+    overflow=False leaves 250..255 in the last bin of their own channel; clip=False lets bars grow beyond 1.
     """
-    h_query, _ = _clipped(query, 0)
-    distances, overflow = [], 0
+    h_query, _ = _bars(query, 0, overflow, clip)
+    distances, spilt = [], 0
     for image in retrieved:
-        h, overflow = _clipped(image, overflow)
+        h, spilt = _bars(image, spilt, overflow, clip)
         distances.append(2 / (3 * BINS) * np.abs(h_query - h).sum())
     return np.array(distances)
 
 
-def _clipped(rgb, overflow):
-    """Bars (75,) of one image, cut at 1, and the count that spills over its end into the next one's first bin."""
+def _bars(rgb, spilt, overflow, clip):
+    """Bars (75,) of one image, 1 for 0.3 of the pixels, and the count that spills over its end into the next one's first bin."""
     pixels = _check(rgb)
-    counts = np.bincount((pixels // 10 + BINS * np.arange(3)).ravel(), minlength=3 * BINS + 1).astype(float)
-    counts[0] += overflow
-    return np.minimum(1, counts[:3 * BINS] / len(pixels) / 0.3), counts[3 * BINS]
+    bins = pixels // 10 if overflow else np.minimum(pixels // 10, BINS - 1)
+    counts = np.bincount((bins + BINS * np.arange(3)).ravel(), minlength=3 * BINS + 1).astype(float)
+    counts[0] += spilt
+    return np.minimum(1 if clip else np.inf, counts[:3 * BINS] / len(pixels) / 0.3), counts[3 * BINS]
 
 
 def parzen_density(rgb, bandwidth=2.0):

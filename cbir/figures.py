@@ -247,6 +247,53 @@ def curves(axes, table, x, names=None):
     return axes
 
 
+def sweep(axes, table, name):
+    """Means over all queries with their 95 % intervals against a parameter, one panel a metric, one line a descriptor.
+
+    axes: as many as metrics; table: DataFrame with columns x, metric, descriptor, mean, low, high; name: the parameter's. Numbers are
+    drawn to scale and joined, anything else stands side by side in the order of the table; descriptors stand a little apart.
+    """
+    values = list(dict.fromkeys(table["x"]))
+    numbers = all(isinstance(v, (int, float, np.number)) and not isinstance(v, (bool, np.bool_)) for v in values)
+    place = dict(zip(values, values if numbers else range(len(values))))
+    descriptors = list(dict.fromkeys(table["descriptor"]))
+    step = 0.01 * (max(place.values()) - min(place.values()) or 1) if numbers else 0.12
+    for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
+        for descriptor, line in rows.groupby("descriptor", sort=False):
+            x = np.array([place[v] for v in line["x"]]) + step * (descriptors.index(descriptor) - (len(descriptors) - 1) / 2)
+            order = np.argsort(x)
+            mean, low, high = line[["mean", "low", "high"]].to_numpy(float)[order].T
+            ax.errorbar(x[order], mean, [mean - low, high - mean], marker="o", markersize=3, linestyle="-" if numbers else "", linewidth=1, capsize=2,
+                        color=COLORS.get(descriptor), label=SYMBOLS.get(descriptor, descriptor))
+        ax.set_xticks([*place.values()], [f"{v:g}" if numbers else str(v) for v in place], rotation=0 if numbers else 20)
+        ax.set(title=metric, xlabel=name)
+        if not numbers:
+            ax.set_xlim(-0.5, len(place) - 0.5)
+    return axes
+
+
+def contributions(ax, table):
+    """What the parts of a descriptor add to a distance: one bar a row, its pieces the shares of the parts, from the left.
+
+    table: DataFrame of numbers >= 0, a row a bar, a column a part "y_6" or "w_1": layers in blues, blocks in reds, later ones darker.
+    """
+    shares = table.div(table.sum(axis=1), axis=0)
+    left = np.zeros(len(table))
+    for letter, palette in (("y", "Blues"), ("w", "Oranges")):
+        parts = [c for c in table.columns if c.startswith(letter)]
+        for n, part in enumerate(parts, start=1):
+            ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=plt.get_cmap(palette)(0.25 + 0.6 * n / len(parts)),
+                    edgecolor="white", linewidth=0.5, label=f"${part}$")
+            for row, share in enumerate(shares[part]):
+                if share > 0.045:
+                    ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=6, color="white" if n / len(parts) > 0.6 else "black")
+            left = left + shares[part].to_numpy()
+    ax.set_yticks(range(len(table)), [SYMBOLS.get(name, name) for name in table.index])
+    ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
 def bare(ax):
     """No ticks and no spines; labels stay."""
     ax.set(xticks=[], yticks=[])

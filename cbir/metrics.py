@@ -15,6 +15,26 @@ def share_in_top_k(query_values, database_values, indices):
     return np.where((np.asarray(indices) < 0).any(axis=1), np.nan, share)
 
 
+def common_in_top_k(a, b):
+    """Share of the rows that two rankings have in common, whatever their order: (Q, k), (Q, k) -> (Q,) float64, NaN for a query that was
+    not searched for (indices of -1)."""
+    a, b = np.asarray(a), np.asarray(b)
+    share = (a[:, :, None] == b[:, None]).any(axis=2).mean(axis=1)
+    return np.where((a < 0).any(axis=1) | (b < 0).any(axis=1), np.nan, share)
+
+
+def distance_by_part(a, b, widths):
+    """What each part of a descriptor adds to the L1 distance, on the average over pairs of rows: (len(widths),) float64, whose sum is the distance.
+
+    a, b: (P, D) rows, pairs with NaN are left out; widths: of the parts, one after the other. Raises ValueError where they do not add up to D.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if sum(widths) != a.shape[1]:
+        raise ValueError(f"parts of {list(widths)} dimensions do not make up {a.shape[1]}")
+    each = np.nanmean(np.abs(a - b), axis=0)
+    return np.array([part.sum() for part in np.split(each, np.cumsum(widths)[:-1])])
+
+
 def average_precision(query_values, database_values, indices):
     """Average precision per query over a ranking: mAP is its mean. Returns (Q,) float64.
 

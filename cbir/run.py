@@ -15,6 +15,11 @@ from .descriptors import NAMES
 from .networks import ROOT
 
 
+def runs_folder():
+    """The folder of all runs: the variable CBIR_RUNS, else runs/ beside the package (Path)."""
+    return Path(os.environ.get("CBIR_RUNS") or ROOT / "runs")
+
+
 class Run:
     """The folder of the run `name`, made where it does not exist. `folder` (or the variable CBIR_RUNS) holds all runs.
 
@@ -25,7 +30,7 @@ class Run:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
-        self.path = Path(folder or os.environ.get("CBIR_RUNS") or ROOT / "runs") / name
+        self.path = Path(folder or runs_folder()) / name
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
 
     def save_figure(self, fig, name, caption):
@@ -40,17 +45,26 @@ class Run:
         self._write("table1.tex", tables.style(table, "latex").to_latex(convert_css=True, hrules=True))
         self._write("table1.html", tables.style(table).to_html())
 
+    def array_path(self, name, key):
+        """Where `save_arrays` keeps one array: for those who write it there piece by piece."""
+        (self.path / name).mkdir(exist_ok=True)
+        return self.path / name / f"{key}.npy"
+
     def save_arrays(self, name, **arrays):
-        """Arrays as <name>.npz, for the notebooks that follow."""
-        np.savez(self.path / f"{name}.npz", **arrays)
+        """Arrays as <name>/<key>.npy, for the notebooks that follow; instead of whatever was there."""
+        (self.path / name).mkdir(exist_ok=True)
+        files = {self.array_path(name, key): array for key, array in arrays.items()}
+        for path in {*(self.path / name).glob("*.npy")} - {*files}:
+            path.unlink()
+        for path, array in files.items():
+            if Path(getattr(array, "filename", None) or "").resolve() != path.resolve():  # else it lies there already, mapped
+                np.save(path, array)
 
     def load_arrays(self, name):
-        """What `save_arrays` saved (dict). Raises FileNotFoundError where an earlier notebook has not run."""
-        path = self.path / f"{name}.npz"
-        if not path.exists():
-            raise FileNotFoundError(f"no {path.name} in runs/{self.name}: run the earlier notebooks first, in order")
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        """What `save_arrays` saved (dict), mapped from disk. Raises FileNotFoundError where an earlier notebook has not run."""
+        if not (self.path / name).is_dir():
+            raise FileNotFoundError(f"no {name} in runs/{self.name}: run the earlier notebooks first, in order")
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted((self.path / name).glob("*.npy"))}
 
     def record(self, **metrics):
         """Adds to metrics.json (values that JSON knows), replacing what had the same names."""

@@ -16,14 +16,15 @@ import torch
 
 from .extract import Describer
 from .images import ImageSet, list_images
-from .networks import load_network
 from .store import Store, open_store
+from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
 BLOCK = 2 ** 26      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
 QUERIES = 256        # queries compared with a block at a time
 CHUNK = 1024         # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0 ** -24
+TINY = 2.0 ** -126   # float32 products below it vanish
 _kernels = Lock()    # numba's simplest threading layer dies of two callers at once
 
 
@@ -111,7 +112,7 @@ def describe_files(st, files, names, net=None):
     """
     if not isinstance(st, Store):
         raise ValueError("image files can only be searched for in a store: it knows how it was described")
-    net = net or load_network(st.network["name"])
+    net = net or load_network(st.network["name"], precision=st.network.get("precision", "float32"))
     if net.provenance != st.network:
         raise ValueError(f"the store was made by another network or other weights than {net.name!r}: pass that one as `net`")
     files, describer = list_images(files), Describer(net, st.recipe, st.extras)
@@ -242,12 +243,13 @@ def _bounds(sums, metric, dims, device):
             dots, of_queries, of_rows = total
             dead = np.isnan(of_rows)
             if metric == "l2":
-                square, slack = of_queries + of_rows - 2 * dots, 2 * error * (of_queries + of_rows)
+                square, slack = of_queries + of_rows - 2 * dots, 2 * error * (of_queries + of_rows) + 4 * dims * TINY
                 low, high = (np.sqrt(np.maximum(0, square + sign * slack)) / dims for sign in (-1, 1))
             else:
                 norms = np.sqrt(of_queries * of_rows)
                 cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-                low, high = 1 - cosine - 4 * error, 1 - cosine + 4 * error
+                vague = 4 * error + 4 * dims * TINY / np.maximum(norms, TINY)
+                low, high = 1 - cosine - vague, 1 - cosine + vague
     beyond = ~np.isfinite(high)  # float32 overflowed: nothing is known
     low, high = np.where(beyond, -np.inf, low), np.where(beyond, np.inf, high)
     return np.where(dead, np.nan, low), np.where(dead, np.nan, high)
@@ -299,7 +301,7 @@ def _exact(queries, rows, query, row):
     for i in numba.prange(len(query)):
         l1 = square = dot = of_query = of_row = 0.0
         for d in range(queries.shape[1]):
-            q, x = float(queries[query[i], d]), float(rows[row[i], d])
+            q, x = np.float64(queries[query[i], d]), np.float64(rows[row[i], d])
             l1 += abs(q - x)
             square += (q - x) * (q - x)
             dot += q * x

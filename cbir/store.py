@@ -24,6 +24,7 @@ import filelock
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
 
 FORMAT = "cbir-2"
 UNFINISHED = f"{FORMAT} being made"
@@ -146,10 +147,13 @@ class Store:
         done = [i for i, rows in enumerate(self.shards) if (self._state[rows] != "").all()]
         found = []
         for name, array in self.arrays.items():
-            if array.shape[1] == 0 or lost_only and array.nchunks_initialized >= len(done):
+            if array.shape[1] == 0:
                 continue
+            there = sync(_keys(array))
             for i in done:
                 rows, file = self.shards[i], f"{name}/c/{i}/0"
+                if lost_only and f"{array.path}/c/{i}/0".lstrip("/") in there:
+                    continue
                 try:
                     described = self._state[rows] == "ok"
                     if described.any() and np.isnan(Rows._read(array, rows)[described, 0]).any():
@@ -163,6 +167,11 @@ class Store:
         for name, array in self.arrays.items():
             array[rows] = arrays[name]
         self._state[rows] = np.array(state, dtype=object)
+
+
+async def _keys(array):
+    """The files of an array."""
+    return {key async for key in array.store.list_prefix(f"{array.path}/")}
 
 
 def local(path):

@@ -42,6 +42,13 @@ def table1(queries, database, hits, rows):
     return pd.concat([table, means], ignore_index=True)[list(table.columns)]
 
 
+def published_means():
+    """Mean of the five printed distances of every row of Figs 7-10 and of the later baselines: DataFrame, queries x descriptors."""
+    printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
+    table = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
+    return table[printed.descriptor.unique()].rename(columns={"IM": "im"}).rename_axis(columns=None)
+
+
 def winners(table):
     """Where a row has its smallest distance, within each group of columns: a bool DataFrame like `table`."""
     mask = pd.DataFrame(False, table.index, table.columns)

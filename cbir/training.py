@@ -8,8 +8,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
-from .networks import IMAGENET_MEAN, IMAGENET_STD, pick_device, slim_vgg16
+from .networks import IMAGENET_MEAN, IMAGENET_STD, pick_device
 from .scenes import CLASSES, render, sample_scenes
+from .zoo import slim_vgg16
 
 
 def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, lr=2e-3, seed=0, device="auto"):

@@ -82,8 +82,15 @@ def test_classes_without_readable_images_do_not_count(readable):
         cbir.train_hidden_layer(codes, labels, **FAST)
 
 
+def test_of_a_large_database_a_sample_is_enough():
+    codes, labels = toy(400)
+    encoder, accuracy = cbir.train_hidden_layer(codes, labels, **FAST, most=100)
+    full, _ = cbir.train_hidden_layer(codes, labels, **FAST, most=400)
+    assert accuracy > 0.9 and not torch.equal(encoder[0].weight, full[0].weight)
+
+
 @pytest.mark.parametrize("n", [1, 5, 4097])
-def test_hidden_codes(n):
+def test_hidden_codes(n, tmp_path):
     """(N, width), not negative, row by row; a row of NaN stays one and touches no other."""
     encoder, _ = cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 1})
     codes = toy(n)[0]
@@ -91,6 +98,8 @@ def test_hidden_codes(n):
     codes[n // 2] = np.nan
     hidden = cbir.hidden_codes(encoder, codes)
     assert hidden.shape == (n, 16) and hidden.dtype == np.float32
+    mapped = cbir.hidden_codes(encoder, codes, tmp_path / "codes.npy")
+    assert isinstance(mapped, np.memmap) and mapped.tobytes() == hidden.tobytes()
     others = np.arange(n) != n // 2
     np.testing.assert_allclose(hidden[others], expected[others], rtol=1e-4, atol=1e-5)
     assert np.isnan(hidden[n // 2]).all() and (hidden[others] >= 0).all()

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import stats
 
 import cbir
+from cbir.color import FORMULAS
 from cbir.tables import PAPER
 
 images = arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
@@ -146,6 +147,34 @@ def test_the_published_order(published):
     np.testing.assert_allclose(means.ours, means.distance, rtol=0.02)
     winners = published.groupby(["query", "descriptor"])[["ours", "distance"]].mean().unstack("descriptor")
     assert (winners.ours.idxmin(axis=1) == winners.distance.idxmin(axis=1)).all()
+
+
+def test_the_published_formula_without_its_oddities():
+    """Without overflow 255 is in the last bin, like 240; without clipping bars grow on."""
+    white, light, dark = one_color(255, 255, 255), one_color(240, 240, 240), one_color(0, 0, 0)
+    assert cbir.published_distances(light, [white, light], overflow=False).tolist() == [0, 0]
+    assert (cbir.published_distances(light, [white, light]) > 0).all()
+    assert cbir.published_distances(light, [dark], overflow=False, clip=False)[0] == pytest.approx(2 / 75 * 6 / 0.3)
+    assert cbir.published_distances(light, [dark], overflow=False)[0] == pytest.approx(2 / 75 * 6)
+
+
+def test_without_both_the_published_formula_is_a_multiple_of_the_printed_one():
+    """Where bins of ten values and of 256 / 25 hold the same: at multiples of 51, say."""
+    a, b = (np.random.default_rng(seed).integers(0, 5, (6, 7, 3)).astype(np.uint8) * 51 for seed in (0, 1))
+    expected = cbir.histogram_distance(cbir.color_histogram(a), cbir.color_histogram(b)) * 2 / 0.3
+    assert cbir.published_distances(a, [b], overflow=False, clip=False)[0] == pytest.approx(expected)
+
+
+def test_only_both_oddities_give_the_published_numbers(paper):
+    """Mean error on the thumbnails: with overflow and clipping 1 %, without either of them several times as much."""
+    names, printed = pd.read_csv(paper / "thumbnails" / "manifest.csv"), pd.read_csv(PAPER / "published_histogram_distances.csv")
+    error = dict.fromkeys(FORMULAS, 0.0)
+    for (descriptor, query), row in names.sort_values("position").groupby(["descriptor", "query"]):
+        first, *others = (np.asarray(Image.open(paper / "thumbnails" / f).convert("RGB")) for f in row.file)
+        numbers = printed[(printed.descriptor == descriptor) & (printed["query"] == query)].sort_values("position").distance
+        for formula, switches in FORMULAS.items():
+            error[formula] += float((abs(cbir.published_distances(first, others, **switches) - numbers) / numbers).mean()) / 20
+    assert error["published"] < 0.02 and min(error[f] for f in FORMULAS if f != "published") > 2 * error["published"]
 
 
 # ---- Parzen windows ---------------------------------------------------------------------------------------------------------

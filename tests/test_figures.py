@@ -298,3 +298,14 @@ def test_colors_and_symbols_of_parts_and_variants():
     assert [figures.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
         r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
     assert figures.color("eta, unit length") == figures.COLORS["eta"] and figures.color("w_3") == figures.color("gem") == figures.BASELINE
+
+
+def test_contributions_are_shares_of_each_row():
+    table = pd.DataFrame({"y_6": [1.0, 0], "y_7": [2.0, 0], "w_1": [1.0, 5]}, index=["as printed", "eta"])
+    _, ax = plt.subplots()
+    assert figures.contributions(ax, table) is ax
+    pieces = np.array([[(bar.get_x(), bar.get_width()) for bar in container] for container in ax.containers])  # part, row, (from, width)
+    np.testing.assert_allclose(pieces[:, 0], [(0, 0.25), (0.25, 0.5), (0.75, 0.25)])
+    np.testing.assert_allclose(pieces[:, 1], [(0, 0), (0, 0), (0, 1)])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["as printed", cbir.SYMBOLS["eta"]]
+    assert sorted(t.get_text() for t in ax.texts) == ["100%", "25%", "25%", "50%"]

@@ -162,3 +162,21 @@ def test_front_point_by_point(points):
     assert front.any()
     for (x, y), kept in zip(points, front):
         assert kept == (not any(a >= x and b <= y and (a, b) != (x, y) for a, b in points))
+
+
+# ---- two rankings, and the parts of a distance ------------------------------------------------------------------------------
+
+def test_common_rows_of_two_rankings():
+    """Whatever the order; a query that was not searched for has none to share."""
+    a = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [-1, -1, -1, -1], [5, 6, 7, 8]]
+    b = [[4, 3, 2, 1], [9, 2, 8, 4], [5, 6, 7, 8], [-1, -1, -1, -1], [-1, -1, -1, -1]]
+    np.testing.assert_array_equal(cbir.common_in_top_k(a, b), [1, 0.5, 0, np.nan, np.nan])
+
+
+def test_parts_of_a_distance():
+    a = np.array([[0., 1, 2, 3], [1, 1, 1, 1], [np.nan] * 4])
+    b = np.array([[1., 1, 0, 0], [0, 3, 1, 1], [1, 2, 3, 4]])
+    np.testing.assert_allclose(cbir.distance_by_part(a, b, [1, 0, 3]), [1, 0, 3.5])      # (1 + 1) / 2; (0 + 2 + 3 + 2 + 0 + 0) / 2
+    assert cbir.distance_by_part(a, b, [2, 2]).sum() == pytest.approx(np.abs(a - b)[:2].sum(axis=1).mean())
+    with pytest.raises(ValueError, match="do not make up 4"):
+        cbir.distance_by_part(a, b, [1, 2])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import cbir
-from cbir import cli
+from cbir import cli, notebooks
 from cbir.networks import ROOT
 
 PAPER = cli.PAPER
@@ -163,6 +163,24 @@ def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
     with pytest.raises(SystemExit) as stop:
         cli.main(["reproduce", *args])
     assert message in stop.value.code.strip().splitlines()[-1]
+
+
+def test_evidence_is_recorded_beside_reproduce_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda source, output, **_: shutil.copy(source, output))
+    monkeypatch.setattr(cli, "PAPER", ["02_extraction"])
+    for module in (cli, notebooks):
+        monkeypatch.setattr(module, "EVIDENCE", ["03_retrieval"])
+    commands = {"reproduce": ["reproduce", "-p", "q", "0.25"], "evidence": ["evidence", "-p", "k", "7"]}
+    for order in (["evidence"], ["evidence", "reproduce"], ["reproduce", "evidence", "reproduce"]):
+        name = "-".join(order)
+        for command in order:
+            cli.main([*commands[command], "--name", name])
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
+        assert set(metrics["command"].splitlines()) == {f"cbir {c} --profile embedded --name {name} -p {'q 0.25' if c == 'reproduce' else 'k 7'}" for c in order}
+        assert metrics["status"] == "complete" and metrics["parameters"]["k"] == 7 and metrics["parameters"].get("q") == (0.25 if "reproduce" in order else None)
+        assert set(metrics["seconds"]) == {"02_extraction" if c == "reproduce" else "03_retrieval" for c in order}
+        assert (tmp_path / name / "report.html").is_file()
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):

@@ -129,7 +129,13 @@ def test_arrays(run):
     loaded = run.load_arrays("hits")
     assert set(loaded) == {"indices", "names"} and loaded["names"].tolist() == ["ü", "b"]
     np.testing.assert_array_equal(loaded["indices"], np.arange(6).reshape(2, 3))
-    with pytest.raises(FileNotFoundError, match="no codes.npz in runs/test: run the earlier notebooks first"):
+    out = np.lib.format.open_memmap(run.array_path("hits", "large"), "w+", np.float32, (4, 2))
+    out[:] = 3
+    run.save_arrays("hits", large=out)                                     # lies there already; the others go
+    assert {k: v.tolist() for k, v in run.load_arrays("hits").items()} == {"large": [[3, 3]] * 4}
+    run.save_arrays("none")
+    assert run.load_arrays("none") == {}
+    with pytest.raises(FileNotFoundError, match="no codes in runs/test: run the earlier notebooks first"):
         run.load_arrays("codes")
 
 
@@ -197,3 +203,13 @@ def test_the_report_can_be_written_again(run, figure):
     run.report()
     run.save_figure(figure, "fig01", "Fig. 1. The network")
     assert "Fig. 1. The network" in run.report().read_text(encoding="utf-8")
+
+
+def test_the_papers_numbers_make_its_table():
+    """Table I is the means of the numbers under Figs 7-10, but for the last digit of one (an erratum)."""
+    means = tables.published_means()
+    table = pd.read_csv(tables.PAPER / "table1.csv").rename(columns={"IM": "im"}).set_index("query")
+    off = (means[table.columns] - table).abs()
+    assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
+    assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
+    assert means.isna().sum().to_dict() == {c: int(c == "full_average") for c in means.columns}

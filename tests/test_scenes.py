@@ -11,8 +11,8 @@ from torch import nn
 
 import cbir
 from cbir import scenes, training
-from cbir.networks import slim_vgg16
 from cbir.scenes import BACKGROUNDS, CLASSES, PALETTES, SPLITS, render, sample_scenes, write_scenes
+from cbir.zoo import slim_vgg16
 
 FACTORS = {"class": CLASSES, "background": BACKGROUNDS, "palette": PALETTES}
 

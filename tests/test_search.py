@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_net, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,50 @@ def test_the_sum_over_eta_is_the_sum_over_its_parts(stores):
         total[name][hits.indices[0]] = hits.distances[0] * getattr(database, name).shape[1]
     readable = database.described
     np.testing.assert_allclose(total["eta"][readable], (total["h"] + total["eta_conv"])[readable], rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))])
+def test_bounds_from_torch(blocks, metric, device):
+    rows, queries = codes(60, 300), codes(5, 300, seed=1)
+    rows[7] = np.nan
+    plain, other = cbir.search(rows, queries, metric=metric, k=9), cbir.search(rows, queries, metric=metric, k=9, device=device)
+    np.testing.assert_array_equal(plain.indices, other.indices)
+    np.testing.assert_array_equal(plain.distances, other.distances)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_several_descriptors_in_one_pass(blocks, stores, metric):
+    names = ["h", "eta_conv", "eta", "w_2", "w_1+h"]
+    together = cbir.search(*stores, descriptor=names, metric=metric, k=4)
+    assert list(together) == names
+    for name in names:
+        alone = cbir.search(stores[0][name][:], stores[1][name][:], metric=metric, k=4)
+        np.testing.assert_array_equal(together[name].indices, alone.indices)
+        np.testing.assert_allclose(together[name].distances, alone.distances, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_nearly_equal_rows_in_the_order_of_float64(blocks, metric):
+    """Differences far below what float32 sums can tell."""
+    base = codes(1, 2000, seed=3)
+    rows = np.repeat(base, 40, axis=0)
+    order = np.random.default_rng(0).permutation(40)
+    rows[np.arange(40), np.arange(40) * 7] += (order + 1) * np.float32(1e-5)
+    queries = codes(2, 2000, seed=1)
+    hits = cbir.search(rows, queries, metric=metric, k=25)
+    exact = distances(rows, queries, metric)
+    found = np.take_along_axis(exact, hits.indices, 1)
+    np.testing.assert_allclose(found, np.sort(exact, axis=1)[:, :25], rtol=1e-13 if metric != "cosine" else 1e-9)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e25, 3e37])
+def test_numbers_of_any_size(metric, scale):
+    """Also where float32's squares and sums overflow or vanish."""
+    rows, queries = codes(30, 50) * np.float32(scale), codes(3, 50, seed=1) * np.float32(scale)
+    hits = cbir.search(rows, queries, metric=metric, k=6)
+    np.testing.assert_array_equal(hits.indices, brute_force(rows, queries, metric, 6)[0])
 
 
 # ---- ties and gaps ----------------------------------------------------------------------------------------------------------

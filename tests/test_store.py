@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from conftest import make_net, write_image
 from zarr.storage import LocalStore
@@ -342,3 +343,159 @@ def test_a_file_that_is_cut_short_is_an_error(tmp_path, whole, array):
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(Exception):
         read_all(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("file", ["codes/c/1/0", "conv/c/2/0", "mac/c/0/0"])
+def test_a_lost_file_is_named_and_its_images_are_described_again(folder, tmp_path, file):
+    whole = extract(folder, tmp_path / "whole", extras={"mac": "mac"})
+    st = extract(folder, tmp_path / "st", extras={"mac": "mac"})
+    (tmp_path / "st" / file).unlink()
+    with pytest.raises(ValueError, match=f"1 shard files .* lost, first {file}"):
+        cbir.open_store(tmp_path / "st")
+    with pytest.raises(ValueError, match="lost a shard"):
+        cbir.search(st, whole, "eta+mac", k=1)                             # opened before
+    assert [f for _, f in st.damaged()] == [file]
+    again = extract(folder, tmp_path / "st", extras={"mac": "mac"})
+    assert again.computed == (3 if "2" in file else 4)
+    assert_same(again, whole)
+    assert again["mac"][:].tobytes() == whole["mac"][:].tobytes()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:], lambda data: b""],
+                         ids=["cut", "flipped", "emptied"])
+def test_a_damaged_shard_is_named_by_whatever_reads_it(folder, tmp_path, whole, damage):
+    file = tmp_path / "whole.zarr" / "conv" / "c" / "1" / "0"
+    good = extract(folder, tmp_path / "good")
+    file.write_bytes(damage(file.read_bytes()))
+    for read in (lambda: whole.eta[:], lambda: whole.eta_conv[5], lambda: cbir.search(whole, good, k=1)):
+        with pytest.raises(ValueError, match="damaged"):
+            read()
+    assert [f for _, f in whole.damaged()] == ["conv/c/1/0"]
+    file.unlink()                                                          # as the message says
+    assert_same(extract(folder, tmp_path / "whole.zarr"), good)
+
+
+def test_images_that_changed_since_are_named(folder, tmp_path, whole):
+    write_image(folder / "cat" / "01.png", size=(50, 50))
+    with pytest.raises(ValueError, match="1 files have another size .* first cat/01.png"):
+        extract(folder, tmp_path / "whole.zarr")
+
+
+FULL = """
+import resource, sys
+from conftest import make_net, cbir
+size = int(sys.argv[3])
+net = make_net()
+cbir.extract(sys.argv[1], net, sys.argv[2] + ".other", shard_size=4)     # compiles, loads and writes all that it needs
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+try:
+    cbir.extract(sys.argv[1], net, sys.argv[2], shard_size=4)
+except OSError as error:
+    print("OSError", error)
+"""
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """No file may grow beyond a limit: an error, and whatever was written before it stays good."""
+    for i in range(9):
+        write_image(tmp_path / "images" / f"{i}.png", seed=i)
+    net = wide_net()
+    whole = cbir.extract(tmp_path / "images", net, tmp_path / "whole", shard_size=4)
+    largest = max(p.stat().st_size for p in (tmp_path / "whole").rglob("*") if p.is_file())
+    run = subprocess.run([sys.executable, "-c", FULL.replace("make_net()", "wide_net()").replace("import make_net", "import make_net as _").replace(
+        "size = int", "from test_store import wide_net; size = int"), tmp_path / "images", tmp_path / "st", str(largest - 100)],
+        cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert "OSError" in run.stdout, run.stderr
+    assert cbir.open_store(tmp_path / "st").missing()
+    assert_same(cbir.extract(tmp_path / "images", net, tmp_path / "st", shard_size=4), whole)
+
+
+def wide_net():
+    """With codes that fill a file more than any metadata do."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential()
+        module.add_module("one", torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU()))
+        module.add_module("flat", torch.nn.Flatten())
+        module.add_module("code", torch.nn.LazyLinear(3000))
+        module(torch.zeros(1, 3, 8, 8))
+    return cbir.Network(module, ["one"], ["code"], cbir.resize_transform(8), name="wide")
+
+
+# ---- more descriptors, half the size -----------------------------------------------------------------------------------------
+
+EXTRAS = {"mac": "mac", "color": "color", "relative": {"threshold": "relative"}, "q=0": {"q": 0}}
+
+
+def test_extras_are_what_their_functions_say(folder, tmp_path, tiny_net, whole):
+    st = extract(folder, tmp_path / "st", tiny_net, extras=EXTRAS)
+    for name in ("h", "eta_conv", "eta"):
+        np.testing.assert_array_equal(getattr(st, name)[:], getattr(whole, name)[:])
+    for i in np.flatnonzero(st.described):
+        image = cbir.open_image(st.path(i))
+        ys, codes = tiny_net(tiny_net.transform(image)[None])
+        np.testing.assert_allclose(st["mac"][i], cbir.POOLINGS["mac"](ys)[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(st["color"][i], cbir.color_histogram(np.asarray(image)), rtol=1e-6)
+        np.testing.assert_allclose(st["relative"][i], cbir.conv_descriptor(ys, threshold="relative")[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(st["q=0"][i], cbir.conv_descriptor(ys, q=0)[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(st["y_4"][i], codes[0][0], rtol=1e-4, atol=1e-6)
+    assert np.isnan(st["color"][2]).all()
+
+
+def test_parts_and_sums_of_descriptors(folder, tmp_path):
+    st = extract(folder, tmp_path / "st", extras=EXTRAS)
+    np.testing.assert_array_equal(st["w_1+w_2+w_3"][:], st.eta_conv[:])
+    np.testing.assert_array_equal(st["h+eta_conv"][:], st.eta[:])
+    np.testing.assert_array_equal(st["mac+w_2"][3:5], np.hstack([st["mac"][3:5], st.eta_conv[3:5][:, 4:10]]))
+    assert st["w_2"].shape == (11, 6) and st["color"].shape == (11, 75)
+    with pytest.raises(ValueError, match="unknown descriptor 'w_4'.*'w_3'"):
+        st["h+w_4"]
+
+
+@pytest.mark.parametrize("extras, named", [({"mac": "sum"}, "unknown extra 'sum'"), ({"codes": "mac"}, "'codes'"), ({"w_1": "mac"}, "'w_1'"), ({"a/b": "mac"}, "'a/b'"),
+                                           ({"a+b": "mac"}, "'a.b'"), ({"": "mac"}, "name"), ({"r": {"counting": "all"}}, "counting")])
+def test_extras_that_make_no_sense(folder, tmp_path, extras, named):
+    with pytest.raises(ValueError, match=named):
+        extract(folder, tmp_path / "st", extras=extras)
+    assert not (tmp_path / "st").exists()
+
+
+def test_other_extras_are_other_settings(folder, tmp_path):
+    extract(folder, tmp_path / "st", extras={"mac": "mac"})
+    for extras in ({}, {"mac": "gem"}, {"mac": "mac", "color": "color"}):
+        with pytest.raises(ValueError, match="extras (mac|color)"):
+            extract(folder, tmp_path / "st", extras=extras)
+
+
+def test_half_the_size(folder, tmp_path, whole):
+    st = extract(folder, tmp_path / "st", dtype="float16")
+    assert st.codes.dtype == np.float16 and st.eta.dtype == st.eta[:].dtype == np.float32
+    np.testing.assert_allclose(st.eta[:], whole.eta[:], rtol=2 ** -11, atol=1e-6)
+    rounded = whole.eta[:].astype(np.float16).astype(np.float32)
+    hits, expected = cbir.search(st, rounded, k=4), cbir.search(rounded, rounded, k=4)
+    np.testing.assert_array_equal(hits.indices, expected.indices)
+    np.testing.assert_allclose(hits.distances, expected.distances, rtol=1e-12)
+    for other in ("float64", "int8"):
+        with pytest.raises(ValueError, match=f"unknown dtype '{other}'"):
+            extract(folder, tmp_path / "other", dtype=other)
+    with pytest.raises(ValueError, match="dtype: 'float16', now 'float32'"):
+        extract(folder, tmp_path / "st")
+
+
+def test_descriptors_beyond_the_range_of_numbers_are_no_descriptors(folder, tmp_path, tiny_net):
+    """Named like unreadable images, in whichever format the numbers do not fit."""
+    with torch.no_grad():
+        tiny_net.module.hidden[0].bias += 1e5
+    st = extract(folder, tmp_path / "st", tiny_net, dtype="float16")
+    assert not st.described.any() and "not finite as float16" in st.unreadable["cat/00.png"] and np.isnan(st.eta[:]).all()
+    assert extract(folder, tmp_path / "full", tiny_net).described.sum() == 9
+    with torch.no_grad():
+        tiny_net.module.hidden[0].bias[:] = torch.nan
+    assert "not finite as float32" in extract(folder, tmp_path / "nan", tiny_net).unreadable["cat/00.png"]
+
+
+def test_half_precision_networks(folder, tmp_path, tiny_net, whole):
+    st = extract(folder, tmp_path / "st", tiny_net.to(dtype=torch.bfloat16))
+    scale = np.nanmax(whole.eta[:])
+    np.testing.assert_allclose(st.eta[:], whole.eta[:], atol=0.03 * scale)
+    assert st.network != whole.network

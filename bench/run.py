@@ -1,0 +1,343 @@
+"""How fast, against what: `make bench` writes bench/results.md. All peers run in one process, by turns; figures are medians.
+
+Machines are shared and noisy, so ratios count, not times. Every time stands beside a physical limit of the same machine in the same
+minute: the arithmetic that a matrix product reaches, or the memory bandwidth that a plain sum reaches.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import faiss
+import numba
+import numpy as np
+import scipy.spatial.distance
+import sklearn.metrics
+import sklearn.neighbors
+import torch
+
+import cbir
+from cbir.descriptors import AS_RELEASED
+from cbir.networks import ROOT
+from cbir.scenes import render, sample_scenes
+from cbir.store import create_store
+
+DIMS = 9664
+OUT = []
+
+
+def say(text=""):
+    print(text, flush=True)
+    OUT.append(text)
+
+
+def table(header, rows):
+    say("| " + " | ".join(header) + " |")
+    say("|" + "---|" * len(header))
+    for row in rows:
+        say("| " + " | ".join(str(cell) if isinstance(cell, str) else f"{cell:.3g}" for cell in row) + " |")
+    say()
+
+
+def by_turns(repeats=5, **functions):
+    """Median seconds of every function, {name: seconds}; each runs once before, then all in turn."""
+    seconds = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def codes(n, d=DIMS, seed=0):
+    """Like the activations of fully connected layers after their ReLU: four of five are zero."""
+    rng, out = np.random.default_rng(seed), np.empty((n, d), np.float32)
+    for i in range(0, n, 1000):
+        out[i:i + 1000] = np.maximum(0, rng.standard_normal((min(1000, n - i), d), dtype=np.float32) - 0.84)
+    return out
+
+
+@numba.njit(parallel=True, fastmath={"reassoc"})
+def plain_sum(x):
+    total = 0.0
+    for i in numba.prange(x.shape[0]):
+        row = np.float32(0)
+        for j in range(x.shape[1]):
+            row += x[i, j]
+        total += row
+    return total
+
+
+# ---- descriptors ------------------------------------------------------------------------------------------------------------
+
+def descriptors(repeats):
+    say("## Descriptors\n")
+    say("The descriptor beside a bare forward pass (same batch, channels_last, inference mode), and the arithmetic of that pass beside a matrix product's.\n")
+    a, rows = torch.rand(2048, 2048), []
+    for name, batch, flops in [("embedded", 32, None), ("vgg16", 8, 30.9e9)]:
+        net = cbir.load_network(name, weights="default" if name == "embedded" else None)
+        x = net.probe().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        half = cbir.load_network(name, weights="default" if name == "embedded" else None).to(dtype=torch.bfloat16)
+        with torch.inference_mode():
+            flops = flops or forward_flops(net)
+            t = by_turns(repeats, bare=lambda: net.module(x), described=lambda: cbir.describe(net, x), product=lambda: a @ a,
+                         **({"half": lambda: cbir.describe(half, x)} if name == "embedded" or has_bfloat16() else {}))
+        ours, theirs = batch * flops / t["bare"] / 1e9, 2 * 2048 ** 3 / t["product"] / 1e9
+        rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described'] / t['bare'] - 1):+.1f} %", ours, theirs, ours / theirs,
+                     f"{t['described'] / t['half']:.2f}" if "half" in t else "no bfloat16 here"])
+    table(["network", "batch", "bare images/s", "described images/s", "added by the descriptor", "bare GFLOP/s", "matrix product GFLOP/s", "ratio", "bfloat16: speed ratio"], rows)
+    bfloat16_effect()
+    authors_loops(repeats)
+
+
+def has_bfloat16():
+    return "bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else True
+
+
+def forward_flops(net):
+    """Multiplications and additions of all convolutions and linear layers, for one image."""
+    total, handles = [0], []
+    for module in net.module.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            handles.append(module.register_forward_hook(lambda m, i, o: total.__setitem__(0, total[0] + 2 * o[0].numel() * m.weight[0].numel())))
+    net(net.probe())
+    for handle in handles:
+        handle.remove()
+    return total[0]
+
+
+def bfloat16_effect():
+    net, images = cbir.load_network(), render(sample_scenes(64, 1, "query"))
+    batch = torch.stack([net.transform(cbir.images.Image.fromarray(image)) for image in images])
+    full = cbir.describe(net, batch)
+    half = cbir.describe(net.to(dtype=torch.bfloat16), batch)
+    rows = [[name, float((getattr(half, name) - getattr(full, name)).abs().sum() / getattr(full, name).abs().sum())] for name in ("h", "eta_conv", "eta")]
+    say("Effect of bfloat16 on the descriptors of 64 scenes, embedded network: sum of absolute differences over sum of values.\n")
+    table(["descriptor", "relative difference"], rows)
+
+
+def authors_loops(repeats):
+    """The descriptor of one image as released: a Python loop over the neurons of the last block, and one over every block's positions."""
+    net = cbir.load_network("vgg16", weights=None)
+    ys, _ = net(net.probe())
+    arrays = [y[0].permute(1, 2, 0).contiguous().numpy() for y in ys]
+
+    def loops():
+        last = arrays[-1] / arrays[-1].max()
+        marked = np.zeros(last.shape[:2], bool)
+        for i in range(last.shape[0]):
+            for j in range(last.shape[1]):
+                for k in range(last.shape[2]):
+                    if last[i, j, k] > 0.5:
+                        marked[i, j] = True
+        parts = []
+        for y in arrays:
+            side, w, cells = y.shape[0] // 7, np.zeros(y.shape[2], np.float32), 0
+            for i in range(7):
+                for j in range(7):
+                    if marked[i, j]:
+                        cells += 1
+                        for a in range(side * i, side * (i + 1)):
+                            for b in range(side * j, side * (j + 1)):
+                                w += y[a, b] / y.shape[2]
+            parts.append(w / max(cells, 1))
+        return np.concatenate(parts)
+
+    ours = cbir.conv_descriptor(ys, **AS_RELEASED)[0].numpy()
+    if not np.allclose(loops(), ours, rtol=1e-3, atol=1e-6):
+        raise AssertionError("the loops and conv_descriptor disagree")
+    with torch.inference_mode():
+        t = by_turns(repeats, loops=loops, ours=lambda: cbir.conv_descriptor(ys, **AS_RELEASED))
+    say("One image's descriptor from the same VGG16 activations, as released: Python loops over the neurons, as the authors' notebook does it, beside `conv_descriptor`.\n")
+    table(["Python loops, ms", "conv_descriptor, ms", "ratio"], [[1e3 * t["loops"], 1e3 * t["ours"], t["loops"] / t["ours"]]])
+
+
+# ---- search -----------------------------------------------------------------------------------------------------------------
+
+def search(repeats, rows=20_000, largest=100_000):
+    say("## Exact search\n")
+    x, q = codes(rows), codes(10, seed=1)
+    index = faiss.IndexFlat(DIMS, faiss.METRIC_L1)
+    index.add(x)
+    tree = sklearn.neighbors.NearestNeighbors(n_neighbors=5, algorithm="brute", metric="manhattan").fit(x)
+    xt, qt = torch.from_numpy(x), torch.from_numpy(q)
+    exact = np.stack([np.abs(x - row.astype(float)).sum(axis=1) for row in q])
+    hits = cbir.search(x, q)
+    if not (hits.indices == np.argsort(exact, axis=1, kind="stable")[:, :5]).all():
+        raise AssertionError("not the neighbours of float64 brute force")
+    t = by_turns(repeats, cbir=lambda: cbir.search(x, q), faiss=lambda: index.search(q, 5), sum=lambda: plain_sum(x))
+    few = by_turns(max(1, repeats // 3), torch=lambda: torch.cdist(qt, xt, p=1).topk(5, largest=False), sklearn=lambda: tree.kneighbors(q),
+                   scipy=lambda: np.argpartition(scipy.spatial.distance.cdist(q, x, "cityblock"), 5, axis=1))
+    say(f"L1, {rows:,} x {DIMS:,} float32, 10 queries, k = 5, all with {numba.get_num_threads()} threads where they know threads. Indices checked against float64 brute force.\n")
+    names = {"cbir": "cbir.search", "faiss": "faiss.IndexFlat(METRIC_L1)", "torch": "torch.cdist(p=1)", "sklearn": "scikit-learn, brute force", "scipy": "scipy cdist",
+             "sum": "a plain sum over the database"}
+    t |= few
+    table(["", "ms", "cbir is faster by", "bandwidth of the database, GB/s"], [[title, 1e3 * t[n], t[n] / t["cbir"], x.nbytes / t[n] / 1e9] for n, title in names.items()])
+    say(f"Share of the plain sum's bandwidth that the search reaches: {t['sum'] / t['cbir']:.2f}.\n")
+    del index, tree
+    other = by_turns(repeats, l2=lambda: cbir.search(x, q, metric="l2"), cosine=lambda: cbir.search(x, q, metric="cosine"), product=lambda: qt @ xt.T)
+    say("L2 and cosine beside the matrix product that they need at least:\n")
+    table(["", "ms", "matrix product, ms"], [[m, 1e3 * other[m], 1e3 * other["product"]] for m in ("l2", "cosine")])
+    growth = []
+    many = codes(200, seed=2)
+    for n in (1, 10, 50, 200):
+        t = by_turns(max(1, repeats // 2), ours=lambda: cbir.search(x, many[:n]), sum=lambda: plain_sum(x))
+        growth.append([f"{rows:,}", n, 1e3 * t["ours"], 1e3 * t["ours"] / n, t["ours"] / t["sum"]])
+    del x, xt
+    for n in (5_000, 20_000, 50_000, largest):
+        y = codes(n)
+        t = by_turns(max(1, repeats // 2), ours=lambda: cbir.search(y, q), sum=lambda: plain_sum(y))
+        growth.append([f"{n:,}", 10, 1e3 * t["ours"], 1e3 * t["ours"] / 10, t["ours"] / t["sum"]])
+        del y
+    say("Growth with the number of queries and of rows (L1):\n")
+    table(["rows", "queries", "ms", "ms a query", "times a plain sum"], growth)
+
+
+# ---- store ------------------------------------------------------------------------------------------------------------------
+
+def fake_store(path, n, dtype="float32", shard=256):
+    """A store of VGG16's shape filled with numbers, as `extract` would write it."""
+    net = SimpleNamespace(shapes={"blocks": [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)], "codes": [4096, 4096]}, provenance={"name": "numbers"})
+    images = cbir.ImageSet(Path(path).parent, [f"{i}.jpg" for i in range(n)], [""] * n)
+    store = create_store(path, images, net, {}, {}, {"codes": 8192, "conv": 1472}, shard, dtype)
+    for rows in store.shards:
+        x = codes(rows.stop - rows.start, seed=rows.start)
+        store.write(rows, {"codes": x[:, :8192], "conv": np.abs(x[:, 8192:]) + 0.5}, ["ok"] * len(x))
+    return store
+
+
+def size(path):
+    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
+
+
+def stores(repeats, folder, rows=10_000):
+    say("## Store\n")
+    start = time.perf_counter()
+    store = fake_store(folder / "full", rows)
+    seconds, raw = time.perf_counter() - start, 4 * rows * DIMS
+    fake_store(folder / "half", rows, "float16")
+    half = cbir.open_store(folder / "half")
+    q = codes(10, seed=1)
+    start = time.perf_counter()
+    for rows_ in store.shards:
+        codes(rows_.stop - rows_.start, seed=rows_.start)
+    seconds -= time.perf_counter() - start
+    x = store.eta[:]
+    np.save(folder / "plain.npy", x)
+    t = by_turns(max(1, repeats // 2), read=lambda: [store.eta[s] for s in store.shards], half=lambda: [half.eta[s] for s in half.shards],
+                 plain=lambda: np.load(folder / "plain.npy"), search=lambda: cbir.search(store, q), three=lambda: cbir.search(store, q, ["h", "eta_conv", "eta"]),
+                 search_half=lambda: cbir.search(half, q), memory=lambda: cbir.search(x, q), sum=lambda: plain_sum(x))
+    say(f"{rows:,} rows of VGG16's width ({raw / 1e6:.0f} MB as float32), files in the page cache; written at {raw / seconds / 1e6:.0f} MB/s.\n")
+    table(["", "s", "MB/s of descriptors", "size on disk, of float32"], [
+        ["read every shard, float32 (zstd)", t["read"], raw / t["read"] / 1e6, size(folder / "full") / raw],
+        ["read every shard, float16 (zstd)", t["half"], raw / t["half"] / 1e6, size(folder / "half") / raw],
+        ["read one uncompressed file (numpy)", t["plain"], raw / t["plain"] / 1e6, "1"],
+        ["search the store by eta, 10 queries", t["search"], raw / t["search"] / 1e6, ""],
+        ["search it by h, eta~ and eta in one pass", t["three"], raw / t["three"] / 1e6, ""],
+        ["search the float16 store by eta", t["search_half"], raw / t["search_half"] / 1e6, ""],
+        ["search the same array in memory", t["memory"], raw / t["memory"] / 1e6, ""],
+        ["a plain sum over it in memory", t["sum"], raw / t["sum"] / 1e6, ""]])
+    net = cbir.load_network()
+    scenes(folder / "scenes", 600)
+    pair = [cbir.extract(folder / "scenes", net, folder / f"scenes_{dtype}", dtype=dtype) for dtype in ("float32", "float16")]
+    full, small = (cbir.search(s, s, ["h", "eta_conv", "eta"], k=6) for s in pair)
+    say("Real descriptors (600 scenes, embedded network; h is mostly zeros), and what float16 does to the five nearest of each:\n")
+    table(["descriptor", "share of common top-5", "largest relative change of a distance"], [
+        [d, float(np.mean([len({*a[1:]} & {*b[1:]}) / 5 for a, b in zip(full[d].indices, small[d].indices)])),
+         float(np.max(np.abs(full[d].distances[:, 1:] - small[d].distances[:, 1:]) / np.maximum(full[d].distances[:, 1:], 1e-12)))] for d in full])
+    table(["", "float32", "float16"], [["bytes a descriptor on disk, of its float32 size", *(sum(size(Path(s.location) / a) for a in ("codes", "conv")) / (4 * len(s) * s.eta.shape[1]) for s in pair)],
+                                       ["share of zeros in h", *(float((s.h[:] == 0).mean()) for s in pair)]])
+
+
+# ---- from images to figures --------------------------------------------------------------------------------------------------
+
+def scenes(folder, n):
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(render(sample_scenes(n, 0, "database"))):
+        if not (folder / f"{i:05}.jpg").exists():
+            cbir.images.Image.fromarray(image).save(folder / f"{i:05}.jpg", quality=95)
+
+
+def end_to_end(repeats, folder):
+    say("## End to end\n")
+    say("Image files to a store: JPEG decoding, resizing, forward pass, descriptors, writing; beside the bare forward pass of the same batches.\n")
+    scenes(folder / "scenes", 600)
+    files, rows = cbir.list_images(folder / "scenes"), []
+    for name, n, batch in [("embedded", 600, 32), ("vgg16", 32, 16)]:
+        net = cbir.load_network(name, weights="default" if name == "embedded" else None)
+        x = net.probe().expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        turn = iter(range(100))
+        with torch.inference_mode():
+            t = by_turns(1, bare=lambda: [net.module(x) for _ in range(n // batch)], ours=lambda: cbir.extract(files[range(n)], net, folder / f"end-{name}-{next(turn)}", batch_size=batch))
+        done = n // batch * batch
+        rows.append([name, done / t["bare"], n / t["ours"], (n / t["ours"]) / (done / t["bare"])])
+    table(["network", "bare forward pass, images/s", "end to end, images/s", "ratio"], rows)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+import cbir
+what, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if what == "extract":
+    cbir.extract(cbir.list_images(path)[[i % 600 for i in range(n)]], cbir.load_network(), f"{path}/../memory-{n}")
+else:
+    st = cbir.open_store(path)
+    cbir.search(st, np.ones((10, st.eta.shape[1]), np.float32))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory(folder, rows):
+    say("## Peak memory\n")
+    scenes(folder / "scenes", 600)
+    cases = [("extract", folder / "scenes", n) for n in (64, 300, 1200, 2400)]
+    for n in rows:
+        if not (folder / f"rows-{n}").exists():
+            fake_store(folder / f"rows-{n}", n)
+        cases.append(("search", folder / f"rows-{n}", n))
+    out = []
+    for what, path, n in cases:
+        run = subprocess.run([sys.executable, "-c", MEMORY, what, path, str(n)], capture_output=True, text=True, check=True, env=os.environ | {"TQDM_DISABLE": "1"})
+        out.append([what, f"{n:,}", f"{4 * n * DIMS / 1e6:,.0f}" if what == "search" else "", f"{int(run.stdout) / 1024:,.0f}"])
+    base = subprocess.run([sys.executable, "-c", "import resource, cbir; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"], capture_output=True, text=True, check=True)
+    say(f"Of a process of its own each; `import cbir` alone takes {int(base.stdout) / 1024:,.0f} MB.\n")
+    table(["", "images", "descriptors, MB", "peak, MB"], out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything runs, measures nothing of worth")
+    parser.add_argument("--output", default=ROOT / "bench" / "results.md", type=Path)
+    args = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    say("# Benchmarks\n")
+    say(f"Written by `make bench`, {time.strftime('%Y-%m-%d')}. {cpu}, {os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB; "
+        f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}. Python {platform.python_version()}, "
+        + ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy", "numba", "zarr", "faiss-cpu", "scikit-learn", "scipy")) + ".")
+    say("Medians of runs by turns in one process; ratios count, times depend on what else the machine does. Search and store speed are measured on random numbers shaped like\n"
+        "VGG16's descriptors (four of five codes are zero), everything else on rendered scenes.\n")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        descriptors(args.repeats)
+        search(args.repeats, *((2_000, 4_000) if args.quick else ()))
+        stores(args.repeats, folder, 1_000 if args.quick else 10_000)
+        end_to_end(args.repeats, folder)
+        memory(folder, (1_000, 2_000) if args.quick else (10_000, 40_000, 80_000))
+    args.output.write_text("\n".join(OUT).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The numbered notebooks, headless: papermill with a profile's parameters, into runs/<name>/."""
+
+import ast
+import os
+import shlex
+import sys
+import time
+from functools import cache
+
+import papermill
+import yaml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+from .descriptors import named_recipe
+from .images import load_images
+from .networks import ROOT
+from .run import Run
+from .search import METRICS
+
+PATHS = {"images", "queries", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
+PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
+EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks"]
+
+
+@cache
+def known_parameters(notebook):
+    """The parameters of a notebook with their defaults (dict). Raises ValueError where there is no such notebook."""
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    if not path.is_file():
+        raise ValueError(f"no notebook {notebook!r} in {path.parent}")
+    return {name: ast.literal_eval(about["default"]) for name, about in papermill.inspect_notebook(str(path)).items()}
+
+
+def check_parameters(profile="embedded", name=None, parameters=None, notebooks=PAPER):
+    """What notebooks are given: profiles/<profile>.yaml with `parameters` and the run's name over it (dict), paths made absolute.
+
+    Raises ValueError for an unknown profile, an unknown parameter or a value that has no meaning, and what `load_images` raises
+    for a folder that is not there.
+    """
+    path = ROOT / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        raise ValueError(f"unknown profile {profile!r}: choose one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}")
+    known = set().union(*map(known_parameters, notebooks))
+    unknown = set(parameters or {}) - known
+    if unknown:
+        raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(known)}")
+    given = yaml.safe_load(path.read_text(encoding="utf-8")) | (parameters or {}) | {"run_name": name or profile}
+    if isinstance(given.get("query_names"), str):
+        given["query_names"] = [given["query_names"]]
+    named_recipe(given.get("recipe", "as_printed"), q=given.get("q", 0.5))
+    if given.get("metric", "l1") not in METRICS:
+        raise ValueError(f"unknown metric {given['metric']!r}: choose one of {METRICS}")
+    if given.get("k", 1) < 1:
+        raise ValueError(f"k = {given['k']} is out of range")
+    for key in PATHS & set(given):  # the notebooks may run in another folder
+        path = os.path.expanduser(given[key] or "")
+        if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
+            given[key] = os.path.abspath(path)
+    kind, folders = given["profile"], (given.get("images"), given.get("queries"))
+    if kind == "folder" or kind == "embedded" and any(folders):  # a wrong folder shows now, not after the network was loaded
+        load_images(kind, *folders)
+    return given
+
+
+def with_defaults(parameters, notebooks):
+    """Parameters with the defaults of `notebooks` for those not given: all that a run depends on."""
+    return {k: v for n in notebooks if n != PAPER[0] for k, v in known_parameters(n).items()} | parameters
+
+
+def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, log=None):
+    """Executes `notebooks` in order with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
+
+    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html; metrics.json's "status" is
+    "complete" when the last notebook is through. log: where the notebooks' stderr goes, default ours.
+    Raises what `check_parameters` raises, and what papermill raises where a notebook fails.
+    """
+    given, log = check_parameters(profile, name, parameters, notebooks), log or sys.stderr
+    run = Run(given["run_name"])
+    before = run.metrics
+    start = f"cbir {'evidence' if notebooks == EVIDENCE else 'reproduce'} "
+    command = start + shlex.join(["--profile", profile, "--name", run.name] + [
+        x for k, v in (parameters or {}).items() for x in ("-p", k, "none" if v is None else str(v))])
+    others = [line for line in before.get("command", "").splitlines() if not line.startswith(start)]  # the other command's stays
+    run.record(status="unfinished", parameters=before.get("parameters", {}) | with_defaults(given, notebooks), profile=profile,
+               command="\n".join([*others, command]))
+    seconds = {}
+    for notebook in notebooks:
+        if notebook == PAPER[0] and given["profile"] != "embedded":
+            continue  # it is about the embedded set
+        begin = time.time()
+        print(f"\n{notebook}", file=log)
+        output = run.path / "notebooks" / f"{notebook}.ipynb"
+        output.parent.mkdir(exist_ok=True)
+        papermill.execute_notebook(
+            str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=log,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
+            parameters={k: v for k, v in given.items() if k in known_parameters(notebook)})
+        _tidy(output)
+        seconds[notebook] = round(time.time() - begin, 1)
+    run.record(status="complete", seconds=before.get("seconds", {}) | seconds)
+    run.report()
+    return run
+
+
+def _tidy(path):
+    """Progress bars in an executed notebook, reduced to the last state of each."""
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(papermill.iorw.load_notebook_node(str(path)), {})
+    papermill.iorw.write_ipynb(notebook, str(path))

@@ -1,0 +1,73 @@
+"""Here is my picture: its nearest images in a store, by each descriptor, as a picture and as JSON."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from . import figures
+from .descriptors import SYMBOLS
+from .images import UnreadableImage, open_image
+from .search import search
+
+
+def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric="l1", k=5, folder="."):
+    """Writes query_<stem>.png and query_<stem>.json into `folder` for every image; returns what could not be read (dict: file -> reason).
+
+    images: files. store: an open store. net: the network that made it, default the one that the store names. k, metric: see `search`.
+    The JSON: {"file", "root" (the store's image folder), "metric", <descriptor>: [{"file", "label", "distance"}, ..] nearest first}.
+    A retrieved image that is no longer there keeps its place in both and is grey in the picture.
+    Raises ValueError as `search` does, and for a descriptor that the store does not have.
+    """
+    pictures, unreadable = {}, {}
+    for file in dict.fromkeys(map(str, images)):
+        try:
+            pictures[file] = np.asarray(open_image(file))
+        except UnreadableImage as error:
+            unreadable[file] = str(error)
+    if not pictures:
+        return unreadable
+    hits = {d: search(store, list(pictures), descriptor=d, metric=metric, k=k, net=net) for d in descriptors}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = set()
+    for i, (file, picture) in enumerate(pictures.items()):
+        found = {d: [{"file": store.files[j], "label": store.labels[j], "distance": float(x)} for j, x in zip(h.indices[i], h.distances[i])]
+                 for d, h in hits.items()}
+        path = folder / _name(file, taken)
+        with plt.rc_context():
+            _draw(picture, found, store).savefig(path.with_name(f"{path.name}.png"))
+            plt.close()
+        path.with_name(f"{path.name}.json").write_text(
+            json.dumps({"file": file, "root": str(store.root), "metric": metric, **found}, indent=1) + "\n", encoding="utf-8")
+    return unreadable
+
+
+def _draw(picture, found, store):
+    """The query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
+    figures.use_style()
+    fig, axes = figures.grid(len(found), 1 + max(map(len, found.values())), left=0.5)
+    figures.retrieval(axes, [[picture] + [_picture(store.root / hit["file"]) for hit in row] for row in found.values()],
+                      [[""] + [hit["label"] for hit in row] for row in found.values()],
+                      [[hit["distance"] for hit in row] for row in found.values()], names=[SYMBOLS.get(d, d) for d in found])
+    return fig
+
+
+def _picture(path):
+    try:
+        return np.asarray(open_image(path))
+    except UnreadableImage:
+        return np.full((8, 8, 3), 200, np.uint8)
+
+
+def _name(file, taken):
+    """query_<stem>, fit for any file system, with a number where another image has that stem already."""
+    stem = name = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
+    n = 1
+    while name in taken:
+        n += 1
+        name = f"{stem}_{n}"
+    taken.add(name)
+    return name

@@ -1,0 +1,216 @@
+"""Past one machine: the same bits from a Dask cluster, also when workers die; stores at fsspec URLs; two processes on one store."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from conftest import make_net, write_image
+from distributed import Client, LocalCluster
+from zarr.storage import FsspecStore
+
+import cbir
+
+OPTIONS = dict(batch_size=2, shard_size=4, extras={"mac": "mac", "color": "color", "relative": {"threshold": "relative"}})
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two workers, each a process with one thread."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """41 images, the third of which cannot be read."""
+    root = tmp_path_factory.mktemp("images")
+    for i in range(41):
+        write_image(root / f"{i:02}.png", seed=i)
+    (root / "02.png").write_text("no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def here(images, tmp_path_factory):
+    """The store, made in this process."""
+    return cbir.extract(images, make_net(), tmp_path_factory.mktemp("here") / "st", **OPTIONS)
+
+
+def assert_same(a, b):
+    assert (a.files, a.labels, a.unreadable, a.recipe, a.network, a.extras) == (b.files, b.labels, b.unreadable, b.recipe, b.network, b.extras)
+    for name in a.arrays:
+        assert a.arrays[name][:].tobytes() == b.arrays[name][:].tobytes()
+
+
+# ---- Dask -------------------------------------------------------------------------------------------------------------------
+
+def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
+    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
+    assert_same(st, here)
+    assert cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS).computed == 0
+
+
+def test_a_cluster_completes_what_one_process_began(client, images, here, tmp_path):
+    cbir.extract(images, make_net(), tmp_path / "st", **OPTIONS)
+    for file in ("state/c/2", "mac/c/4/0"):
+        (tmp_path / "st" / file).unlink()
+    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
+    assert st.computed == 8
+    assert_same(st, here)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+def test_a_cluster_searches_the_same_bits(client, here, metric):
+    names = ["h", "eta_conv", "eta", "mac", "h+color"]
+    alone, together = (cbir.search(here, here, names, metric, k=7, client=c) for c in (None, client))
+    for name in names:
+        np.testing.assert_array_equal(alone[name].indices, together[name].indices)
+        np.testing.assert_array_equal(alone[name].distances, together[name].distances)
+
+
+def slow(module, inputs):
+    """A hook that leaves time to kill a worker; at module level, since hooks travel with the network."""
+    torch.tensor(0.05 * len(inputs[0])).item()
+    import time
+    time.sleep(0.1)
+
+
+def test_a_worker_killed_half_way(images, here, tmp_path):
+    """Its shards go to the other worker and to the one that replaces it."""
+    net, killed = make_net(), []
+    net.module.register_forward_pre_hook(slow)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        def kill():
+            while True:
+                store = cbir.open_store(tmp_path / "st") if (tmp_path / "st").exists() else None
+                if store and 2 <= len(store.shards) - len(store.missing()) <= 8:
+                    os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+                    killed.append(len(store.missing()))
+                    return
+                if done.wait(0.05):
+                    return
+        done = threading.Event()
+        watcher = threading.Thread(target=kill)
+        watcher.start()
+        try:
+            st = cbir.extract(images, net, tmp_path / "st", client=client, **OPTIONS)
+        finally:
+            done.set()
+            watcher.join()
+    assert killed, "the worker was to be killed before the end"
+    assert_same(st, here)
+
+
+def test_faults_on_a_worker_are_raised_here(client, images, tmp_path):
+    net = make_net()
+    net.transform = Faulty()
+    with pytest.raises(ZeroDivisionError):
+        cbir.extract(images, net, tmp_path / "st", client=client, **OPTIONS)
+
+
+class Faulty:
+    """Works for `Network.probe`'s noise, (256, 256), and fails for every image."""
+
+    def __call__(self, image):
+        if image.size != (256, 256):
+            raise ZeroDivisionError
+        return cbir.resize_transform(32)(image)
+
+    __str__ = __repr__ = lambda self: "faulty"
+
+
+def test_connect():
+    with cbir.cluster.connect(None) as client:
+        assert client is None
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with cbir.cluster.connect(cluster.scheduler_address) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+    with pytest.raises(OSError):
+        with cbir.cluster.connect("tcp://127.0.0.1:9"):
+            pass
+
+
+# ---- object storage ---------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def url():
+    fsspec.filesystem("memory").store.clear()
+    yield "memory://bucket/stores/st"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_store_at_a_url(images, here, url):
+    with pytest.raises(FileNotFoundError, match="memory://bucket/stores/st"):
+        cbir.open_store(url)
+    st = cbir.extract(images, make_net(), url, **OPTIONS)
+    assert_same(st, here)
+    assert_same(cbir.open_store(url), here)
+    assert cbir.extract(images, make_net(), url, **OPTIONS).computed == 0
+    np.testing.assert_array_equal(cbir.search(st, here, k=3).indices, cbir.search(here, here, k=3).indices)
+
+
+def test_resuming_at_a_url(images, here, url, monkeypatch):
+    """Interrupted before any write: also between those that make the store."""
+    class Interrupted(Exception):
+        pass
+
+    for name in ("set", "set_if_not_exists"):
+        async def limited(self, *args, write=getattr(FsspecStore, name), **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Interrupted
+            return await write(self, *args, **options)
+        monkeypatch.setattr(FsspecStore, name, limited)
+    left = [0]
+    for allowed in (0, 1, 5, 12, 30):
+        fsspec.filesystem("memory").store.clear()
+        left[0] = allowed
+        with pytest.raises(Interrupted):
+            cbir.extract(images, make_net(), url, **OPTIONS)
+        left[0] = 10**6
+        assert_same(cbir.extract(images, make_net(), url, **OPTIONS), here)
+
+
+def test_a_file_url_is_a_folder(images, here, tmp_path):
+    assert_same(cbir.extract(images, make_net(), f"file://{tmp_path}/st", **OPTIONS), here)
+    assert_same(cbir.open_store(tmp_path / "st"), here)
+
+
+def test_other_objects_are_left_alone(images, url):
+    fsspec.filesystem("memory").pipe_file("bucket/stores/st/zarr.json", b"{}")
+    with pytest.raises(Exception):
+        cbir.extract(images, make_net(), url, **OPTIONS)
+    assert fsspec.filesystem("memory").cat_file("bucket/stores/st/zarr.json") == b"{}"
+
+
+# ---- two processes ----------------------------------------------------------------------------------------------------------
+
+SECOND = """
+import sys
+from conftest import make_net, cbir
+try:
+    cbir.extract(sys.argv[1], make_net(), sys.argv[2], batch_size=2, shard_size=4)
+except BlockingIOError as error:
+    print(error)
+"""
+
+
+def test_a_second_process_is_told(images, tmp_path):
+    """While the first one is at it; afterwards the store is the first one's, whole."""
+    net, said = make_net(), []
+
+    def other(_module, inputs):
+        if not said and (tmp_path / "st").exists():
+            said.append(subprocess.run([sys.executable, "-c", SECOND, images, tmp_path / "st"], cwd=Path(__file__).parent,
+                                       capture_output=True, text=True))
+    net.module.register_forward_pre_hook(other)
+    st = cbir.extract(images, net, tmp_path / "st", batch_size=2, shard_size=4)
+    assert "another process is describing images into" in said[0].stdout, said[0].stderr
+    assert not st.missing() and st.described.sum() == 40
