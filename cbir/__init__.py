@@ -5,7 +5,7 @@ from .baselines import hidden_codes, imagenet1m_descriptors, read_fvecs, train_h
 from .color import color_histogram, density_overlap, histogram_distance, parzen_density, parzen_overlap, published_distances
 from .descriptors import (AS_PRINTED, AS_RELEASED, NAMES, RECIPES, SYMBOLS, Descriptors, conv_descriptor, describe, named_recipe,
                           significance_map, significant, trace)
-from .evaluation import Evaluation, comparisons, means
+from .evaluation import Evaluation, class_color_plane, comparisons, means
 from .extract import extract
 from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_factors, list_images, load_images, open_first, open_image
 from .metrics import average_precision, bootstrap_interval, common_in_top_k, distance_by_part, paired_difference, pareto_front, share_in_top_k

@@ -12,8 +12,8 @@ RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
 # How the descriptors are called in figures and LaTeX, and in plain text and HTML; those that they are compared with are called the same in both.
 BASELINES = {"average": "average of all", "spoc": "SPoC", "mac": "MAC", "gem": "GeM", "rmac": "R-MAC", "crow": "CroW", "pyramid": "pyramid pooling",
              "color": "colour histogram"}
-SYMBOLS = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$"} | BASELINES
-NAMES = {"im": "IM-like", "h": "h", "eta_conv": "η̃", "eta": "η"} | BASELINES
+SYMBOLS = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$", "h+color": r"$h$ + colour"} | BASELINES
+NAMES = {"im": "IM-like", "h": "h", "eta_conv": "η̃", "eta": "η", "h+color": "h + colour"} | BASELINES
 
 
 class Descriptors(NamedTuple):

@@ -5,7 +5,7 @@ import pandas as pd
 
 from .color import color_histogram, histogram_distance
 from .images import known_factors, open_image
-from .metrics import average_precision, bootstrap_interval, paired_difference, share_in_top_k
+from .metrics import average_precision, bootstrap_interval, paired_difference, pareto_front, share_in_top_k
 
 COLOR = "histogram distance"  # the one metric of which less is better
 
@@ -89,3 +89,10 @@ def comparisons(scores, reference="eta", seed=0):
                 more, less = ("worse", "better") if metric == COLOR else ("better", "worse")
                 rows.append([metric, other, *d, more if d.low > 0 else less if d.high < 0 else "open"])
     return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high", "p", "verdict"])
+
+
+def class_color_plane(results, metric):
+    """`figures.plane`'s table from that of `means`: x is `metric` (class precision), y the histogram distance, front the Pareto front of the means."""
+    x, y = (results[results.metric == name].set_index("descriptor")[["mean", "low", "high"]] for name in (metric, COLOR))
+    points = x.set_axis(["x", "x_low", "x_high"], axis=1).join(y.set_axis(["y", "y_low", "y_high"], axis=1))
+    return points.assign(front=pareto_front(points.x, points.y)).reset_index()

@@ -1,5 +1,7 @@
 """Figs 1-10 of the paper, and those that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgba
@@ -10,10 +12,21 @@ from matplotlib.transforms import Bbox
 from .descriptors import SYMBOLS
 
 # One colour per descriptor everywhere; Okabe and Ito's palette, told apart by colour-blind readers too.
-COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73"}
+COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73", "h+color": "#CC79A7"}
 BASELINE = "#0072B2"  # of every other descriptor: so many colours cannot be told apart, they are named where they stand
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")
+
+
+def color(descriptor):
+    """A descriptor's colour; variants of it ("eta, whitened") have the same one."""
+    return COLORS.get(descriptor.split(",")[0], BASELINE)
+
+
+def symbol(descriptor):
+    """How a descriptor is written: as in `SYMBOLS`, parts w_1, y_6, .. as formulas; a variant's remark stays behind the comma."""
+    name, *remark = descriptor.split(",")
+    return ",".join([SYMBOLS.get(name, re.sub(r"^([wy]_\d+)$", r"$\1$", name)), *remark])
 
 
 def use_style():
@@ -142,8 +155,8 @@ def intervals(axes, table):
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
             ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt="o", markersize=5, capsize=3,
-                        color=COLORS.get(row.descriptor, BASELINE))
-        ax.set_xticks(range(len(rows)), [SYMBOLS.get(d, d) for d in rows.descriptor])
+                        color=color(row.descriptor))
+        ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor])
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
     return axes
@@ -158,22 +171,23 @@ def plane(ax, table, line="Pareto front"):
     front = table[table.front].sort_values("x")
     ax.step(front.x, front.y, where="pre", color="#BBBBBB", linewidth=1, zorder=1, label=line)
     for row in table.itertuples():
-        color = COLORS.get(row.descriptor, BASELINE)
+        shade = color(row.descriptor)
         ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt="o", markersize=4,
-                    color=color, ecolor=to_rgba(color, 0.35), elinewidth=0.8, markerfacecolor=color if row.front else "white")
+                    color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
     _name(ax, table)
     return ax
 
 
 def _name(ax, table):
-    """Names beside points: of eighteen places around each, nearest first, the one that covers least of other points and names."""
+    """Names beside points: of the places around each, nearest first, the one that covers least of other points and names."""
     ax.figure.draw_without_rendering()  # the layout decides what covers what
-    places = [(r * x, r * y) for r in (5, 12, 20) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(table[["x", "y"]])]
-    for row in table.itertuples():
+    places = [(r * x, r * y) for r in (5, 12, 20, 30, 42) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
+    points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
+    names = []
+    for i, row in enumerate(table.itertuples()):
         def write(place, **arrow):
-            text = ax.annotate(SYMBOLS.get(row.descriptor, row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=6.5,
+            text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=6.5,
                                ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
             text.set_in_layout(False)
             return text
@@ -183,9 +197,10 @@ def _name(ax, table):
             text = write(place)
             boxes.append(text.get_window_extent())
             text.remove()
+        taken = [*names, *points[:i], *points[i + 1:]]
         costs = [sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, ax.bbox) for box in boxes]
         best = int(np.argmin(np.round(costs)))
-        taken.append(boxes[best])
+        names.append(boxes[best])
         write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if best >= 6 else {}))
 
 
@@ -206,7 +221,7 @@ def heat_map(ax, table, best="max", text="%.2f"):
         if np.isfinite(value):
             light = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5
             ax.text(j, i, text % value, ha="center", va="center", fontsize=6, color="black" if light else "white")
-    ax.set_yticks(range(len(table)), [SYMBOLS.get(name, name) for name in table.index])
+    ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
     names = [c if isinstance(c, tuple) else ("", c) for c in table.columns]
     ax.set_xticks(range(len(names)), [name for _, name in names])
     for j in range(1, len(names)):
@@ -226,10 +241,12 @@ def curves(axes, table, x, names=None):
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
-            ax.plot(points[x], points.value, "o-", markersize=3, linewidth=1, color=COLORS.get(curve, BASELINE), label=(names or {}).get(curve, SYMBOLS.get(curve, curve)))
+            ax.plot(points[x], points.value, "o-", markersize=3, linewidth=1, color=color(curve),
+                    label=(names or {}).get(curve, symbol(curve)))
         ax.set(title=metric, xlabel=x)
         ax.margins(y=0.1)
     axes[-1].legend(frameon=False)
+    return axes
 
 
 def sweep(axes, table, name):

@@ -35,7 +35,7 @@ class Whitening(NamedTuple):
 def pca_whitening(rows, dims=None):
     """PCA-whitening fitted to rows (N, D), those with NaN left out: principal components, each over its standard deviation (N - 1).
 
-    dims: components to keep, those of the greatest variance first; None: all. There are never more than the rows span (at most
+    dims: how many components to keep, those of the greatest variance first; None: all. There are never more than the rows span (at most
     N - 1): what does not vary cannot be whitened. Returns a `Whitening`. Raises ValueError for rows that do not vary at all.
     H. Jegou, O. Chum, "Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA and Whitening", ECCV 2012.
     """
@@ -44,6 +44,13 @@ def pca_whitening(rows, dims=None):
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():
         raise ValueError(f"{len(rows)} rows without variance cannot be whitened")
     mean = rows.mean(axis=0)
-    _, s, components = np.linalg.svd(rows - mean, full_matrices=False)
-    kept = min(dims or len(s), int((s > s[0] * max(rows.shape) * np.finfo(np.float32).eps).sum()))
-    return Whitening(mean.astype(np.float32), (components[:kept].T * (len(rows) - 1) ** 0.5 / s[:kept]).astype(np.float32))
+    centred = rows - mean
+    if len(rows) < rows.shape[1]:  # the smaller one of the two matrices with the same eigenvalues
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        components = centred.T @ (vectors / np.sqrt(np.maximum(values, values[-1] * np.finfo(float).eps)))
+    else:
+        values, components = np.linalg.eigh(centred.T @ centred)
+    varies = values > values[-1] * (max(rows.shape) * np.finfo(np.float32).eps) ** 2
+    kept = np.flatnonzero(varies)[::-1][:dims]
+    matrix = components[:, kept] * np.sqrt((len(rows) - 1) / values[kept])
+    return Whitening(mean.astype(np.float32), matrix.astype(np.float32))

@@ -85,3 +85,14 @@ def test_comparisons():
     assert tuple(table.loc[("class P@5", "h")])[:4] == cbir.paired_difference(SCORES["eta"]["class P@5"], SCORES["h"]["class P@5"], seed=3)
     back = cbir.comparisons(SCORES, reference="h").set_index(["metric", "descriptor"])
     assert set(back.xs("eta", level=1).verdict) == {"worse"}
+
+
+def test_class_color_plane():
+    noise = np.random.default_rng(0).normal(0, 0.01, (30, 2))
+    noise -= noise.mean(axis=0)
+    scores = {d: pd.DataFrame(noise + centre, columns=["class P@5", COLOR]) for d, centre in [("h", (0.3, 0.5)), ("eta", (0.4, 0.4)), ("gem", (0.1, 0.2))]}
+    points = cbir.class_color_plane(cbir.means(scores), "class P@5")
+    assert points.columns.tolist() == ["descriptor", "x", "x_low", "x_high", "y", "y_low", "y_high", "front"]
+    assert points.descriptor.tolist() == list(scores) and points.front.tolist() == [False, True, True]
+    np.testing.assert_allclose(points[["x", "y"]], [(0.3, 0.5), (0.4, 0.4), (0.1, 0.2)])
+    assert ((points.x_low < points.x) & (points.x < points.x_high) & (points.y_low < points.y) & (points.y < points.y_high)).all()

@@ -294,6 +294,12 @@ def test_curves():
     assert [t.get_text() for t in axes[1].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
 
 
+def test_colors_and_symbols_of_parts_and_variants():
+    assert [figures.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
+        r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
+    assert figures.color("eta, unit length") == figures.COLORS["eta"] and figures.color("w_3") == figures.color("gem") == figures.BASELINE
+
+
 def test_contributions_are_shares_of_each_row():
     table = pd.DataFrame({"y_6": [1.0, 0], "y_7": [2.0, 0], "w_1": [1.0, 5]}, index=["as printed", "eta"])
     _, ax = plt.subplots()
