@@ -11,6 +11,7 @@ from .images import ImageSet, UnreadableImage, choose_queries, hold_out, known_f
 from .metrics import average_precision, bootstrap_interval, common_in_top_k, distance_by_part, paired_difference, pareto_front, share_in_top_k
 from .networks import Activations, Network, pick_device, resize_transform, to_picture
 from .pooling import POOLINGS
+from .query import query
 from .run import Run
 from .search import Hits, search
 from .store import Store, open_store

@@ -87,7 +87,8 @@ def _query(args):
     store = open_store(path)
     net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"],
                        precision=store.network.get("precision", "float32"))
-    unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
+    written, unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
+    print("\n".join(map(str, written.values())))
     if unreadable:
         sys.exit("\n".join(f"cbir: {file!r} cannot be read: {reason}" for file, reason in unreadable.items()))
 

@@ -17,7 +17,7 @@ from .networks import ROOT
 from .run import Run
 from .search import METRICS
 
-PATHS = {"images", "queries", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
+PATHS = {"images", "queries", "picture", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
 PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
 EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks"]
 

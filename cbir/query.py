@@ -14,7 +14,9 @@ from .search import search
 
 
 def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric="l1", k=5, folder="."):
-    """Writes query_<stem>.png and query_<stem>.json into `folder` for every image; returns what could not be read (dict: file -> reason).
+    """Writes query_<stem>.png and query_<stem>.json into `folder` for every image.
+
+    Returns (pictures, unreadable): the .png of every image (dict: file -> path), and what could not be read (dict: file -> reason).
 
     images: files. store: an open store. net: the network that made it, default the one that the store names. k, metric: see `search`.
     The JSON: {"file", "root" (the store's image folder), "metric", <descriptor>: [{"file", "label", "distance"}, ..] nearest first}.
@@ -28,21 +30,22 @@ def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric=
         except UnreadableImage as error:
             unreadable[file] = str(error)
     if not pictures:
-        return unreadable
-    hits = {d: search(store, list(pictures), descriptor=d, metric=metric, k=k, net=net) for d in descriptors}
+        return {}, unreadable
+    hits = search(store, list(pictures), list(descriptors), metric=metric, k=k, net=net)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    taken = set()
+    taken, written = set(), {}
     for i, (file, picture) in enumerate(pictures.items()):
         found = {d: [{"file": store.files[j], "label": store.labels[j], "distance": float(x)} for j, x in zip(h.indices[i], h.distances[i])]
                  for d, h in hits.items()}
         path = folder / _name(file, taken)
         with plt.rc_context():
-            _draw(picture, found, store).savefig(path.with_name(f"{path.name}.png"))
+            written[file] = path.with_name(f"{path.name}.png")
+            _draw(picture, found, store).savefig(written[file])
             plt.close()
         path.with_name(f"{path.name}.json").write_text(
             json.dumps({"file": file, "root": str(store.root), "metric": metric, **found}, indent=1) + "\n", encoding="utf-8")
-    return unreadable
+    return written, unreadable
 
 
 def _draw(picture, found, store):

@@ -22,7 +22,7 @@ from .run import Run, runs_folder
 # What makes and scores descriptors: training and walkthrough (00, 01) say the same in every cell, and every kernel costs seconds to start.
 NOTEBOOKS = ["02_extraction", "03_retrieval", "04_color_histograms"]
 # Parameters of notebook 02 on which no descriptor in the store depends. Cells that agree in all its others share a store.
-NOT_STORED = {"run_name", "device", "batch_size", "scheduler", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}
+NOT_STORED = {"run_name", "picture", "device", "batch_size", "scheduler", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}
 
 
 class Sweep(NamedTuple):

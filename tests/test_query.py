@@ -19,7 +19,7 @@ def store(folder, tiny_net, tmp_path):
 
 def test_json_is_what_search_finds(store, folder, tiny_net, tmp_path):
     images = [folder / "dog" / "09.png", write_image(tmp_path / "new.jpg", seed=99)]
-    assert query(images, store, tiny_net, ("h", "eta"), "l2", 3, tmp_path / "out") == {}
+    assert query(images, store, tiny_net, ("h", "eta"), "l2", 3, tmp_path / "out") [1] == {}
     for i, image in enumerate(images):
         found = json.loads((tmp_path / "out" / f"query_{image.stem}.json").read_text(encoding="utf-8"))
         assert found.pop("file") == str(image) and found.pop("root") == str(folder) and found.pop("metric") == "l2"
@@ -45,20 +45,20 @@ def test_picture_shows_query_and_hits(store, folder, tiny_net, tmp_path):
 
 def test_unreadable_images_are_named_and_the_others_served(store, folder, tiny_net, tmp_path):
     names = [folder / "cat" / "02.png", tmp_path / "missing.jpg", folder / "cat" / "01.png"]
-    unreadable = query(names, store, tiny_net, k=1, folder=tmp_path / "out")
+    _, unreadable = query(names, store, tiny_net, k=1, folder=tmp_path / "out")
     assert unreadable == {str(names[0]): unreadable[str(names[0])], str(names[1]): "no regular file"} and "not an image" in unreadable[str(names[0])]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["query_01.json", "query_01.png"]
 
 
 def test_a_retrieved_image_may_be_gone(store, folder, tiny_net, tmp_path):
     (folder / "dog" / "09.png").rename(tmp_path / "09.png")
-    assert query([tmp_path / "09.png"], store, tiny_net, k=1, folder=tmp_path) == {}
+    assert query([tmp_path / "09.png"], store, tiny_net, k=1, folder=tmp_path) [1] == {}
     assert json.loads((tmp_path / "query_09.json").read_text(encoding="utf-8"))["h"][0]["file"] == "dog/09.png"
 
 
 def test_names_of_results_fit_and_differ(store, tiny_net, tmp_path):
     names = [tmp_path / "a" / "x\ny $z$.png", tmp_path / "b" / "x\ny $z$.png", tmp_path / ("ü" * 100 + ".png")]
-    assert query([write_image(n) for n in names], store, tiny_net, k=1, folder=tmp_path / "out") == {}
+    assert query([write_image(n) for n in names], store, tiny_net, k=1, folder=tmp_path / "out") [1] == {}
     assert sorted(p.name for p in (tmp_path / "out").glob("*.json")) == ["query_x_y_z_.json", "query_x_y_z__2.json", f"query_{'ü' * 50}.json"]
 
 
