@@ -41,23 +41,29 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
     if dtype not in ("float32", "float16"):
         raise ValueError(f"unknown dtype {dtype!r}: choose 'float32' or 'float16'")
     batch_size = batch_size or default_batch(net)
-    if find_store(path) is None:
-        describer.probe()  # faults show before anything is written, a folder or a lock among it
+    wanted = images, net, describer.recipe, describer.extras, dtype
+    store = find_store(path)
+    if store:
+        check_same(store, *wanted)
+        if not store.missing():  # nothing to write: no lock either, on a disk that may be read-only
+            _fill(store, [], [], f"{Path(path).stem} (reused)")
+            return store
+    describer.probe()  # faults show before anything is written, a folder or a lock among it
     with locked(path):
-        store = find_store(path)
-        if store:
-            check_same(store, path, images, net, describer.recipe, describer.extras, dtype)
-        else:
-            store = create_store(path, images, net, describer.recipe, describer.extras, describer.probe(), shard_size, dtype)
+        store = find_store(path) or create_store(path, *wanted, describer.probe(), shard_size)
+        check_same(store, *wanted)  # another process may have made it meanwhile
         missing = store.missing()
-        store.computed = sum(rows.stop - rows.start for rows in missing)
-        done = (describer.fill(store, images.path, missing, batch_size, workers) if client is None
-                else _fill_by_cluster(client, describer, path, images, missing, batch_size))
-        name = Path(path).stem if missing else f"{Path(path).stem} (reused)"
-        with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar:
-            for rows in done:
-                bar.update(rows.stop - rows.start)
+        _fill(store, missing, describer.fill(store, images.path, missing, batch_size, workers) if client is None
+              else _fill_by_cluster(client, describer, path, images, missing, batch_size), Path(path).stem)
     return store
+
+
+def _fill(store, missing, done, name):
+    """Lets `done` fill the missing shards, and counts."""
+    store.computed = sum(rows.stop - rows.start for rows in missing)
+    with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar:
+        for rows in done:
+            bar.update(rows.stop - rows.start)
 
 
 class Describer:

@@ -146,6 +146,7 @@ def _blocks(st, parts, described, first=0, last=None):
         for name, array in whole.items():
             if array.shape[1] and np.isnan(array[described[rows], 0]).any():
                 raise ValueError(f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to {rows.stop}: run cbir.extract again")
+            array[~described[rows]] = np.nan
         return start, {(name, a, b): np.ascontiguousarray(whole[name][:, a:b], dtype=np.float32) for name, a, b in parts}
 
     with ThreadPoolExecutor(1) as ahead:

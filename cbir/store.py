@@ -28,6 +28,7 @@ from zarr.core.sync import sync
 
 FORMAT = "cbir-2"
 UNFINISHED = f"{FORMAT} being made"
+MOST = 10 ** 8  # images in a store; more can only be a damaged or hostile one
 
 
 class Rows:
@@ -45,21 +46,22 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        return np.concatenate([self._read(array, rows)[..., a:b] for array, a, b in self.parts], axis=-1, dtype=np.float32)
+        return np.concatenate([_read(array, rows)[..., a:b] for array, a, b in self.parts], axis=-1, dtype=np.float32)
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self[:], dtype=dtype)
 
-    @staticmethod
-    def _read(array, rows):
-        try:
-            if isinstance(rows, (int, np.integer, slice)):
-                return array[rows]
-            rows = np.asarray(rows)
-            return array.oindex[rows if rows.size else rows.astype(int)]
-        except RuntimeError as error:  # zstd's: checksum, truncation
-            raise ValueError(f"a shard of {array.name!r} in {array.store} is damaged ({error}): find its file by `cbir.open_store(path).damaged()`, "
-                             "delete it and run cbir.extract again") from error
+
+def _read(array, rows):
+    """Rows of a Zarr array, however they are named; ValueError where a shard is damaged."""
+    try:
+        if isinstance(rows, (int, np.integer, slice)):
+            return array[rows]
+        rows = np.asarray(rows)
+        return array.oindex[rows if rows.size else rows.astype(int)]
+    except RuntimeError as error:  # zstd's: checksum, truncation
+        raise ValueError(f"a shard of {array.name!r} in {array.store} is damaged ({error}): find its file by `cbir.open_store(path).damaged()`, "
+                         "delete it and run cbir.extract again") from error
 
 
 class Store:
@@ -104,7 +106,7 @@ class Store:
 
     def read(self, name, rows):
         """Rows (slice) of one array of `st.arrays`, as stored. Raises ValueError where a shard is damaged."""
-        return Rows._read(self.arrays[name], rows)
+        return _read(self.arrays[name], rows)
 
     h = property(lambda self: self["h"], doc="Eq. 7: (N, D_1 + D_2).")
     eta_conv = property(lambda self: self["eta_conv"], doc="Eq. 15: (N, sum C_m).")
@@ -112,11 +114,11 @@ class Store:
 
     @cached_property
     def files(self):
-        return self._group["files"][:].tolist()
+        return _read(self._group["files"], slice(None)).tolist()
 
     @cached_property
     def labels(self):
-        return self._group["labels"][:].tolist()
+        return _read(self._group["labels"], slice(None)).tolist()
 
     def path(self, i):
         """Where image i lies (or lay, when it was described)."""
@@ -124,7 +126,7 @@ class Store:
 
     @property
     def described(self):
-        return self._state[:] == "ok"
+        return _read(self._state, slice(None)) == "ok"
 
     @property
     def unreadable(self):
@@ -138,27 +140,24 @@ class Store:
 
     def missing(self):
         """The shards that are still to be described (list of slice), those among them whose files were lost."""
-        state = self._state[:]
-        lost = {rows.start for rows, _ in self.damaged(lost_only=True)}
-        return [rows for rows in self.shards if (state[rows] == "").any() or rows.start in lost]
+        state, lost = self._state[:], {rows.start for rows, _ in self.damaged(lost_only=True)}
+        return [rows for rows in self.shards if rows.start in lost or (state[rows] == "").any()]
 
     def damaged(self, lost_only=False):
         """Shards marked complete that cannot be read: [(slice, file within the store), ..]; reads everything unless `lost_only`."""
-        done = [i for i, rows in enumerate(self.shards) if (self._state[rows] != "").all()]
-        found = []
+        state, shards, found = self._state[:], self.shards, []
+        done = [i for i, rows in enumerate(shards) if (state[rows] != "").all()]
         for name, array in self.arrays.items():
-            if array.shape[1] == 0:
-                continue
-            there = sync(_keys(array))
-            for i in done:
-                rows, file = self.shards[i], f"{name}/c/{i}/0"
-                if lost_only and f"{array.path}/c/{i}/0".lstrip("/") in there:
-                    continue
+            there = sync(_keys(array)) if array.shape[1] else ()
+            for i in done if array.shape[1] else ():
+                rows, file = shards[i], f"{name}/c/{i}/0"
                 try:
-                    described = self._state[rows] == "ok"
-                    if described.any() and np.isnan(Rows._read(array, rows)[described, 0]).any():
-                        found.append((rows, file))
+                    described = state[rows] == "ok"
+                    bad = f"{array.path}/c/{i}/0".lstrip("/") not in there and described.any()
+                    bad = bad or not lost_only and described.any() and np.isnan(_read(array, rows)[described, 0]).any()
                 except ValueError:
+                    bad = True
+                if bad:
                     found.append((rows, file))
         return found
 
@@ -210,10 +209,24 @@ def find_store(path):
         return None
     if group.attrs.get("format") != FORMAT:
         raise ValueError(f"{path} has format {group.attrs.get('format')!r}, this version reads {FORMAT!r}: extract it again")
-    return Store(group, path)
+    try:
+        store = Store(group, path)
+        texts = [group[name] for name in ("files", "labels", "sizes")]
+        n, shard = len(store), store._state.chunks[0]
+        sound = (all(a.shape == (n,) for a in (*texts, store._state)) and all(a.chunks == (n,) for a in texts) and 1 <= n <= MOST
+                 and all(a.ndim == 2 and a.shape[0] == n and a.chunks == (shard, max(1, a.shape[1])) and a.dtype.kind == "f" for a in store.arrays.values())
+                 and store.codes.shape[1] == sum(store.dims["codes"]) and store.conv.shape[1] == sum(c for c, *_ in store.dims["blocks"]))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is no sound store: {type(error).__name__} {error}") from error
+    if not sound:
+        raise ValueError(f"{path} is no sound store: its arrays do not fit each other")
+    lost = [a.path for a in texts if not sync(_keys(a)) >= {f"{a.path}/c/0".lstrip("/")}]
+    if lost:
+        raise ValueError(f"the store {path} has lost its {' and '.join(lost)}: delete it and extract it again")
+    return store
 
 
-def create_store(path, images, net, recipe, extras, widths, shard_size, dtype):
+def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
     """A new, empty store for an `ImageSet`. extras: {name: what}; widths: {array name: D}.
 
     Never half made: in a folder it is written aside and moved into place; at a URL it counts as none until its attributes are complete.
@@ -224,7 +237,7 @@ def create_store(path, images, net, recipe, extras, widths, shard_size, dtype):
         raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
     aside = path.with_name(f".{path.name}.new") if isinstance(path, Path) else path
     group = zarr.open_group(aside, mode="w", zarr_format=3, attributes={"format": UNFINISHED})
-    compressed = {"compressors": ZstdCodec(level=1, checksum=True)}
+    compressed = {"compressors": ZstdCodec(level=1, checksum=True), "config": {"write_empty_chunks": True}}  # all there, or lost
     for name, width in widths.items():
         group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype=dtype, fill_value=float("nan"), **compressed)
     for name, values, chunk in [("files", text(images.files), n), ("labels", text(images.labels), n), ("state", [""] * n, shard_size)]:
@@ -272,7 +285,7 @@ def sizes(images):
     return np.array([size(images.path(i)) for i in range(len(images))], dtype=np.int64)
 
 
-def check_same(store, path, images, net, recipe, extras, dtype):
+def check_same(store, images, net, recipe, extras, dtype):
     """Raises ValueError, naming what differs, where a store was not made of these images by this network and recipe."""
     pairs = [("network", store.network, net.provenance), ("recipe", store.recipe, recipe), ("extras", store.extras, extras),
              ("", {"dtype": str(store.conv.dtype)}, {"dtype": dtype})]
@@ -284,9 +297,9 @@ def check_same(store, path, images, net, recipe, extras, dtype):
     elif store.root != images.root:
         differ.append(f"image folder: {store.root}, now {images.root}")
     else:
-        changed = np.flatnonzero(store._group["sizes"][:] != sizes(images))
+        changed = np.flatnonzero(_read(store._group["sizes"], slice(None)) != sizes(images))
         if len(changed):
             differ.append(f"{len(changed)} files have another size than when they were described, first {files[changed[0]]}")
     if differ:
-        raise ValueError(f"the store {path} was made with other settings ({'; '.join(differ)}). "
+        raise ValueError(f"the store {store.location} was made with other settings ({'; '.join(differ)}). "
                          "Delete it or choose another path (another run name).")
