@@ -22,7 +22,7 @@ def main(argv=None):
         args.run_command(args)
     except papermill.PapermillExecutionError as error:
         sys.exit(f"\n{error.ename}: {error.evalue}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"cbir: {error}")
 
 

@@ -48,9 +48,9 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
         if not store.missing():  # nothing to write: no lock either, on a disk that may be read-only
             _fill(store, [], [], f"{Path(path).stem} (reused)")
             return store
-    describer.probe()  # faults show before anything is written, a folder or a lock among it
+    widths = None if store else describer.probe()  # faults show before anything is written, a folder or a lock among it
     with locked(path):
-        store = find_store(path) or create_store(path, *wanted, describer.probe(), shard_size)
+        store = find_store(path) or create_store(path, *wanted, widths, shard_size)
         check_same(store, *wanted)  # another process may have made it meanwhile
         missing = store.missing()
         _fill(store, missing, describer.fill(store, images.path, missing, batch_size, workers) if client is None

@@ -17,7 +17,7 @@ from .networks import ROOT
 from .run import Run
 from .search import METRICS
 
-PATHS = {"images", "queries", "picture", "weights", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
+PATHS = {"images", "queries", "picture", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
 PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
 EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks"]
 
@@ -54,7 +54,7 @@ def check_parameters(profile="embedded", name=None, parameters=None, notebooks=P
         raise ValueError(f"k = {given['k']} is out of range")
     for key in PATHS & set(given):  # the notebooks may run in another folder
         path = os.path.expanduser(given[key] or "")
-        if path and (key != "weights" or os.path.exists(path)):  # weights may be a name, too
+        if path and (key not in ("weights", "caffe") or os.path.exists(path)):  # these may be a name, too
             given[key] = os.path.abspath(path)
     kind, folders = given["profile"], (given.get("images"), given.get("queries"))
     if kind == "folder" or kind == "embedded" and any(folders):  # a wrong folder shows now, not after the network was loaded
