@@ -7,7 +7,7 @@ BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep test lab notebooks clean
+.PHONY: help reproduce evidence sweep test bench lab notebooks clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -33,6 +33,10 @@ sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|thresh
 test: .venv/installed  ## every test: pytest, and nbval over the committed notebooks
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+bench: .venv/installed  ## speed against peers and physical limits, in bench/results.md (a quarter of an hour)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
+	$(BIN)/python bench/run.py
 
 lab: .venv/installed  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -20,7 +20,7 @@ from .store import Store, open_store
 from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
-BLOCK = 2 ** 26      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
+BLOCK = 2 ** 25      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
 ROWS = 2 ** 14       # rows at a time of an array that is in memory as it is
 QUERIES = 256        # queries compared with a block at a time
 CHUNK = 1024         # dimensions summed in float32 before float64 takes over
