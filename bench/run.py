@@ -90,12 +90,13 @@ def descriptors(repeats):
         half = cbir.load_network(name, weights="default" if name == "embedded" else None).to(dtype=torch.bfloat16)
         with torch.inference_mode():
             flops = flops or forward_flops(net)
-            t = by_turns(repeats, bare=lambda: net.module(x), described=lambda: cbir.describe(net, x), product=lambda: a @ a,
-                         **({"half": lambda: cbir.describe(half, x)} if name == "embedded" or has_bfloat16() else {}))
+            ys, _ = net(x)
+            t = by_turns(2 * repeats, bare=lambda: net.module(x), described=lambda: cbir.describe(net, x), alone=lambda: cbir.conv_descriptor(ys))
+            t |= by_turns(repeats, product=lambda: a @ a, **({"half": lambda: cbir.describe(half, x)} if name == "embedded" or has_bfloat16() else {}))
         ours, theirs = batch * flops / t["bare"] / 1e9, 2 * 2048 ** 3 / t["product"] / 1e9
-        rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described'] / t['bare'] - 1):+.1f} %", ours, theirs, ours / theirs,
+        rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described'] / t['bare'] - 1):+.1f} %", f"{100 * t['alone'] / t['bare']:.1f} %", ours, theirs, ours / theirs,
                      f"{t['described'] / t['half']:.2f}" if "half" in t else "no bfloat16 here"])
-    table(["network", "batch", "bare images/s", "described images/s", "added by the descriptor", "bare GFLOP/s", "matrix product GFLOP/s", "ratio", "bfloat16: speed ratio"], rows)
+    table(["network", "batch", "bare images/s", "described images/s", "added by describing", "Eq. 8-15 alone", "bare GFLOP/s", "matrix product GFLOP/s", "ratio", "bfloat16: speed ratio"], rows)
     bfloat16_effect()
     authors_loops(repeats)
 
@@ -175,15 +176,16 @@ def search(repeats, rows=20_000, largest=100_000):
     hits = cbir.search(x, q)
     if not (hits.indices == np.argsort(exact, axis=1, kind="stable")[:, :5]).all():
         raise AssertionError("not the neighbours of float64 brute force")
-    t = by_turns(repeats, cbir=lambda: cbir.search(x, q), faiss=lambda: index.search(q, 5), sum=lambda: plain_sum(x))
+    t = by_turns(repeats, cbir=lambda: cbir.search(x, q), faiss=lambda: index.search(q, 5), sum=lambda: plain_sum(x), numpy=lambda: x.sum())
     few = by_turns(max(1, repeats // 3), torch=lambda: torch.cdist(qt, xt, p=1).topk(5, largest=False), sklearn=lambda: tree.kneighbors(q),
                    scipy=lambda: np.argpartition(scipy.spatial.distance.cdist(q, x, "cityblock"), 5, axis=1))
     say(f"L1, {rows:,} x {DIMS:,} float32, 10 queries, k = 5, all with {numba.get_num_threads()} threads where they know threads. Indices checked against float64 brute force.\n")
     names = {"cbir": "cbir.search", "faiss": "faiss.IndexFlat(METRIC_L1)", "torch": "torch.cdist(p=1)", "sklearn": "scikit-learn, brute force", "scipy": "scipy cdist",
-             "sum": "a plain sum over the database"}
+             "sum": "a plain sum over the database, all threads (numba)", "numpy": "a plain sum over the database, one thread (numpy)"}
     t |= few
     table(["", "ms", "cbir is faster by", "bandwidth of the database, GB/s"], [[title, 1e3 * t[n], t[n] / t["cbir"], x.nbytes / t[n] / 1e9] for n, title in names.items()])
-    say(f"Share of the plain sum's bandwidth that the search reaches: {t['sum'] / t['cbir']:.2f}.\n")
+    say(f"Share of the plain sum's bandwidth that the search reaches: {t['sum'] / t['cbir']:.2f} (all threads), {t['numpy'] / t['cbir']:.2f} (one). "
+        "With ten queries additions bound it, not memory: see the growth with the number of queries.\n")
     del index, tree
     other = by_turns(repeats, l2=lambda: cbir.search(x, q, metric="l2"), cosine=lambda: cbir.search(x, q, metric="cosine"), product=lambda: qt @ xt.T)
     say("L2 and cosine beside the matrix product that they need at least:\n")
@@ -209,7 +211,7 @@ def fake_store(path, n, dtype="float32", shard=256):
     """A store of VGG16's shape filled with numbers, as `extract` would write it."""
     net = SimpleNamespace(shapes={"blocks": [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)], "codes": [4096, 4096]}, provenance={"name": "numbers"})
     images = cbir.ImageSet(Path(path).parent, [f"{i}.jpg" for i in range(n)], [""] * n)
-    store = create_store(path, images, net, {}, {}, {"codes": 8192, "conv": 1472}, shard, dtype)
+    store = create_store(path, images, net, {}, {}, dtype, {"codes": 8192, "conv": 1472}, shard)
     for rows in store.shards:
         x = codes(rows.stop - rows.start, seed=rows.start)
         store.write(rows, {"codes": x[:, :8192], "conv": np.abs(x[:, 8192:]) + 0.5}, ["ok"] * len(x))
