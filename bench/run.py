@@ -6,8 +6,10 @@ minute: the arithmetic that a matrix product reaches, or the memory bandwidth th
 
 import argparse
 import os
+
+os.environ["TQDM_DISABLE"] = "1"
+
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -323,7 +325,6 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything runs, measures nothing of worth")
     parser.add_argument("--output", default=ROOT / "bench" / "results.md", type=Path)
     args = parser.parse_args()
-    os.environ["TQDM_DISABLE"] = "1"
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
     say("# Benchmarks\n")
     say(f"Written by `make bench`, {time.strftime('%Y-%m-%d')}. {cpu}, {os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB; "
