@@ -50,7 +50,7 @@ def table(header, rows):
 
 
 def by_turns(repeats=5, **functions):
-    """Median seconds of every function, {name: seconds}; each runs once before, then all in turn."""
+    """Median seconds of every function, {name: seconds}; each runs once before, then all in turn. "a / b" is the median of the turns' ratios."""
     seconds = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
@@ -58,7 +58,8 @@ def by_turns(repeats=5, **functions):
             function()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+    ratios = {f"{a} / {b}": float(np.median(np.divide(seconds[a], seconds[b]))) for a in seconds for b in seconds}
+    return {name: float(np.median(values)) for name, values in seconds.items()} | ratios
 
 
 def codes(n, d=DIMS, seed=0):
@@ -93,10 +94,10 @@ def descriptors(repeats):
         with torch.inference_mode():
             flops = flops or forward_flops(net)
             ys, _ = net(x)
-            t = by_turns(2 * repeats, bare=lambda: net.module(x), described=lambda: cbir.describe(net, x), alone=lambda: cbir.conv_descriptor(ys))
+            t = by_turns(3 * repeats, bare=lambda: net.module(x), described=lambda: cbir.describe(net, x), alone=lambda: cbir.conv_descriptor(ys))
             t |= by_turns(repeats, product=lambda: a @ a, **({"half": lambda: cbir.describe(half, x)} if name == "embedded" or has_bfloat16() else {}))
         ours, theirs = batch * flops / t["bare"] / 1e9, 2 * 2048 ** 3 / t["product"] / 1e9
-        rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described'] / t['bare'] - 1):+.1f} %", f"{100 * t['alone'] / t['bare']:.1f} %", ours, theirs, ours / theirs,
+        rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described / bare'] - 1):+.1f} %", f"{100 * t['alone'] / t['bare']:.1f} %", ours, theirs, ours / theirs,
                      f"{t['described'] / t['half']:.2f}" if "half" in t else "no bfloat16 here"])
     table(["network", "batch", "bare images/s", "described images/s", "added by describing", "Eq. 8-15 alone", "bare GFLOP/s", "matrix product GFLOP/s", "ratio", "bfloat16: speed ratio"], rows)
     bfloat16_effect()
@@ -289,16 +290,17 @@ def end_to_end(repeats, folder):
 
 
 MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 import numpy as np
 import cbir
 what, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if what == "extract":
     cbir.extract(cbir.list_images(path)[[i % 600 for i in range(n)]], cbir.load_network(), f"{path}/../memory-{n}")
-else:
+elif what == "search":
     st = cbir.open_store(path)
     cbir.search(st, np.ones((10, st.eta.shape[1]), np.float32))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # getrusage would tell of the process that started this one, too
 """
 
 
@@ -310,13 +312,11 @@ def memory(folder, rows):
         if not (folder / f"rows-{n}").exists():
             fake_store(folder / f"rows-{n}", n)
         cases.append(("search", folder / f"rows-{n}", n))
-    out = []
-    for what, path, n in cases:
-        run = subprocess.run([sys.executable, "-c", MEMORY, what, path, str(n)], capture_output=True, text=True, check=True, env=os.environ | {"TQDM_DISABLE": "1"})
-        out.append([what, f"{n:,}", f"{4 * n * DIMS / 1e6:,.0f}" if what == "search" else "", f"{int(run.stdout) / 1024:,.0f}"])
-    base = subprocess.run([sys.executable, "-c", "import resource, cbir; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"], capture_output=True, text=True, check=True)
-    say(f"Of a process of its own each; `import cbir` alone takes {int(base.stdout) / 1024:,.0f} MB.\n")
-    table(["", "images", "descriptors, MB", "peak, MB"], out)
+    peaks = [int(subprocess.run([sys.executable, "-c", MEMORY, what, path, str(n)], capture_output=True, text=True, check=True).stdout) / 1024
+             for what, path, n in [("import", "", 0), *cases]]
+    say(f"Of a process of its own each; `import cbir` alone takes {peaks[0]:,.0f} MB.\n")
+    table(["", "images", "descriptors, MB", "peak, MB"], [[what, f"{n:,}", f"{4 * n * DIMS / 1e6:,.0f}" if what == "search" else "", f"{peak:,.0f}"]
+                                                          for (what, _, n), peak in zip(cases, peaks[1:])])
 
 
 def main():
