@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_net, write_image
+from conftest import write_image
 from PIL import Image
 
 import cbir

@@ -135,7 +135,7 @@ def test_photographs_through_vgg16(few_photographs, tmp_path):
 
 def test_photographs_without_classes_give_all_but_the_class_scores(few_photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(cli, "PAPER", PAPER[1:])  # without the walkthrough
+    monkeypatch.setattr(cli, "PAPER", PAPER[2:])  # without the walkthrough
     flat = tmp_path / "flat"
     flat.mkdir()
     for i, photo in enumerate(sorted(few_photographs.rglob("*.jpg"))):
