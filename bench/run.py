@@ -100,8 +100,8 @@ def descriptors(repeats):
         rows.append([name, batch, batch / t["bare"], batch / t["described"], f"{100 * (t['described / bare'] - 1):+.1f} %", f"{100 * t['alone'] / t['bare']:.1f} %", ours, theirs, ours / theirs,
                      f"{t['described'] / t['half']:.2f}" if "half" in t else "no bfloat16 here"])
     table(["network", "batch", "bare images/s", "described images/s", "added by describing", "Eq. 8-15 alone", "bare GFLOP/s", "matrix product GFLOP/s", "ratio", "bfloat16: speed ratio"], rows)
-    say("What describing adds beyond Eq. 8-15 is memory: while the five blocks are held, the allocator cannot use their pages again, and new pages are cleared by the system. With glibc told\n"
-        "to keep its pages (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at 1 GB or more) most of it goes, and the bare pass is faster too.\n")
+    say("What describing adds beyond Eq. 8-15 is memory: while the five blocks are held, the allocator cannot use their pages again, and the system clears new ones. In one trial with\n"
+        "MALLOC_TOP_PAD_=268435456 and MALLOC_TRIM_THRESHOLD_=2147483648 (glibc) it fell from a fifth to a few percent (embedded network), and the bare pass took a fifth less.\n")
     bfloat16_effect()
     authors_loops(repeats)
 
