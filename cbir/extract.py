@@ -40,7 +40,6 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
     describer = Describer(net, recipe, extras)
     if dtype not in ("float32", "float16"):
         raise ValueError(f"unknown dtype {dtype!r}: choose 'float32' or 'float16'")
-    batch_size = batch_size or default_batch(net)
     wanted = images, net, describer.recipe, describer.extras, dtype
     store = find_store(path)
     if store:
@@ -52,7 +51,7 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
     with locked(path):
         store = find_store(path) or create_store(path, *wanted, widths, shard_size)
         check_same(store, *wanted)  # another process may have made it meanwhile
-        missing = store.missing()
+        missing, batch_size = store.missing(), batch_size or default_batch(net)
         _fill(store, missing, describer.fill(store, images.path, missing, batch_size, workers) if client is None
               else _fill_by_cluster(client, describer, path, images, missing, batch_size), Path(path).stem)
     return store

@@ -16,7 +16,7 @@ import torch
 
 from .extract import Describer
 from .images import ImageSet, list_images
-from .store import Store, open_store
+from .store import Store, find_store
 from .zoo import load_network
 
 METRICS = ("l1", "l2", "cosine")
@@ -168,7 +168,7 @@ def _nearest_by_cluster(client, st, queries, parts, metric, k, device):
 
 def _search_rows(path, rows, queries, parts, metric, k, device):
     """The task of `_nearest_by_cluster`: rows (first, last + 1) of the store at `path`."""
-    st = open_store(path)
+    st = find_store(path)  # lost shards are found when they are read: no listing of all files in every task
     return _nearest(_blocks(st, list(queries), st.described, *rows), queries, parts, metric, k, device)
 
 

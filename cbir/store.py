@@ -236,7 +236,8 @@ def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
     if isinstance(path, Path) and path.exists():
         raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
     aside = path.with_name(f".{path.name}.new") if isinstance(path, Path) else path
-    group = zarr.open_group(aside, mode="w", zarr_format=3, attributes={"format": UNFINISHED})
+    ours = aside != path or _format(path) == UNFINISHED  # else "w-": what lies at a URL is somebody's, and stays
+    group = zarr.open_group(aside, mode="w" if ours else "w-", zarr_format=3, attributes={"format": UNFINISHED})
     compressed = {"compressors": ZstdCodec(level=1, checksum=True), "config": {"write_empty_chunks": True}}  # all there, or lost
     for name, width in widths.items():
         group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype=dtype, fill_value=float("nan"), **compressed)
@@ -251,6 +252,14 @@ def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
     if aside != path:
         aside.rename(path)
     return find_store(path)
+
+
+def _format(url):
+    """What the group at a URL says it is; None where there is no group."""
+    try:
+        return zarr.open_group(url, mode="r", zarr_format=3).attrs.get("format")
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
