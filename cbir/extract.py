@@ -26,7 +26,8 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
 
     net: a `Network`. path: a folder, or an fsspec URL (object storage). recipe: the keywords of `conv_descriptor`.
     extras: {name: what} more descriptors of the same forward pass, each an array of its own: what is a recipe (dict), one of
-    `POOLINGS` (str), or "color", the colour histogram. dtype: "float32", or "float16" for half the size.
+    `POOLINGS` (str), "color", the colour histogram, or "windows", the blocks' means over the windows of Eq. 11-12 (sum C_m * H_N * W_N
+    values), from which `Explorer` computes any other recipe. dtype: "float32", or "float16" for half the size.
     batch_size: images a forward pass, default 32, on a GPU what fits. shard_size: rows a unit of work. workers: threads that decode
     ahead of the network, default one a core. client: a Dask `Client` whose workers see the same files: shards are its tasks, and
     every worker keeps one copy of the network, on its GPU where it has one.
@@ -72,8 +73,8 @@ class Describer:
         self.net, self.recipe, self.extras = net, check_recipe(**recipe or {}), {}
         for name, what in (extras or {}).items():
             check_name(name)
-            if isinstance(what, str) and what not in {*POOLINGS, "color"}:
-                raise ValueError(f"unknown extra {what!r}: choose a recipe, 'color' or one of {tuple(POOLINGS)}")
+            if isinstance(what, str) and what not in {*POOLINGS, "color", "windows"}:
+                raise ValueError(f"unknown extra {what!r}: choose a recipe, 'color', 'windows' or one of {tuple(POOLINGS)}")
             self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
 
     def decode(self, path):
@@ -88,12 +89,16 @@ class Describer:
     def __call__(self, decoded):
         """A batch of what `decode` gave -> {array name: (B, D) float32 tensor on the network's device}, by one forward pass."""
         inputs, colors = (torch.stack(part) for part in zip(*decoded))
-        ys, codes = self.net(inputs.pin_memory() if self.net.device.type == "cuda" else inputs)
+        return self.arrays(*self.net(inputs.pin_memory() if self.net.device.type == "cuda" else inputs), colors)
+
+    def arrays(self, ys, codes, colors):
+        """What a forward pass gave, and the colour histograms (B, 75) -> {array name: (B, D) float32 tensor}."""
         means = window_means(ys)
         arrays = {"conv": weigh(means, **self.recipe)}
         arrays["codes"] = join(codes, arrays["conv"])
         for name, what in self.extras.items():
-            arrays[name] = weigh(means, **what) if isinstance(what, dict) else colors if what == "color" else POOLINGS[what](ys).float()
+            arrays[name] = (weigh(means, **what) if isinstance(what, dict) else colors if what == "color"
+                            else torch.cat([mean.flatten(1) for mean, _ in means], dim=1) if what == "windows" else POOLINGS[what](ys).float())
         return arrays
 
     def probe(self):

@@ -39,8 +39,8 @@ class Hits(NamedTuple):
 def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=None, client=None):
     """The k nearest rows of a store for every query, exactly.
 
-    st: a store or an (N, D) array. queries: a store, a (Q, D) array, or image files (described by `net`; without one, by the
-    named network that made the store). descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by "+"; or a
+    st: a store or an (N, D) array. queries: a store, a (Q, D) array, {descriptor: (Q, D) array}, or image files (described by `net`; without
+    one, by the named network that made the store). descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by "+"; or a
     list of these: {descriptor: Hits}, from one pass over the store. Only stores have a choice.
     metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is 1 - cos, 1 for a row of zeros.
     device: a torch device that computes the bounds ("cuda"), default: the processor. client: a Dask `Client`, whose workers search a part of
@@ -89,6 +89,8 @@ def _query_parts(st, queries, parts, net):
             if other:
                 raise ValueError(f"database and queries have different descriptors of the name {other[0]!r}")
         rows = {name: queries[name][:] for name in parts}
+    elif isinstance(queries, dict):
+        rows = {name: np.asarray(queries[name], dtype=np.float32) for name in parts}
     else:
         if isinstance(queries, (str, os.PathLike)):
             queries = list_images(queries) if os.path.isdir(queries) else [queries]

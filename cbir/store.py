@@ -53,9 +53,9 @@ class Rows:
 
 
 def _read(array, rows):
-    """Rows of a Zarr array, however they are named; ValueError where a shard is damaged."""
+    """Rows of a Zarr array (or of one in memory), however they are named; ValueError where a shard is damaged."""
     try:
-        if isinstance(rows, (int, np.integer, slice)):
+        if isinstance(rows, (int, np.integer, slice)) or isinstance(array, np.ndarray):
             return array[rows]
         rows = np.asarray(rows)
         return array.oindex[rows if rows.size else rows.astype(int)]

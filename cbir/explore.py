@@ -1,0 +1,149 @@
+"""One picture after another against a store, fast enough to play with: what it finds, which regions were significant, what made a distance."""
+
+from copy import copy
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from .color import color_histogram
+from .descriptors import RECIPES, check_recipe, significance_map, significant, trace, weigh, window_means
+from .extract import Describer
+from .images import open_image
+from .networks import to_picture
+from .search import search
+from .zoo import load_network
+
+ROWS = 1024  # images at a time whose descriptors are computed anew: bounds the memory
+
+
+class Look(NamedTuple):
+    """One picture and what the network made of it: `picture` (H, W, 3) uint8 as the network saw it, `histogram` (75,) of the image itself,
+    `ys` the blocks [(1, C_m, H_m, W_m), ..], `arrays` {array of the store: (1, D)}, tensors on the CPU."""
+
+    picture: np.ndarray
+    histogram: np.ndarray
+    ys: list
+    arrays: dict
+
+
+class Explorer:
+    """A store to ask again and again. Its arrays are kept in memory where they fit.
+
+    store: a `Store`; with the extra "windows" every recipe can be asked for (`live`), else those that it holds (`recipes`, {name: recipe}).
+    net: the network that made it, default the one that it names. memory: bytes that its arrays may take; a larger store is searched on disk.
+    Raises ValueError where `net` is another network.
+    """
+
+    def __init__(self, store, net=None, memory=4e9):
+        self.net = net or load_network(store.network["name"], precision=store.network.get("precision", "float32"))
+        if self.net.provenance != store.network:
+            raise ValueError(f"the store was made by another network or other weights than {self.net.name!r}: pass that one as `net`")
+        self.live = store.extras.get("windows") == "windows"
+        self.store = self._in_memory(store) if sum(4 * a.shape[0] * a.shape[1] for a in store.arrays.values()) <= memory else store
+        self.live = self.live and self.store is not store  # from disk it would take minutes
+        self.recipes = {self._name(store.recipe): store.recipe} | {name: what for name, what in store.extras.items() if isinstance(what, dict)}
+        if self.live:
+            self.recipes |= RECIPES
+        self.descriptors = [name for name in store.descriptors if name not in {"windows", *self.recipes}]
+        self._describer = Describer(self.net, store.recipe, store.extras)
+        self._of_recipe = lru_cache(4)(self._computed)
+        self._looks = lru_cache(64)(self._look_at)
+
+    @staticmethod
+    def _in_memory(store):
+        """The same store with its arrays in memory, as float32; of a lost shard `search` says so."""
+        loaded = copy(store)
+        loaded.arrays = {name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays}
+        return loaded
+
+    @staticmethod
+    def _name(recipe):
+        return next((name for name, known in RECIPES.items() if known == recipe), "as stored")
+
+    def look(self, image):
+        """A `Look` at an image: a file, or a row of the store (int), which are remembered, or a `PIL.Image` in RGB.
+
+        Raises UnreadableImage.
+        """
+        return self._look(image) if isinstance(image, Image.Image) else self._looks(self.store.path(image) if isinstance(image, int) else image)
+
+    def _look_at(self, path):
+        return self._look(open_image(path))
+
+    def _look(self, image):
+        batch = self.net.transform(image)[None]
+        ys, codes = self.net(batch)
+        histogram = color_histogram(np.asarray(image))
+        arrays = self._describer.arrays(ys, codes, torch.from_numpy(histogram).float()[None])
+        return Look(to_picture(batch[0], self.net.transform), histogram, [y.float().cpu() for y in ys], {name: a.cpu() for name, a in arrays.items()})
+
+    def find(self, look, descriptors=("h", "eta_conv", "eta"), recipe=None, metric="l1", k=5):
+        """{descriptor: (rows (k,), distances (k,))}, nearest first. recipe: a dict, default the store's.
+
+        Raises ValueError as `search` does, and for a recipe that the store does not have and cannot compute.
+        """
+        recipe = check_recipe(**recipe or self.store.recipe)
+        store = self._with(recipe)
+        hits = search(store, {d: self._vector(store, look, d, recipe) for d in descriptors}, list(descriptors), metric=metric, k=k)
+        return {d: (h.indices[0], h.distances[0]) for d, h in hits.items()}
+
+    def regions(self, look, recipe=None):
+        """Eq. 8-13 and what Eq. 14 weighs, for every block: [(z_m (H_m, W_m) counts, z_m * mean_k y_{m,k} (H_m, W_m) float), ..], m = 1..N."""
+        recipe = check_recipe(**recipe or self.store.recipe)
+        z = significance_map(significant(look.ys[-1], recipe["q"], recipe["threshold"]), recipe["counting"])
+        zs = [trace(z, y.shape[-2:])[0].int().numpy() for y in look.ys]
+        return [(z_m, z_m * y[0].mean(dim=0).numpy()) for z_m, y in zip(zs, look.ys)]
+
+    def parts(self, look, row, descriptor="eta", recipe=None, metric="l1"):
+        """What each part (y_6, w_1, ..) has of the distance between a picture and a row of the store: a Series of shares, sum 1.
+
+        Of L1 the absolute differences are shared out, of L2 the squared ones, of cosine the squared ones of vectors of unit length,
+        whose sum is twice the distance. All 0 where there is no distance.
+        """
+        recipe = check_recipe(**recipe or self.store.recipe)
+        store = self._with(recipe)
+        names = [part for name in descriptor.split("+") for part in self._parts(name)]
+        a, b = ({part: values.astype(float) for part, values in vectors.items()} for vectors in (
+            {part: self._vector(store, look, part, recipe)[0] for part in names}, {part: store[part][row] for part in names}))
+        if metric == "cosine":
+            for vectors in (a, b):
+                norm = np.sqrt(sum((v ** 2).sum() for v in vectors.values()))
+                vectors |= {part: v / norm if norm else v for part, v in vectors.items()}
+        sums = pd.Series({part: (np.abs(a[part] - b[part]) ** (1 if metric == "l1" else 2)).sum() for part in names})
+        return sums / (sums.sum() or 1)
+
+    def _parts(self, descriptor):
+        letters = {"h": "y", "eta_conv": "w", "eta": "yw"}.get(descriptor)
+        return [name for name in self.store.descriptors if name[:2] in {f"{letter}_" for letter in letters}] if letters else [descriptor]
+
+    def _with(self, recipe):
+        """The store as if it had been made by another recipe."""
+        if recipe == self.store.recipe:
+            return self.store
+        name = next((name for name, known in self.recipes.items() if known == recipe and name in self.store.arrays), None)
+        if name is None and not self.live:
+            raise ValueError(f"this store holds the recipes {list(self.recipes)} only: describe the images again with extras={{'windows': 'windows'}}, "
+                             f"and every other one can be computed")
+        other = copy(self.store)
+        other.arrays = self.store.arrays | {"conv": self.store.arrays[name] if name else self._of_recipe(tuple(recipe.items()))}
+        return other
+
+    def _computed(self, recipe):
+        """eta_conv of all images by another recipe, from the windows: (N, sum C_m) float32."""
+        windows, rows = self.store.arrays["windows"], range(0, len(self.store), ROWS)
+        return np.concatenate([weigh(self._means(windows[i:i + ROWS]), **dict(recipe)).numpy() for i in rows])
+
+    def _means(self, windows):
+        """(n, D) of the extra "windows" -> what `window_means` gives."""
+        blocks, (_, *last) = self.store.dims["blocks"], self.store.dims["blocks"][-1]
+        maps = torch.from_numpy(windows).reshape(len(windows), -1, *last)
+        return [(y, h * w // (last[0] * last[1])) for y, (_, h, w) in zip(maps.split([c for c, *_ in blocks], dim=1), blocks)]
+
+    def _vector(self, store, look, descriptor, recipe):
+        """A picture's descriptor (1, D), by a recipe."""
+        arrays = look.arrays if recipe == self.store.recipe else look.arrays | {"conv": weigh(window_means(look.ys), **recipe)}
+        return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
