@@ -8,12 +8,10 @@ import yaml
 
 from .networks import ROOT
 from .notebooks import EVIDENCE, PAPER, PATHS, reproduce
-from .query import query
-from .run import Run, runs_folder
+from .query import open_database, query
+from .run import runs_folder
 from .search import METRICS
-from .store import open_store
 from .sweep import read_sweep, sweep
-from .zoo import load_network
 
 
 def main(argv=None):
@@ -78,15 +76,7 @@ def _sweep(args):
 
 
 def _query(args):
-    path, weights = args.store, args.weights or "default"
-    if not path:
-        path = runs_folder() / args.run / "stores" / "database"
-        if not path.is_dir():
-            raise FileNotFoundError(f"no run {args.run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give --store")
-        weights = args.weights or Run(args.run).metrics.get("parameters", {}).get("weights", "default")
-    store = open_store(path)
-    net = load_network(store.network["name"], weights=weights, crop="CenterCrop" in store.network["transform"],
-                       precision=store.network.get("precision", "float32"))
+    store, net = open_database(args.run, args.store or "", args.weights or "")
     written, unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
     print("\n".join(map(str, written.values())))
     if unreadable:

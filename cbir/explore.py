@@ -11,12 +11,15 @@ from PIL import Image
 
 from .color import color_histogram
 from .descriptors import RECIPES, check_recipe, significance_map, significant, trace, weigh, window_means
-from .extract import Describer
-from .images import open_image
-from .networks import to_picture
+from .extract import Describer, extract
+from .images import list_images, load_images, open_image
+from .networks import pick_device, to_picture
+from .query import open_database
 from .search import search
+from .store import open_store
 from .zoo import load_network
 
+EXTRAS = {"windows": "windows"}
 ROWS = 1024  # images at a time whose descriptors are computed anew: bounds the memory
 
 
@@ -147,3 +150,21 @@ class Explorer:
         """A picture's descriptor (1, D), by a recipe."""
         arrays = look.arrays if recipe == self.store.recipe else look.arrays | {"conv": weigh(window_means(look.ys), **recipe)}
         return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
+
+
+def open_explorer(run, store="", queries="", weights="", device="auto"):
+    """An `Explorer` and the pictures to choose from (an `ImageSet` or a `Store`), by the parameters of notebook 09.
+
+    run: a `Run`, whose database is explored. The embedded images are described now where that has not been done.
+    store: the path or URL of another store. queries: a folder of pictures; "": the run's queries, or the store's own images.
+    Raises FileNotFoundError for a run that has not described anything, and what `open_database` raises.
+    """
+    stores = run.path / "stores"
+    if not store and run.name == "embedded":
+        net = load_network(device=device)
+        for part, images in zip(("database", "queries"), load_images("embedded")):
+            if not (stores / part).exists():
+                extract(images, net, stores / part, extras=EXTRAS)
+    database, net = open_database(run.name, store, weights)
+    pictures = list_images(queries) if queries else database if store or not (stores / "queries").is_dir() else open_store(stores / "queries")
+    return Explorer(database, net.to(pick_device(device))), pictures

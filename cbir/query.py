@@ -10,7 +10,26 @@ import numpy as np
 from . import figures
 from .descriptors import SYMBOLS
 from .images import UnreadableImage, open_image
+from .run import Run, runs_folder
 from .search import search
+from .store import open_store
+from .zoo import load_network
+
+
+def open_database(run="embedded", store="", weights=""):
+    """The store of a run's database, or another one, and the network that made it: (`Store`, `Network`).
+
+    store: a path or URL; "": the run's. weights: as in `load_network`; "": the run's, else the default.
+    Raises FileNotFoundError for a run without descriptors, and what `open_store` and `load_network` raise.
+    """
+    if not store:
+        store = runs_folder() / run / "stores" / "database"
+        if not store.is_dir():
+            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give a store")
+        weights = Run(run).metrics.get("parameters", {}).get("weights", "default") if weights == "" else weights
+    store = open_store(store)
+    return store, load_network(store.network["name"], weights="default" if weights == "" else weights, crop="CenterCrop" in store.network["transform"],
+                               precision=store.network.get("precision", "float32"))
 
 
 def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric="l1", k=5, folder="."):

@@ -1,0 +1,14 @@
+function render({ model, el }) {
+  const draw = () => {
+    const key = document.activeElement?.dataset?.key;
+    el.innerHTML = model.get("html");
+    if (key) el.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();  // whoever uses the keyboard stays where they were
+  };
+  model.on("change:html", draw);
+  el.addEventListener("click", (event) => {
+    const target = event.target.closest("[data-key]");
+    if (target) model.send({ key: target.dataset.key });
+  });
+  draw();
+}
+export default { render };

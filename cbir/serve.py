@@ -1,0 +1,49 @@
+"""The explorer as a web page: notebook 09 with its parameters, served by Voila."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+import nbformat
+import papermill
+from traitlets.config import Config
+from voila.app import Voila
+
+from .networks import ROOT
+from .notebooks import known_parameters
+from .run import Run
+
+NOTEBOOK = "09_explore"
+
+
+def serve(run="embedded", parameters=None, host="127.0.0.1", port=8866, browser=True):
+    """Serves the explorer until it is interrupted, for the database of a run or, by `parameters` of notebook 09, any store.
+
+    host: the address to listen on; anything but a loopback address asks for the token that is printed at the start.
+    Raises ValueError for an unknown parameter, OSError where the port is taken, and what notebook 09 would stumble over first.
+    """
+    unknown = set(parameters or {}) - set(known_parameters(NOTEBOOK))
+    if unknown:
+        raise ValueError(f"notebook {NOTEBOOK} has no parameter {sorted(unknown)}; it has {sorted(known_parameters(NOTEBOOK))}")
+    with socket.create_server((host, port)):
+        pass  # taken ports show here, with a plain message
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent / "assets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])])
+    local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    path = prepared(Run(run), parameters)
+    Voila.launch_instance(argv=[str(path)], config=Config({
+        "Voila": {"ip": host, "port": port, "open_browser": browser, "auto_token": not local,
+                  # a page of somebody else's whose name was made to point here does not get in
+                  "tornado_settings": {"allow_remote_access": not local, "local_hostnames": ["localhost", host]}},
+        "VoilaConfiguration": {"template": "cbir", "file_allowlist": [], "show_tracebacks": True}}))
+
+
+def prepared(run, parameters=None):
+    """explore.ipynb in a run's folder: notebook 09 with parameters, without what it shows to those who have no browser. Returns its path."""
+    path = run.path / "explore.ipynb"
+    papermill.execute_notebook(str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"), str(path), prepare_only=True, progress_bar=False,
+                               parameters={"run_name": run.name} | (parameters or {}))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "static" not in cell.metadata.get("tags", [])]
+    nbformat.write(notebook, path)
+    return path

@@ -1,0 +1,220 @@
+"""The explorer without a page: against cbir.search, stores that were described by the other recipe, and literal loops."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_net, write_image
+from PIL import Image
+
+import cbir
+from cbir.explore import Explorer, open_explorer
+
+RECIPES = [{}, {"q": 0.05}, {"q": 0.12}, {"q": 0.2, "threshold": "relative"}, cbir.AS_RELEASED, {"q": 0.0}]
+
+
+@pytest.fixture
+def net():
+    return make_net()
+
+
+@pytest.fixture
+def store(folder, net, tmp_path):
+    return cbir.extract(folder, net, tmp_path / "store", shard_size=4, q=0.05, extras={"windows": "windows", "mac": "mac", "low": {"q": 0.01}})
+
+
+@pytest.fixture
+def explorer(store, net):
+    return Explorer(store, net)
+
+
+def test_windows_are_the_means_that_any_recipe_starts_from(store, net):
+    """Against a mean over each window, one by one."""
+    ys, _ = net(net.transform(cbir.open_image(store.path(0)))[None])
+    last = ys[-1].shape[-2:]
+    expected = []
+    for y in ys:
+        rows, cols = y.shape[-2] // last[0], y.shape[-1] // last[1]
+        expected += [y[0, c, rows * i:rows * i + rows, cols * j:cols * j + cols].mean().item()
+                     for c in range(y.shape[1]) for i in range(last[0]) for j in range(last[1])]
+    np.testing.assert_allclose(store["windows"][0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+def test_finds_what_search_finds(explorer, store, net, metric):
+    for row in (0, 6):
+        found = explorer.find(explorer.look(row), ["h", "eta_conv", "eta", "mac", "w_2", "h+mac"], metric=metric, k=4)
+        for d, (rows, distances) in found.items():
+            exact = cbir.search(store, store[d][[row]], d, metric=metric, k=4)
+            assert rows.tolist() == exact.indices[0].tolist() and rows[0] == row
+            np.testing.assert_allclose(distances, exact.distances[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_any_recipe_gives_the_store_that_it_would_have_made(explorer, folder, net, tmp_path, recipe):
+    other = cbir.extract(folder, net, tmp_path / "other", **recipe)
+    row = 5
+    found = explorer.find(explorer.look(row), ["eta_conv", "eta", "w_3"], cbir.descriptors.check_recipe(**recipe), k=9)
+    for d, (rows, distances) in found.items():
+        exact = cbir.search(other, other[d][[row]], d, k=9)
+        np.testing.assert_allclose(distances, exact.distances[0], atol=1e-6)
+        np.testing.assert_allclose(distances, np.abs(other[d][rows] - other[d][row]).mean(axis=1), atol=1e-6)
+
+
+def test_a_store_without_windows_has_its_recipes_only(folder, net, tmp_path):
+    plain = Explorer(cbir.extract(folder, net, tmp_path / "plain", extras={"low": {"q": 0.01}}), net)
+    look = plain.look(0)
+    assert not plain.live and list(plain.recipes) == ["as_printed", "low"]
+    low = cbir.extract(folder, net, tmp_path / "low", q=0.01)
+    found = plain.find(look, ["eta"], plain.recipes["low"], k=3)["eta"]
+    assert found[0].tolist() == cbir.search(low, low.eta[[0]], k=3).indices[0].tolist()
+    with pytest.raises(ValueError, match="windows"):
+        plain.find(look, ["eta"], {"q": 0.3})
+
+
+def test_a_store_too_large_for_the_memory_is_searched_on_disk(store, net, explorer):
+    on_disk = Explorer(store, net, memory=1000)
+    assert not on_disk.live and on_disk.store is store and explorer.live
+    for d, (rows, distances) in on_disk.find(on_disk.look(3), ["eta", "w_1"], k=3).items():
+        other = explorer.find(explorer.look(3), [d], k=3)[d]
+        assert rows.tolist() == other[0].tolist() and distances.tolist() == other[1].tolist()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_regions_against_the_paper_read_literally(explorer, recipe):
+    look = explorer.look(1)
+    recipe = cbir.descriptors.check_recipe(**recipe)
+    y_N = look.ys[-1][0].numpy()
+    for y, (z, weighed) in zip(look.ys, explorer.regions(look, recipe)):
+        y = y[0].numpy()
+        side = y.shape[1] // y_N.shape[1]
+        for i, j in np.ndindex(y.shape[1:]):
+            of = y_N[:, i // side, j // side]
+            on = of >= recipe["q"] if recipe["threshold"] == "absolute" else of > recipe["q"] * y_N.max()
+            count = on.sum() if recipe["counting"] == "count" else on.any()
+            assert z[i, j] == count
+            assert weighed[i, j] == pytest.approx(count * y[:, i, j].mean(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+@pytest.mark.parametrize("descriptor, names", [("eta", ["w_1", "w_2", "w_3", "y_4"]), ("h", ["y_4"]), ("eta_conv", ["w_1", "w_2", "w_3"]), ("w_2+mac", ["w_2", "mac"])])
+def test_parts_add_up_to_the_distance(explorer, store, metric, descriptor, names):
+    shares = explorer.parts(explorer.look(0), 4, descriptor, metric=metric)
+    assert sorted(shares.index) == sorted(names) and shares.sum() == pytest.approx(1)
+    rows = {name: store[name][[0, 4]].astype(float) for name in names}
+    if metric == "cosine":
+        norms = np.sqrt(sum((r ** 2).sum(axis=1) for r in rows.values()))
+        rows = {name: r / norms[:, None] for name, r in rows.items()}
+        whole = store[descriptor][[0, 4]].astype(float)
+        total = 2 * (1 - whole[0] @ whole[1] / np.linalg.norm(whole[0]) / np.linalg.norm(whole[1]))
+    else:
+        total = (np.abs(store[descriptor][0].astype(float) - store[descriptor][4]) ** (1 if metric == "l1" else 2)).sum()
+    for name in names:
+        part = (np.abs(rows[name][0] - rows[name][1]) ** (1 if metric == "l1" else 2)).sum()
+        assert shares[name] == pytest.approx(part / total, abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+def test_no_distance_has_no_parts(explorer, metric):
+    look = explorer.look(0)
+    same = look._replace(arrays={name: torch.from_numpy(array[[0]]) for name, array in explorer.store.arrays.items()})
+    shares = explorer.parts(same, 0, metric=metric)
+    assert len(shares) == 4 and (shares == 0).all()
+
+
+def test_an_uploaded_picture_is_described_like_a_file(explorer, store):
+    image = cbir.open_image(store.path(3))
+    looks = explorer.look(image), explorer.look(3), explorer.look(store.path(3))
+    for look in looks:
+        assert explorer.find(look, ["eta"], k=1)["eta"][0].tolist() == [3]
+        np.testing.assert_allclose(look.histogram, cbir.color_histogram(np.asarray(image)))
+    assert looks[1] is looks[2] and looks[0].picture.shape == (32, 32, 3)
+
+
+def test_unreadable_images_are_never_found_and_cannot_be_looked_at(explorer):
+    for recipe in (None, {"q": 0.0}):
+        rows = explorer.find(explorer.look(0), ["eta_conv"], recipe, k=9)["eta_conv"][0]
+        assert {2, 7}.isdisjoint(rows.tolist())
+    with pytest.raises(cbir.UnreadableImage):
+        explorer.look(2)
+
+
+def test_another_network_is_refused(store):
+    with pytest.raises(ValueError, match="another network"):
+        Explorer(store, make_net(seed=1))
+
+
+def test_a_store_by_parameter_and_pictures_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    for i in range(3):
+        write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
+        write_image(tmp_path / "mine" / f"{i}.jpg", seed=9 + i)
+    cbir.extract(tmp_path / "images", cbir.load_network(), tmp_path / "store")
+    explorer, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"))
+    assert len(explorer.store) == 3 and pictures.files == explorer.store.files
+    _, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"), queries=str(tmp_path / "mine"))
+    assert pictures.files == ["0.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(FileNotFoundError, match="no run 'other'"):
+        open_explorer(cbir.Run("other"))
+
+
+def test_pages_draw_what_the_explorer_finds(explorer, store):
+    """The page's HTML, without a browser: rank, class, distance and reasons of what was found; a file that vanished is grey."""
+    from cbir.page import Page
+    page = Page(explorer, store, ("h", "eta"), k=3)
+    assert page.results.html.count("<button") == 6
+    for d, (rows, distances) in explorer.find(explorer.look(0), ["h", "eta"], k=3).items():
+        for rank, (row, x) in enumerate(zip(rows, distances)):
+            card = page.results.html.split(f'data-key="{d} {rank}"')[1].split("</button>")[0]
+            assert f"<span>{store.labels[row]}</span><span>{x:.4g}</span>" in card
+    page._clicked(None, {"key": "h 2"}, [])
+    assert page.selected == ("h", 2) and "rank 3" in page.reasons.html
+    for key in ("h 7", "eta_conv 0", "", None, "h"):
+        page._guarded(page._clicked)(None, {"key": key}, [])
+        assert page.selected == ("h", 2)
+    before = page.results.html
+    page.q.value = 0.1
+    assert page.results.html != before
+    page.recipe.value = cbir.AS_RELEASED
+    assert page.q.max == 1 and page.asked == cbir.AS_RELEASED and "rank" in page.reasons.html
+    for button in page.chosen.values():
+        button.value = False
+    assert "no descriptor is chosen" in page.message.html
+    page.chosen["eta"].value = True
+    assert "cbir-message" not in page.message.html
+    store.path(4).unlink()
+    page.k.value = 9
+    assert page.results.html.count("<button") == 9
+
+
+def test_a_page_says_that_a_plain_store_does_not_follow_q(folder, net, tmp_path):
+    from cbir.page import Page
+    page = Page(Explorer(cbir.extract(folder, net, tmp_path / "plain"), net), cbir.open_store(tmp_path / "plain"), ("eta",), k=2)
+    assert "cbir-note" not in page.results.html
+    found, regions = page.found["eta"][1].tolist(), page.reasons.html
+    page.q.value = 0.1
+    assert "cbir-note" in page.results.html and page.found["eta"][1].tolist() == found and page.reasons.html != regions
+
+
+@pytest.mark.parametrize("content, buffers, message", [
+    ({"name": "a.png", "size": 10}, [b"no picture"], "cannot be read"), ({"name": "a.png", "size": 10 ** 9}, [], "1000.0 MB"),
+    ({"name": "a.png", "size": 5}, [bytes(10_000_001)], "more than 10 MB"), ({"name": "a", "size": 0}, [b""], "empty file"),
+    ({"name": "a", "size": 1, "failed": True}, [], "could not read"), ({}, [], "more than"), ({"name": "<b>", "size": 3}, [b"abc"], "&lt;b&gt;")])
+def test_bad_uploads_are_told_and_the_page_goes_on(explorer, store, content, buffers, message):
+    from cbir.page import Page
+    page = Page(explorer, store, ("eta",), k=2)
+    before = page.results.html
+    page._guarded(page._uploaded)(page.upload, content, buffers)
+    assert message in page.message.html and page.results.html == before and "<b>" not in page.message.html
+    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(path := store.root.parent / "good.png")
+    page._guarded(page._uploaded)(page.upload, {"name": "good.png", "size": 9}, [path.read_bytes()])
+    assert "cbir-message" not in page.message.html and "good.png" in page.query.html and page.results.html != before
+
+
+def test_names_and_labels_cannot_become_html(net, tmp_path):
+    from cbir.page import Page
+    for i in range(3):
+        write_image(tmp_path / "images" / "<script>alert(1)<" / f'"><img src=x onerror=alert({i})>.png', seed=i)
+    store = cbir.extract(tmp_path / "images", net, tmp_path / "store")
+    page = Page(Explorer(store, net), store, ("eta",), k=2)
+    for html in (page.results.html, page.reasons.html, page.query.html):
+        assert "<script" not in html and "<img src=x" not in html
