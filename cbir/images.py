@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .networks import ROOT
+from .project import ROOT
 
 # Formats of photographs, decoded in this process: Pillow would give EPS to Ghostscript, and reads many that nobody keeps photographs in.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -6,7 +6,6 @@
 import hashlib
 import re
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2 as T
 
-ROOT = Path(__file__).resolve().parents[1]
+from .project import ROOT as ROOT
+
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from . import figures
+from . import figures, project
+from .choices import meant
 from .descriptors import SYMBOLS
 from .images import UnreadableImage, open_image
-from .run import Run, runs_folder
+from .project import runs_folder
+from .run import Run
 from .search import search
 from .store import open_store
 from .zoo import load_network
@@ -25,7 +27,8 @@ def open_database(run="embedded", store="", weights=""):
     if not store:
         store = runs_folder() / run / "stores" / "database"
         if not store.is_dir():
-            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}: run `cbir reproduce` first, or give a store")
+            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}{meant(run, project.runs())}: run `cbir reproduce` first, "
+                                    f"or give a store; runs that have one: {', '.join(project.runs()) or 'none'}")
         weights = Run(run).metrics.get("parameters", {}).get("weights", "default") if weights == "" else weights
     store = open_store(store)
     return store, load_network(store.network["name"], weights="default" if weights == "" else weights, crop="CenterCrop" in store.network["transform"],

@@ -10,8 +10,8 @@ import papermill
 from traitlets.config import Config
 from voila.app import Voila
 
-from .networks import ROOT
-from .notebooks import known_parameters
+from . import project
+from .project import ROOT
 from .run import Run
 
 NOTEBOOK = "09_explore"
@@ -23,9 +23,7 @@ def serve(run="embedded", parameters=None, host="127.0.0.1", port=8866, browser=
     host: the address to listen on; anything but a loopback address asks for the token that is printed at the start.
     Raises ValueError for an unknown parameter, OSError where the port is taken, and what notebook 09 would stumble over first.
     """
-    unknown = set(parameters or {}) - set(known_parameters(NOTEBOOK))
-    if unknown:
-        raise ValueError(f"notebook {NOTEBOOK} has no parameter {sorted(unknown)}; it has {sorted(known_parameters(NOTEBOOK))}")
+    project.check_names("embedded", parameters or {}, [NOTEBOOK])
     with socket.create_server((host, port)):
         pass  # taken ports show here, with a plain message
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent / "assets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])])

@@ -18,7 +18,8 @@ from torchvision import models
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import InterpolationMode
 
-from .networks import ROOT, Network, pick_device, resize_transform
+from .networks import Network, pick_device, resize_transform
+from .project import ROOT
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
 

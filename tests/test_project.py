@@ -8,19 +8,23 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from cbir.networks import ROOT
+from cbir.project import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def names(requirements):
-    return {re.split(r"[<>=!\[ ]", r)[0].lower() for r in requirements}
+    return {normal(re.split(r"[<>=!\[ ]", r)[0]) for r in requirements}
 
 
 def pins():
     lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines)
-    return dict(line.lower().split("==") for line in lines)
+    return {normal(name): number for name, number in (line.lower().split("==") for line in lines)}
 
 
 def test_constraints_pin_every_dependency():

@@ -1,0 +1,5 @@
+"""`python -m cbir`: the command line."""
+
+from .cli import main
+
+main()
