@@ -7,7 +7,7 @@ BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep test bench lab notebooks clean
+.PHONY: help reproduce evidence sweep explore test bench lab notebooks clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,6 +40,10 @@ bench: .venv/installed  ## speed against peers and physical limits, in bench/res
 
 lab: .venv/installed  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+explore: .venv/installed  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, QUERIES=folder of pictures, PORT=)
+	$(BIN)/cbir explore $(if $(STORE),--store "$(STORE)",$(if $(NAME),--run $(NAME))) $(call given,QUERIES,queries) $(call given,WEIGHTS,weights) \
+	    $(if $(PORT),--port $(PORT)) $(ARGS)
 
 notebooks: .venv/installed  ## executes the committed notebooks in place, and the README's figure
 	rm -rf runs/embedded

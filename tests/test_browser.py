@@ -1,0 +1,298 @@
+"""The explorer in a real browser: headless Chromium drives the page that Voila serves. Screenshots: runs/browser/screenshots/."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import psutil
+import pytest
+from conftest import write_image
+from PIL import Image
+
+import cbir
+from cbir.networks import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+WAIT = 90_000  # ms; a kernel imports torch meanwhile, on a machine that may have other things to do
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium, or any other way")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store of coloured noise in four classes by the embedded network, the explorer of it, and the folder of all."""
+    folder = tmp_path_factory.mktemp("world")
+    for i in range(24):
+        label = ("ant", "bee", "cat", "<i>dog")[i % 4]
+        write_image(folder / "images" / label / f"{i:02}.png", size=(64, 48), seed=i)
+        pixels = np.random.default_rng(i).integers(0, 256, (6, 8, 3)).astype(np.uint8).repeat(12, axis=0).repeat(12, axis=1)
+        Image.fromarray(pixels).save(folder / "images" / label / f"{i:02}.png")
+    net = cbir.load_network(device="cpu")
+    store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
+    (folder / "tmp").mkdir()
+    return folder, cbir.explore.Explorer(store, net)
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    """The address of the page, served as `cbir explore` does, and the server's process."""
+    folder, _ = world
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "cbir.cli", "explore", "--run", "browser", "--store", str(folder / "store"), "--port", str(port), "--no-browser"]
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+                                   env=os.environ | {"TMPDIR": str(folder / "tmp"), "CBIR_RUNS": str(ROOT / "runs"), "CUDA_VISIBLE_DEVICES": ""})
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(WAIT // 500):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        yield address, process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def opened(server, browser):
+    """The page, opened once; what went wrong in it and what it asked other hosts for is in page.faults."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1500})
+    page.faults = []
+    page.on("console", lambda m: m.type == "error" and page.faults.append(m.text))
+    page.on("pageerror", lambda e: page.faults.append(str(e)))
+    page.on("requestfailed", lambda r: page.faults.append(r.url))
+    page.on("request", lambda r: r.url.startswith((server[0], "data:", "blob:")) or page.faults.append(f"asks {r.url}"))
+    page.set_default_timeout(WAIT)
+    page.goto(server[0], timeout=WAIT)
+    page.wait_for_selector(".cbir-card")
+    return page
+
+
+@pytest.fixture
+def page(opened, request):
+    """The page; after every test a screenshot is taken, and nothing may have gone wrong in the browser."""
+    yield opened
+    folder = ROOT / "runs" / "browser" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    opened.screenshot(path=folder / f"{request.node.name.removeprefix('test_').replace('/', '_')}.png")
+    assert opened.faults == []
+
+
+def shown(page):
+    """What the page shows: {name of the descriptor: [(class, distance), ..]}."""
+    return {section.query_selector("h2").inner_text(): [tuple(s.inner_text() for s in card.query_selector_all("span")) for card in section.query_selector_all(".cbir-card")]
+            for section in page.query_selector_all(".cbir-main section:has(.cbir-row)")}
+
+
+def expected(explorer, look, descriptors=("h", "eta_conv", "eta"), **options):
+    return {cbir.NAMES[d]: [(explorer.store.labels[row], f"{x:.4g}") for row, x in zip(*hits)]
+            for d, hits in explorer.find(look, list(descriptors), **options).items()}
+
+
+def wait_for(page, what):
+    """Waits until the page shows what is expected; on time-out the difference is the failure's message."""
+    for _ in range(WAIT // 200):
+        if shown(page) == what:
+            return
+        page.wait_for_timeout(200)
+    assert shown(page) == what
+
+
+def upload(page, path):
+    page.set_input_files(".cbir-upload input", path)
+
+
+def test_opens_with_the_nearest_images_by_each_descriptor(page, world):
+    _, explorer = world
+    wait_for(page, expected(explorer, explorer.look(0)))
+    assert page.title() and page.query_selector_all(".cbir-card svg") and len(page.query_selector_all(".cbir-main td img")) == 2 * (1 + 5)
+
+
+def test_another_descriptor_is_a_click_away(page, world):
+    _, explorer = world
+    page.get_by_role("button", name="w₁", exact=True).click()
+    page.get_by_role("button", name="h", exact=True).click()
+    page.wait_for_function("document.querySelectorAll('.cbir-row').length == 3 && document.body.innerText.includes('w₁')")
+    names = list(shown(page))
+    assert names == ["η̃", "η", "w₁"]
+    assert shown(page)["η"] == expected(explorer, explorer.look(0))["η"]
+    page.get_by_role("button", name="w₁", exact=True).click()
+    page.get_by_role("button", name="h", exact=True).click()
+    wait_for(page, expected(explorer, explorer.look(0)))
+
+
+def test_moving_q_searches_and_draws_anew(page, world):
+    _, explorer = world
+    regions = page.locator(".cbir-main td img").nth(2).get_attribute("src")
+    slider = page.locator(".widget-slider").filter(has_text="threshold").locator(".noUi-handle")
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    wait_for(page, expected(explorer, explorer.look(0), recipe={"q": 0.7}))
+    assert page.locator(".cbir-main td img").nth(2).get_attribute("src") != regions
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    wait_for(page, expected(explorer, explorer.look(0)))
+
+
+def test_recipe_metric_and_k(page, world):
+    _, explorer = world
+    page.locator("select").select_option("as released")
+    wait_for(page, expected(explorer, explorer.look(0), recipe=cbir.AS_RELEASED))
+    page.get_by_role("button", name="cosine").click()
+    wait_for(page, expected(explorer, explorer.look(0), recipe=cbir.AS_RELEASED, metric="cosine"))
+    page.locator("select").select_option("as printed")
+    page.get_by_role("button", name="L1").click()
+    slider = page.locator(".widget-slider").filter(has_text="images k").locator(".noUi-handle")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    wait_for(page, expected(explorer, explorer.look(0), k=6))
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for(page, expected(explorer, explorer.look(0)))
+
+
+def test_a_click_on_a_result_explains_it(page, world):
+    _, explorer = world
+    page.locator('[data-key="h 3"]').click()
+    page.wait_for_function("document.querySelector('.cbir-main table').innerText.includes('h, rank 4')")
+    assert page.locator('[data-key="h 3"]').get_attribute("aria-pressed") == "true" and page.locator('[aria-pressed="true"].cbir-card').count() == 1
+    row, distance = (values[3] for values in explorer.find(explorer.look(0), ["h"])["h"])
+    text = page.locator(".cbir-main").inner_text()
+    shares = explorer.parts(explorer.look(0), int(row), "h")
+    assert f"What made the distance {distance:.4g}" in text and f"y₆ {shares['y_6']:.1%}, y₇ {shares['y_7']:.1%}" in text
+    before = page.locator(".cbir-main td img").nth(4).get_attribute("src")
+    page.get_by_role("button", name="weighed").click()
+    page.wait_for_function("before => document.querySelectorAll('.cbir-main td img')[4].src != before", arg=before)
+    page.get_by_role("button", name="significant").click()
+    page.locator('[data-key="eta 1"]').focus()
+    page.keyboard.press("Enter")  # without a mouse
+    page.wait_for_function("document.querySelector('.cbir-main table').innerText.includes('rank 2')")
+    assert page.evaluate("document.activeElement.dataset.key") == "eta 1"
+
+
+def test_an_uploaded_picture_is_searched_for(page, world):
+    folder, explorer = world
+    upload(page, write_image(folder / "mine" / "holiday.jpg", size=(300, 200), seed=99))
+    wait_for(page, expected(explorer, explorer.look(cbir.open_image(folder / "mine" / "holiday.jpg"))))
+    assert "holiday.jpg" in page.locator(".cbir-query").inner_text() and page.locator(".cbir-message").count() == 0
+
+
+def bad_files(folder):
+    (folder / "bad").mkdir(exist_ok=True)
+    (folder / "bad" / "notes.txt").write_text("no picture at all")
+    whole = write_image(folder / "bad" / "whole.jpg", size=(400, 300)).read_bytes()
+    (folder / "bad" / "truncated.jpg").write_bytes(whole[:len(whole) // 2])
+    with open(folder / "bad" / "huge.jpg", "wb") as huge:
+        huge.truncate(100_000_000)
+    (folder / "bad" / "empty.png").write_bytes(b"")
+    (folder / "bad" / "<img src=x onerror=alert(1)>.png").write_text("neither")
+    return folder / "bad"
+
+
+@pytest.mark.parametrize("name, message", [
+    ("notes.txt", "'notes.txt' cannot be read: not an image"), ("huge.jpg", "'huge.jpg' has 100.0 MB, more than 10 MB"), ("truncated.jpg", "'truncated.jpg' cannot be read"),
+    ("empty.png", "'empty.png' cannot be read: empty file"), ("<img src=x onerror=alert(1)>.png", "'<img src=x onerror=alert(1)>.png' cannot be read")],
+    ids=["no image", "100 MB", "truncated", "empty", "hostile name"])
+def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world, name, message):
+    folder, explorer = world
+    before = shown(page)
+    upload(page, bad_files(folder) / name)
+    page.wait_for_selector(".cbir-message")
+    assert message in page.locator(".cbir-message").inner_text() and shown(page) == before
+    page.screenshot(path=ROOT / "runs" / "browser" / "screenshots" / f"message_{name.split('.')[0].split(' ')[0].strip('<')}.png")
+    page.locator("input[placeholder]").fill("07.png")
+    page.keyboard.press("Enter")
+    row = next(i for i, file in enumerate(explorer.store.files) if file.endswith("07.png"))
+    wait_for(page, expected(explorer, explorer.look(row)))
+    assert page.locator(".cbir-message").count() == 0
+    page.locator("input[placeholder]").fill("11.png")
+    page.keyboard.press("Enter")
+    row = next(i for i, file in enumerate(explorer.store.files) if file.endswith("11.png"))
+    wait_for(page, expected(explorer, explorer.look(row)))
+
+
+def test_a_dropped_file_is_an_upload(page, world):
+    folder, explorer = world
+    picture = write_image(folder / "mine" / "dropped.png", size=(90, 120), seed=5)
+    transfer = page.evaluate_handle("""bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"})); return data; }""", list(picture.read_bytes()))
+    page.dispatch_event(".cbir-upload", "drop", {"dataTransfer": transfer})
+    wait_for(page, expected(explorer, explorer.look(cbir.open_image(picture))))
+
+
+def test_an_unknown_name_gives_a_message(page):
+    page.locator("input[placeholder]").fill("no such picture")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".cbir-message")
+    assert "no query 'no such picture'" in page.locator(".cbir-message").inner_text()
+
+
+def test_reads_on_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.querySelector('.cbir-page').scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    folder = ROOT / "runs" / "browser" / "screenshots"
+    page.screenshot(path=folder / "phone_top.png")
+    page.locator(".cbir-main table").scroll_into_view_if_needed()
+    page.screenshot(path=folder / "phone_why.png")
+    page.set_viewport_size({"width": 1280, "height": 1500})
+
+
+def test_images_have_alternative_text_and_controls_have_names(page):
+    assert page.locator(".cbir-page img:not([alt]), .cbir-page img[alt='']").count() == 0
+    unnamed = page.evaluate("""[...document.querySelectorAll('.cbir-page button, .cbir-page select, .cbir-page input[type=file]')]
+        .filter(e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length)).map(e => e.outerHTML)""")
+    assert unnamed == []
+
+
+def test_listens_on_loopback_only_and_for_its_own_name(server):
+    address, process = server
+    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    request = urllib.request.Request(address, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 403
+    for path in ("voila/files/explore.ipynb", "voila/files/metrics.json", "voila/files/../browser/explore.ipynb"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(address + path)
+        assert error.value.code in (403, 404)
+
+
+def test_uploads_left_nothing_behind(page, world):
+    """Neither in the temporary folder nor beside the images nor in the store or the run."""
+    folder, explorer = world
+    left = [p for p in (folder / "tmp").rglob("*") if p.is_file() and not re.search(r"kernel-|voila_|\.json$|\.(nbi|nbc)$", str(p))]
+    assert left == []
+    assert sorted(p.name for p in folder.iterdir()) == ["bad", "images", "mine", "server.log", "store", "tmp"]
+    assert len(list((folder / "images").rglob("*.png"))) == len(explorer.store)
+    assert {p.name for p in (ROOT / "runs" / "browser").iterdir()} <= {"explore.ipynb", "figures", "screenshots"}
+    assert "Traceback" not in (folder / "server.log").read_text()
+    assert json.loads((ROOT / "runs" / "browser" / "explore.ipynb").read_text())["cells"]
