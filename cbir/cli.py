@@ -166,9 +166,8 @@ a file of your own, whose values under `grid` are combined:
                                               a store that cbir.extract made, pictures from a folder
   cbir explore --no-browser --port 8900       without opening a browser, at another port
 """)
-    where = sub.add_mutually_exclusive_group()
-    option(where, "--run", default="embedded", help="the run whose database is explored (default: %(default)s)", completer=lambda **_: project.runs())
-    where.add_argument("--store", help="a store to explore instead: a folder or a URL")
+    option(sub, "--run", default="embedded", help="the run whose database is explored, and in whose folder the page lies (default: %(default)s)", completer=lambda **_: project.runs())
+    sub.add_argument("--store", help="a store to explore instead: a folder or a URL")
     option(sub, "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), completer=_parameters_and_values,
            help="another parameter of notebook 09, its value as YAML; repeat for more")
     sub.add_argument("--host", default="127.0.0.1", help="the address to listen on; any but a loopback address asks visitors for a token (default: %(default)s)")

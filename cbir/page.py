@@ -129,6 +129,7 @@ class Page(ipywidgets.VBox):
     def _named(self, change):
         if change["new"]:
             self.show(choose_queries(self.pictures, names=[change["new"]])[0])
+            self.name.value = ""  # else only this name would be offered next
 
     def _drawn(self, _button):
         self.show(int(self._rng.integers(len(self.pictures))))
@@ -199,7 +200,7 @@ class Page(ipywidgets.VBox):
         pressed = str((d, rank) == self.selected).lower()
         return (f'<button type="button" class="cbir-card {kind}" data-key="{escape(d)} {rank}" aria-pressed="{pressed}" '
                 f'title="{escape(self.explorer.store.files[row])}: why?"><img alt="{escape(f"{rank + 1}. {label}")}" src="{picture}">'
-                f'<span>{escape(label)}</span><span>{distance:.4g}</span>{histogram}</button>')
+                f'<span>{escape(label)}</span><span>{_number(distance)}</span>{histogram}</button>')
 
     def _thumbnail(self, row):
         """(data URI of the picture, its histogram as SVG) of a row of the store; grey where the image is no longer there."""
@@ -232,7 +233,7 @@ class Page(ipywidgets.VBox):
             f'<tr><td></td><td><img alt="query" src="{_uri(query.picture)}"></td><td><img alt="found" src="{_uri(found.picture)}"></td></tr>'
             f'<tr><th scope="row">colours</th><td>{_svg(query.histogram)}</td><td>{_svg(found.histogram)}</td></tr>{blocks}</tbody></table>'
             f'<p>{self._explained()}</p>'
-            f'<h3>What made the distance {distances[rank]:.4g}</h3>{_bar(self.explorer.parts(query, row, d, self.searched, self.metric.value))}'
+            f'<h3>What made the distance {_number(distances[rank])}</h3>{_bar(self.explorer.parts(query, row, d, self.searched, self.metric.value))}'
             f'<p>Colour-histogram distance (L1 / 75): {histogram_distance(query.histogram, found.histogram):.4f}</p></section>')
 
     def _explained(self):
@@ -263,6 +264,11 @@ def _plain(d):
 
 def _name(d):
     return escape(_plain(d))
+
+
+def _number(distance):
+    """A distance with four digits; what is float32's rounding between an image and itself is 0."""
+    return f"{round(distance, 6):.4g}"
 
 
 def _uri(pixels):

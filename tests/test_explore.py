@@ -165,7 +165,7 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
     for d, (rows, distances) in explorer.find(explorer.look(0), ["h", "eta"], k=3).items():
         for rank, (row, x) in enumerate(zip(rows, distances)):
             card = page.results.html.split(f'data-key="{d} {rank}"')[1].split("</button>")[0]
-            assert f"<span>{store.labels[row]}</span><span>{x:.4g}</span>" in card
+            assert f"<span>{store.labels[row]}</span><span>{round(x, 6):.4g}</span>" in card
     page._clicked(None, {"key": "h 2"}, [])
     assert page.selected == ("h", 2) and "rank 3" in page.reasons.html
     for key in ("h 7", "eta_conv 0", "", None, "h"):
