@@ -10,6 +10,7 @@ import os
 os.environ["TQDM_DISABLE"] = "1"
 
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,10 @@ import torch
 
 import cbir
 from cbir.descriptors import AS_RELEASED
+from cbir.explore import Explorer
+from cbir.extract import Describer
 from cbir.networks import ROOT
+from cbir.page import Page
 from cbir.scenes import render, sample_scenes
 from cbir.store import create_store
 
@@ -291,6 +295,44 @@ def end_to_end(repeats, folder):
     table(["network", "bare forward pass, images/s", "end to end, images/s", "ratio"], rows)
 
 
+def explorer(repeats, folder, n=10_000):
+    say("## Explorer\n")
+    say(f"What notebook 09's page waits for after an action, {n:,} images, three descriptors, k = 5: searching, regions, decoding thumbnails, HTML; without the browser's\n"
+        "own drawing. Beside it what cannot be avoided: a forward pass of the picture. Descriptors are made up, pictures are rendered scenes.\n")
+    scenes(folder / "scenes", 600)
+    rows = []
+    for name, extras in [("embedded", {"windows": "windows"}), ("vgg16", {})]:
+        net = cbir.load_network(name, weights="default" if name == "embedded" else None)
+        images = cbir.ImageSet(folder, [f"scenes/{i % 600:05}.jpg" for i in range(n)], [f"class {i % 10}" for i in range(n)])
+        widths = Describer(net, {}, extras).probe()
+        store = create_store(folder / f"explored-{name}", images, net, cbir.named_recipe("as_printed"), extras, "float32", widths, 256)
+        for shard in store.shards:
+            rng = np.random.default_rng(shard.start)
+            store.write(shard, {array: np.maximum(0, rng.standard_normal((shard.stop - shard.start, d), dtype=np.float32)) for array, d in widths.items()},
+                        ["ok"] * (shard.stop - shard.start))
+        start = time.perf_counter()
+        page = Page(Explorer(cbir.open_store(folder / f"explored-{name}"), net), images[range(600)])
+        opened, pictures, qs, clicks = time.perf_counter() - start, iter(range(1, 600)), iter(np.linspace(0.05, 3, 60)), iter(range(10 ** 6))
+        x = net.probe()
+        uploads = [(folder / "scenes" / f"{i:05}.jpg").read_bytes() for i in range(600)]
+
+        def upload():
+            page._uploaded(page.upload, {"name": "mine.jpg", "size": 1}, [uploads[next(pictures)]])
+
+        def move_q():
+            page.q.value = float(next(qs))
+
+        def click():
+            page._clicked(None, {"key": f"eta {1 + next(clicks) % 4}"}, [])
+
+        with torch.inference_mode():
+            t = by_turns(repeats, bare=lambda: net.module(x), upload=upload, q=move_q, click=click)
+        assert not page.message.html.count("cbir-message"), page.message.html
+        rows.append([name, "search and regions" if page.explorer.live else "regions", opened, t["bare"], t["upload"], t["q"], t["click"], t["upload / bare"]])
+    table(["network", "moving q changes", "opening the page, s", "bare forward pass, s", "a picture is uploaded, s", "q is moved, s", "a result is clicked, s",
+           "upload / forward pass"], rows)
+
+
 MEMORY = """
 import sys
 from pathlib import Path
@@ -325,6 +367,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything runs, measures nothing of worth")
+    parser.add_argument("--only", help="one section ('Explorer'), measured anew in the file that is there")
     parser.add_argument("--output", default=ROOT / "bench" / "results.md", type=Path)
     args = parser.parse_args()
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
@@ -336,12 +379,17 @@ def main():
         "VGG16's descriptors (four of five codes are zero), everything else on rendered scenes.\n")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        descriptors(args.repeats)
-        search(args.repeats, *((2_000, 4_000) if args.quick else ()))
-        stores(args.repeats, folder, 1_000 if args.quick else 10_000)
-        end_to_end(args.repeats, folder)
-        memory(folder, (1_000, 2_000) if args.quick else (10_000, 40_000, 80_000))
-    args.output.write_text("\n".join(OUT).rstrip() + "\n", encoding="utf-8")
+        sections = {"Descriptors": lambda: descriptors(args.repeats), "Exact search": lambda: search(args.repeats, *((2_000, 4_000) if args.quick else ())),
+                    "Store": lambda: stores(args.repeats, folder, 1_000 if args.quick else 10_000), "End to end": lambda: end_to_end(args.repeats, folder),
+                    "Explorer": lambda: explorer(args.repeats, folder, 1_000 if args.quick else 10_000),
+                    "Peak memory": lambda: memory(folder, (1_000, 2_000) if args.quick else (10_000, 40_000, 80_000))}
+        for section in [args.only] if args.only else sections:
+            sections[section]()
+    text = "\n".join(OUT).rstrip() + "\n"
+    if args.only:  # in place of the old one, or at the end
+        new, old = text[text.index(f"## {args.only}"):], args.output.read_text(encoding="utf-8")
+        text = (re.sub(rf"## {args.only}\n.*?(?=^## |\Z)", lambda _: new + "\n", old, flags=re.S | re.M) if f"## {args.only}\n" in old else old + "\n" + new).rstrip() + "\n"
+    args.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
