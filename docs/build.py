@@ -13,6 +13,7 @@ import textwrap
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -194,7 +195,7 @@ def check(site):
         levels = [heading.level for heading in page.headings]
         problems += [f"{name}: no {what}" for what in ("title", "language", "description") if not getattr(page, what)]
         problems += [f"{name}: {levels.count(1)} headings of level 1"] if levels.count(1) != 1 else []
-        problems += [f"{name}: heading {after.text!r} skips a level" for before, after in zip(page.headings, page.headings[1:]) if after.level > before.level + 1]
+        problems += [f"{name}: heading {after.text!r} skips a level" for before, after in pairwise(page.headings) if after.level > before.level + 1]
         problems += [f"{name}: the id {id_!r} occurs twice" for id_ in sorted({x for x in page.ids if page.ids.count(x) > 1})]
         problems += [f"{name}#{where}: an image without alternative text" for alt, where in page.images if not alt]
         for url, where in page.links + page.loads:
