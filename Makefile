@@ -7,7 +7,7 @@ BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep explore test bench lab notebooks clean
+.PHONY: help reproduce evidence sweep explore test bench lab notebooks site clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -50,5 +50,9 @@ notebooks: .venv/installed  ## executes the committed notebooks in place, and th
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	cp runs/embedded/figures/one_query.png docs/
 
-clean:  ## removes runs and rendered scenes; keeps .venv and downloads
-	rm -rf runs data/embedded
+site: .venv/installed  ## README and notebooks as web pages, in site/, links checked (ARGS=--external: those to elsewhere, too)
+	rm -rf site
+	$(BIN)/python docs/build.py $(ARGS)
+
+clean:  ## removes runs, rendered scenes and the site; keeps .venv and downloads
+	rm -rf runs data/embedded site
