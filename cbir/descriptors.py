@@ -116,7 +116,7 @@ def weigh(means, q=0.5, threshold="absolute", counting="count", scale="mean"):
     """Eq. 8 and 13-15 on the `window_means` of some blocks: `conv_descriptor`'s second half, the same for any number of recipes."""
     check_recipe(q, threshold, counting, scale)
     *earlier, (y_N, _) = means
-    z_N = significant(y_N, q, threshold)                                # (B, C_N, H_N, W_N)
+    z_N = significant(y_N, q, threshold).to(y_N.dtype)                  # (B, C_N, H_N, W_N); sums of bool take longer
     z = significance_map(z_N, counting).to(y_N.dtype)                   # (B, H_N, W_N)
     z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)                # Eq. 14's division; 0 / 0 is 0
     ws = []

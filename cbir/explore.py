@@ -20,7 +20,7 @@ from .store import open_store
 from .zoo import load_network
 
 EXTRAS = {"windows": "windows"}
-ROWS = 1024  # images at a time whose descriptors are computed anew: bounds the memory
+ROWS = 128  # images at a time whose descriptors are computed anew: what they need stays in the cache
 
 
 class Look(NamedTuple):
