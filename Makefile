@@ -7,7 +7,7 @@ BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep explore test bench lab notebooks site clean
+.PHONY: help reproduce evidence sweep explore check test bench lab notebooks site clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -30,7 +30,12 @@ evidence: .venv/installed  ## the notebooks that test the paper's claims, in run
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-test: .venv/installed  ## every test: pytest, and nbval over the committed notebooks
+check: .venv/installed  ## seconds: ruff, mypy, the notebooks' metadata
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m mypy
+	$(BIN)/python notebooks/tidy.py --check $(NOTEBOOKS)
+
+test: check  ## every test: pytest, and nbval over the committed notebooks
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
@@ -48,6 +53,7 @@ explore: .venv/installed  ## a run's images in the browser, at 127.0.0.1 (NAME=r
 notebooks: .venv/installed  ## executes the committed notebooks in place, and the README's figure
 	rm -rf runs/embedded
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
 	cp runs/embedded/figures/one_query.png docs/
 
 site: .venv/installed  ## README and notebooks as web pages, in site/, links checked (ARGS=--external: those to elsewhere, too)

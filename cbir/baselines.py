@@ -1,14 +1,21 @@
 """Descriptors to compare with: the IM-like hidden layer, and the IMAGENET1M files where the user has them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from .choices import AnyPath
+from .images import Images
+from .store import Rows
 
-def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=1e-3, seed=0, device="cpu", most=200_000):
+
+def train_hidden_layer(codes: NDArray[np.floating] | Rows, labels: Sequence[str], width: int | None = None, epochs: int = 30, batch_size: int = 256,
+                       lr: float = 1e-3, seed: int = 0, device: str | torch.device = "cpu", most: int = 200_000) -> tuple[nn.Sequential, float]:
     """IM(x), as far as the paper tells: "an additional hidden layer after the last fully connected one".
 
     codes: (N, D) float32, the last fully connected layer's activations y_{N+2} of the database (array or `Rows`; rows of NaN are
@@ -45,12 +52,13 @@ def train_hidden_layer(codes, labels, width=None, epochs=30, batch_size=256, lr=
 
 
 @torch.inference_mode()
-def hidden_codes(encoder, codes, path=None):
+def hidden_codes(encoder: nn.Sequential, codes: NDArray[np.floating] | Rows, path: AnyPath | None = None) -> NDArray[np.float32]:
     """(N, D) codes (array or `Rows`) -> (N, width) float32, the IM-like descriptor. Rows of NaN stay NaN.
 
     path: a file (.npy) for the result, which is then mapped from there: memory does not grow with N.
     """
-    device, shape = next(encoder.parameters()).device, (len(codes), encoder[0].out_features)
+    weight = next(encoder.parameters())  # (width, D)
+    device, shape = weight.device, (len(codes), len(weight))
     out = np.lib.format.open_memmap(path, "w+", np.float32, shape) if path else np.empty(shape, np.float32)
     for start in range(0, len(codes), 4096):
         block = torch.as_tensor(np.asarray(codes[start:start + 4096]), dtype=torch.float32)
@@ -58,7 +66,7 @@ def hidden_codes(encoder, codes, path=None):
     return out
 
 
-def read_fvecs(path, rows=None):
+def read_fvecs(path: AnyPath, rows: int | None = None) -> NDArray[np.float32]:
     """A file of float32 vectors in the fvecs format -> (N, D) array, mapped from disk, not read.
 
     Every vector is its dimension as a little-endian int32, then that many float32. rows: the number of vectors expected.
@@ -82,7 +90,7 @@ def read_fvecs(path, rows=None):
     return raw.view("<f4")[:, 1:]
 
 
-def imagenet1m_descriptors(fvecs, file_list, images):
+def imagenet1m_descriptors(fvecs: AnyPath, file_list: AnyPath | None, images: Images) -> NDArray[np.float32]:
     """The published IMAGENET1M descriptors for an `ImageSet`: (len(images), 2048) float32, row i for image i.
 
     fvecs: the base (or query) vectors. file_list: a text file whose line j names the image of vector j, as in `images.files` or
@@ -95,15 +103,15 @@ def imagenet1m_descriptors(fvecs, file_list, images):
     names = Path(file_list).read_text(encoding="utf-8").splitlines()
     vectors = read_fvecs(fvecs, rows=len(names))
     row_of = {name: j for j, name in enumerate(names)}
-    last_parts = {}
+    last_parts: dict[str, list[int]] = {}
     for j, name in enumerate(names):
         last_parts.setdefault(Path(name).name, []).append(j)
     unclear = [f for f in images.files if f not in row_of and len(last_parts.get(Path(f).name, [])) > 1]
     if unclear:
         raise ValueError(f"{unclear[0]} fits several lines of {file_list}: name its folder there too")
-    rows = [row_of.get(f, last_parts.get(Path(f).name, [None])[0]) for f in images.files]
-    if None in rows:
-        raise ValueError(f"{rows.count(None)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(None)]}")
+    rows = [row_of.get(f, last_parts.get(Path(f).name, [-1])[0]) for f in images.files]
+    if -1 in rows:
+        raise ValueError(f"{rows.count(-1)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(-1)]}")
     vectors = np.ascontiguousarray(vectors[rows])
     if not np.isfinite(vectors).all():
         raise ValueError(f"{Path(fvecs).name} holds numbers that are not finite")

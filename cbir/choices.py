@@ -1,9 +1,11 @@
-"""Words that can be chosen, as types for checkers and editors; and what is said about any other word."""
+"""Types that several modules share: paths, and words that can be chosen; and what is said about any other word."""
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Literal, get_args
 
+AnyPath = str | os.PathLike[str]
 Threshold = Literal["absolute", "relative"]
 Counting = Literal["count", "union"]
 Scale = Literal["mean", "as_released"]

@@ -8,9 +8,9 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__, project
 from .choices import METRICS, meant
@@ -76,7 +76,7 @@ NOTEBOOKS = {
 class _Parser(argparse.ArgumentParser):
     """Says which word was probably meant, and breaks no line of the descriptions."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28), **options)
 
     def error(self, message: str) -> NoReturn:
@@ -105,13 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cbir {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, prog="cbir", metavar="command [options]", title="commands")
 
-    def add(name, function, help, description, examples):
+    def add(name: str, function: Callable[[argparse.Namespace], None], help: str, description: str, examples: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=description, epilog=f"examples:\n{examples}")
         sub.set_defaults(run_command=function, parser=sub)
         return sub
 
-    def option(of, *names, completer, **about):
-        of.add_argument(*names, **about).completer = completer  # argcomplete's
+    def option(of: argparse._ActionsContainer, *names: str, completer: Callable[..., Iterable[str]], **about: Any) -> None:
+        of.add_argument(*names, **about).completer = completer  # type: ignore[attr-defined]  # where argcomplete looks for it
 
     for name, (what, examples) in NOTEBOOKS.items():
         kinds = "".join(f"  {k:<11} {textwrap.fill(v, 80, subsequent_indent=' ' * 14)}\n" for k, v in project.profiles().items())
@@ -166,7 +166,7 @@ a file of your own, whose values under `grid` are combined:
                                               a store that cbir.extract made, pictures from a folder
   cbir explore --no-browser --port 8900       without opening a browser, at another port
 """)
-    option(sub, "--run", default="embedded", help="the run whose database is explored, and in whose folder the page lies (default: %(default)s)", completer=lambda **_: project.runs())
+    option(sub, "--run", default="embedded", help="the run whose database is explored (default: %(default)s)", completer=lambda **_: project.runs())
     sub.add_argument("--store", help="a store to explore instead: a folder or a URL")
     option(sub, "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), completer=_parameters_and_values,
            help="another parameter of notebook 09, its value as YAML; repeat for more")
@@ -259,7 +259,7 @@ def _known_parameters() -> dict[str, dict[str, tuple[str, list[str]]]]:
 
 # ---- what may follow, for the Tab key ---------------------------------------------------------------------------------------
 
-def _parameters_and_values(prefix, **_):
+def _parameters_and_values(prefix: str, **_: Any) -> Iterable[str]:
     """After -p a parameter; after its name the values that its comment quotes, and files where it speaks of them."""
     words = shlex.split(os.environ["COMP_LINE"][:int(os.environ["COMP_POINT"])] + "x")[:-1]  # those before the one that is being typed
     known = _known_parameters()
@@ -273,12 +273,12 @@ def _parameters_and_values(prefix, **_):
     return [*values, *FilesCompleter()(prefix)]
 
 
-def _sweeps(prefix, **_):
+def _sweeps(prefix: str, **_: Any) -> Iterable[str]:
     from argcomplete.completers import FilesCompleter
     return [*(os.path.relpath(path) for path in (ROOT / "sweeps").glob("*.yaml")), *FilesCompleter(("yaml", "yml"))(prefix)]
 
 
-def _descriptors(parsed_args, **_):
+def _descriptors(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     return project.descriptors(parsed_args.store or runs_folder() / parsed_args.run / "stores" / "database")
 
 

@@ -1,10 +1,15 @@
 """Where work runs: in this process, on this machine's cores, or on any Dask cluster that the user has."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @contextmanager
-def connect(scheduler=None):
+def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
     """A Dask client for the time of a `with` block.
 
     scheduler: None, no cluster: yields None; "local": a LocalCluster of this machine, one process a core; anything else: the address of

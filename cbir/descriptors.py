@@ -1,12 +1,28 @@
 """Eq. 7-16 of the paper as pure functions on tensors. Letters as in the paper: y, z, w, h, eta_conv (eta tilde), eta, q."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
 
-AS_PRINTED = {"q": 0.5, "threshold": "absolute", "counting": "count", "scale": "mean"}
-AS_RELEASED = {"q": 0.5, "threshold": "relative", "counting": "union", "scale": "as_released"}
+from .choices import Counting, Scale, Threshold, unknown
+from .networks import Network
+
+
+class Recipe(TypedDict, total=False):
+    """How a descriptor is made; what is left out is as printed in the paper. See `conv_descriptor`."""
+
+    q: float
+    threshold: Threshold
+    counting: Counting
+    scale: Scale
+
+
+Windows = Sequence[tuple[torch.Tensor, int]]  # what `window_means` gives
+
+AS_PRINTED: Recipe = {"q": 0.5, "threshold": "absolute", "counting": "count", "scale": "mean"}
+AS_RELEASED: Recipe = {"q": 0.5, "threshold": "relative", "counting": "union", "scale": "as_released"}
 RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
 
 # How the descriptors are called in figures and LaTeX, and in plain text and HTML; those that they are compared with are called the same in both.
@@ -23,31 +39,30 @@ class Descriptors(NamedTuple):
     eta_conv: torch.Tensor
 
     @property
-    def eta(self):
+    def eta(self) -> torch.Tensor:
         """Eq. 16: [h, eta_conv], (B, D_1 + D_2 + sum C_m)."""
         return torch.cat([self.h, self.eta_conv], dim=1)
 
 
-def named_recipe(name, **changes):
+def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
     """A recipe of `RECIPES` by its name, with some of its values changed. Raises ValueError like `check_recipe`."""
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}: choose one of {tuple(RECIPES)}")
+        raise ValueError(unknown("recipe", name, RECIPES))
     return check_recipe(**RECIPES[name] | changes)
 
 
-def check_recipe(q=0.5, threshold="absolute", counting="count", scale="mean"):
+def check_recipe(q: float = 0.5, threshold: Threshold = "absolute", counting: Counting = "count", scale: Scale = "mean") -> Recipe:
     """The recipe as a dict, its defaults (the paper as printed) filled in; ValueError for a value that has no meaning."""
-    for name, value, known in [("threshold", threshold, ("absolute", "relative")),
-                               ("counting", counting, ("count", "union")), ("scale", scale, ("mean", "as_released"))]:
+    for name, value, known in [("threshold", threshold, get_args(Threshold)), ("counting", counting, get_args(Counting)), ("scale", scale, get_args(Scale))]:
         if value not in known:
-            raise ValueError(f"unknown {name} {value!r}: choose one of {known}")
+            raise ValueError(unknown(name, value, known))
     upper = float("inf") if threshold == "absolute" else 1
     if not 0 <= q <= upper:  # also refuses NaN
         raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
     return {"q": q, "threshold": threshold, "counting": counting, "scale": scale}
 
 
-def significant(y_N, q=0.5, threshold="absolute"):
+def significant(y_N: torch.Tensor, q: float = 0.5, threshold: Threshold = "absolute") -> torch.Tensor:
     """Eq. 8: z_{N,k}, which neurons of the last block are significant. (B, C_N, H_N, W_N) -> bool of the same shape.
 
     "absolute": y_N >= q, as printed. "relative": y_N over its maximum in the image > q, as released; an image without
@@ -59,7 +74,7 @@ def significant(y_N, q=0.5, threshold="absolute"):
     return y_N > q * y_N.amax(dim=(1, 2, 3), keepdim=True)
 
 
-def significance_map(z_N, counting="count"):
+def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.Tensor:
     """Eq. 13 on the last block's grid: how many channels find (i, j) significant. (B, C_N, H_N, W_N) -> (B, H_N, W_N).
 
     "count": the number of channels, as printed. "union": 1 where any channel does, as released.
@@ -68,7 +83,7 @@ def significance_map(z_N, counting="count"):
     return z_N.sum(dim=1) if counting == "count" else z_N.any(dim=1)
 
 
-def trace(z, side):
+def trace(z: torch.Tensor, side: Sequence[int]) -> torch.Tensor:
     """Eq. 11-12: a significant (i, j) of block N marks the square under it in block m. (B, H_N, W_N) -> (B, *side).
 
     As no two squares overlap, Eq. 13's z_m is the map on the last block's grid with every cell repeated.
@@ -77,7 +92,7 @@ def trace(z, side):
     return z.repeat_interleave(rows, dim=1).repeat_interleave(cols, dim=2)
 
 
-def window(side, last, name="this block"):
+def window(side: Sequence[int], last: Sequence[int], name: str = "this block") -> tuple[int, int]:
     """Eq. 9-12: height and width of the square (rectangle) under one position of the last block. ValueError where it is not whole."""
     rows, cols = side[0] // last[0], side[1] // last[1]
     if (rows * last[0], cols * last[1]) != tuple(side) or not rows or not cols:
@@ -85,7 +100,8 @@ def window(side, last, name="this block"):
     return rows, cols
 
 
-def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="mean"):
+def conv_descriptor(ys: Sequence[torch.Tensor], q: float = 0.5, threshold: Threshold = "absolute",
+                    counting: Counting = "count", scale: Scale = "mean") -> torch.Tensor:
     """Eq. 8-15: the descriptor eta_conv of the convolutional blocks.
 
     ys: [y_1..y_N], N >= 1 tensors (B, C_m, H_m, W_m), non-negative, each side a whole multiple of y_N's.
@@ -101,7 +117,7 @@ def conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="me
     return weigh(window_means(ys), q, threshold, counting, scale)
 
 
-def window_means(ys):
+def window_means(ys: Sequence[torch.Tensor]) -> Windows:
     """Each block's mean over the windows of Eq. 11-12: [((B, C_m, H_N, W_N), cells of a window), ..], y_N last with windows of one cell.
 
     All that the recipes have in common, and all of their cost. Half-precision activations go on as float32: counts need it.
@@ -112,7 +128,7 @@ def window_means(ys):
     return [(y.float() if y.dtype in (torch.float16, torch.bfloat16) else y, rows * cols) for y, (rows, cols) in zip(means, sides)]
 
 
-def weigh(means, q=0.5, threshold="absolute", counting="count", scale="mean"):
+def weigh(means: Windows, q: float = 0.5, threshold: Threshold = "absolute", counting: Counting = "count", scale: Scale = "mean") -> torch.Tensor:
     """Eq. 8 and 13-15 on the `window_means` of some blocks: `conv_descriptor`'s second half, the same for any number of recipes."""
     check_recipe(q, threshold, counting, scale)
     *earlier, (y_N, _) = means
@@ -131,13 +147,13 @@ def weigh(means, q=0.5, threshold="absolute", counting="count", scale="mean"):
     return torch.cat(ws, dim=1)                                         # Eq. 15
 
 
-def describe(net, batch, **recipe):
+def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Descriptors:
     """Eq. 7-16 for a batch (B, 3, H, W) of transformed images: `Descriptors` on the network's device, one forward pass."""
     ys, codes = net(batch)
     eta_conv = conv_descriptor(ys, **recipe)
     return Descriptors(join(codes, eta_conv), eta_conv)
 
 
-def join(codes, like):
+def join(codes: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), of the dtype and device of `like` (B, ..); (B, 0) for a network without codes."""
     return torch.cat(codes, dim=1).to(like.dtype) if codes else like.new_zeros(len(like), 0)

@@ -1,22 +1,26 @@
 """One picture after another against a store, fast enough to play with: what it finds, which regions were significant, what made a distance."""
 
+from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from .choices import AnyPath, Metric
 from .color import color_histogram
-from .descriptors import RECIPES, check_recipe, significance_map, significant, trace, weigh, window_means
+from .descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh, window_means
 from .extract import Describer, extract
-from .images import list_images, load_images, open_image
-from .networks import pick_device, to_picture
+from .images import ImageSet, list_images, load_images, open_image
+from .networks import Network, pick_device, to_picture
 from .query import open_database
+from .run import Run
 from .search import search
-from .store import open_store
+from .store import Store, open_store
 from .zoo import load_network
 
 EXTRAS = {"windows": "windows"}
@@ -27,10 +31,10 @@ class Look(NamedTuple):
     """One picture and what the network made of it: `picture` (H, W, 3) uint8 as the network saw it, `histogram` (75,) of the image itself,
     `ys` the blocks [(1, C_m, H_m, W_m), ..], `arrays` {array of the store: (1, D)}, tensors on the CPU."""
 
-    picture: np.ndarray
-    histogram: np.ndarray
-    ys: list
-    arrays: dict
+    picture: NDArray[np.uint8]
+    histogram: NDArray[np.float64]
+    ys: list[torch.Tensor]
+    arrays: dict[str, torch.Tensor]
 
 
 class Explorer:
@@ -41,7 +45,7 @@ class Explorer:
     Raises ValueError where `net` is another network.
     """
 
-    def __init__(self, store, net=None, memory=4e9):
+    def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
         self.net = net or load_network(store.network["name"], precision=store.network.get("precision", "float32"))
         if self.net.provenance != store.network:
             raise ValueError(f"the store was made by another network or other weights than {self.net.name!r}: pass that one as `net`")
@@ -57,34 +61,35 @@ class Explorer:
         self._looks = lru_cache(64)(self._look_at)
 
     @staticmethod
-    def _in_memory(store):
+    def _in_memory(store: Store) -> Store:
         """The same store with its arrays in memory, as float32; of a lost shard `search` says so."""
         loaded = copy(store)
         loaded.arrays = {name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays}
         return loaded
 
     @staticmethod
-    def _name(recipe):
+    def _name(recipe: Recipe) -> str:
         return next((name for name, known in RECIPES.items() if known == recipe), "as stored")
 
-    def look(self, image):
+    def look(self, image: AnyPath | int | Image.Image) -> Look:
         """A `Look` at an image: a file, or a row of the store (int), which are remembered, or a `PIL.Image` in RGB.
 
         Raises UnreadableImage.
         """
-        return self._look(image) if isinstance(image, Image.Image) else self._looks(self.store.path(image) if isinstance(image, int) else image)
+        return self._look(image) if isinstance(image, Image.Image) else self._looks(str(self.store.path(image) if isinstance(image, int) else image))
 
-    def _look_at(self, path):
+    def _look_at(self, path: str) -> Look:
         return self._look(open_image(path))
 
-    def _look(self, image):
+    def _look(self, image: Image.Image) -> Look:
         batch = self.net.transform(image)[None]
         ys, codes = self.net(batch)
         histogram = color_histogram(np.asarray(image))
         arrays = self._describer.arrays(ys, codes, torch.from_numpy(histogram).float()[None])
         return Look(to_picture(batch[0], self.net.transform), histogram, [y.float().cpu() for y in ys], {name: a.cpu() for name, a in arrays.items()})
 
-    def find(self, look, descriptors=("h", "eta_conv", "eta"), recipe=None, metric="l1", k=5):
+    def find(self, look: Look, descriptors: Iterable[str] = ("h", "eta_conv", "eta"), recipe: Recipe | None = None, metric: Metric = "l1",
+             k: int = 5) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """{descriptor: (rows (k,), distances (k,))}, nearest first. recipe: a dict, default the store's.
 
         Raises ValueError as `search` does, and for a recipe that the store does not have and cannot compute.
@@ -94,14 +99,14 @@ class Explorer:
         hits = search(store, {d: self._vector(store, look, d, recipe) for d in descriptors}, list(descriptors), metric=metric, k=k)
         return {d: (h.indices[0], h.distances[0]) for d, h in hits.items()}
 
-    def regions(self, look, recipe=None):
+    def regions(self, look: Look, recipe: Recipe | None = None) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """Eq. 8-13 and what Eq. 14 weighs, for every block: [(z_m (H_m, W_m) counts, z_m * mean_k y_{m,k} (H_m, W_m) float), ..], m = 1..N."""
         recipe = check_recipe(**recipe or self.store.recipe)
         z = significance_map(significant(look.ys[-1], recipe["q"], recipe["threshold"]), recipe["counting"])
         zs = [trace(z, y.shape[-2:])[0].int().numpy() for y in look.ys]
         return [(z_m, z_m * y[0].mean(dim=0).numpy()) for z_m, y in zip(zs, look.ys)]
 
-    def parts(self, look, row, descriptor="eta", recipe=None, metric="l1"):
+    def parts(self, look: Look, row: int, descriptor: str = "eta", recipe: Recipe | None = None, metric: Metric = "l1") -> "pd.Series[float]":
         """What each part (y_6, w_1, ..) has of the distance between a picture and a row of the store: a Series of shares, sum 1.
 
         Of L1 the absolute differences are shared out, of L2 the squared ones, of cosine the squared ones of vectors of unit length,
@@ -119,11 +124,11 @@ class Explorer:
         sums = pd.Series({part: (np.abs(a[part] - b[part]) ** (1 if metric == "l1" else 2)).sum() for part in names})
         return sums / (sums.sum() or 1)
 
-    def _parts(self, descriptor):
+    def _parts(self, descriptor: str) -> list[str]:
         letters = {"h": "y", "eta_conv": "w", "eta": "yw"}.get(descriptor)
         return [name for name in self.store.descriptors if name[:2] in {f"{letter}_" for letter in letters}] if letters else [descriptor]
 
-    def _with(self, recipe):
+    def _with(self, recipe: Recipe) -> Store:
         """The store as if it had been made by another recipe."""
         if recipe == self.store.recipe:
             return self.store
@@ -135,24 +140,24 @@ class Explorer:
         other.arrays = self.store.arrays | {"conv": self.store.arrays[name] if name else self._of_recipe(tuple(recipe.items()))}
         return other
 
-    def _computed(self, recipe):
+    def _computed(self, recipe: tuple[tuple[str, Any], ...]) -> NDArray[np.float32]:
         """eta_conv of all images by another recipe, from the windows: (N, sum C_m) float32."""
         windows, rows = self.store.arrays["windows"], range(0, len(self.store), ROWS)
         return np.concatenate([weigh(self._means(windows[i:i + ROWS]), **dict(recipe)).numpy() for i in rows])
 
-    def _means(self, windows):
+    def _means(self, windows: NDArray[np.float32]) -> list[tuple[torch.Tensor, int]]:
         """(n, D) of the extra "windows" -> what `window_means` gives."""
         blocks, (_, *last) = self.store.dims["blocks"], self.store.dims["blocks"][-1]
         maps = torch.from_numpy(windows).reshape(len(windows), -1, *last)
         return [(y, h * w // (last[0] * last[1])) for y, (_, h, w) in zip(maps.split([c for c, *_ in blocks], dim=1), blocks)]
 
-    def _vector(self, store, look, descriptor, recipe):
+    def _vector(self, store: Store, look: Look, descriptor: str, recipe: Recipe) -> NDArray[np.float32]:
         """A picture's descriptor (1, D), by a recipe."""
         arrays = look.arrays if recipe == self.store.recipe else look.arrays | {"conv": weigh(window_means(look.ys), **recipe)}
         return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
 
 
-def open_explorer(run, store="", queries="", weights="", device="auto"):
+def open_explorer(run: Run, store: AnyPath = "", queries: AnyPath = "", weights: str | None = "", device: str = "auto") -> tuple[Explorer, ImageSet | Store]:
     """An `Explorer` and the pictures to choose from (an `ImageSet` or a `Store`), by the parameters of notebook 09.
 
     run: a `Run`, whose database is explored. The embedded images are described now where that has not been done.

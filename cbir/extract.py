@@ -3,25 +3,37 @@
 import os
 import uuid
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from .choices import AnyPath, Dtype, unknown
 from .color import color_histogram
-from .descriptors import check_recipe, join, weigh, window_means
-from .images import UnreadableImage, list_images, open_image
-from .networks import pick_device
+from .descriptors import Recipe, check_recipe, join, weigh, window_means
+from .images import Images, UnreadableImage, list_images, open_image
+from .networks import Network, pick_device
 from .pooling import POOLINGS
-from .store import check_name, check_same, create_store, find_store, local, locked
+from .store import Extras, Store, check_name, check_same, create_store, find_store, local, locked, shared_store
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+Decoded = tuple[torch.Tensor, torch.Tensor]  # the network's input (3, H, W), the colour histogram (75,) or nothing (0,)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def extract(images, net, path, batch_size=None, shard_size=256, workers=None, extras=None, dtype="float32", client=None, **recipe):
+def extract(images: Images | AnyPath | Iterable[AnyPath], net: Network, path: AnyPath, batch_size: int | None = None, shard_size: int = 256,
+            workers: int | None = None, extras: Extras | None = None, dtype: Dtype = "float32", client: "Client | None" = None,
+            **recipe: Unpack[Recipe]) -> Store:
     """Describe all images of a folder, a list of files or an `ImageSet` into the store at `path`, and return it.
 
     net: a `Network`. path: a folder, or an fsspec URL (object storage). recipe: the keywords of `conv_descriptor`.
@@ -39,8 +51,8 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
     """
     images, path = list_images(images), local(path)
     describer = Describer(net, recipe, extras)
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"unknown dtype {dtype!r}: choose 'float32' or 'float16'")
+    if dtype not in get_args(Dtype):
+        raise ValueError(unknown("dtype", dtype, get_args(Dtype)))
     wanted = images, net, describer.recipe, describer.extras, dtype
     store = find_store(path)
     if store:
@@ -50,7 +62,7 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
             return store
     widths = None if store else describer.probe()  # faults show before anything is written, a folder or a lock among it
     with locked(path):
-        store = find_store(path) or create_store(path, *wanted, widths, shard_size)
+        store = find_store(path) or create_store(path, *wanted, widths or describer.probe(), shard_size)
         check_same(store, *wanted)  # another process may have made it meanwhile
         missing, batch_size = store.missing(), batch_size or default_batch(net)
         _fill(store, missing, describer.fill(store, images.path, missing, batch_size, workers) if client is None
@@ -58,7 +70,7 @@ def extract(images, net, path, batch_size=None, shard_size=256, workers=None, ex
     return store
 
 
-def _fill(store, missing, done, name):
+def _fill(store: Store, missing: Sequence[slice], done: Iterable[slice], name: str) -> None:
     """Lets `done` fill the missing shards, and counts."""
     store.computed = sum(rows.stop - rows.start for rows in missing)
     with tqdm(total=len(store), initial=len(store) - store.computed, desc=name, unit=" images") as bar:
@@ -69,15 +81,16 @@ def _fill(store, missing, done, name):
 class Describer:
     """What `extract` does with one image after the other: a network, a recipe and extras, see there. Raises ValueError for unknown ones."""
 
-    def __init__(self, net, recipe=None, extras=None):
-        self.net, self.recipe, self.extras = net, check_recipe(**recipe or {}), {}
+    def __init__(self, net: Network, recipe: Recipe | None = None, extras: Extras | None = None) -> None:
+        self.net, self.recipe = net, check_recipe(**recipe or {})
+        self.extras: dict[str, str | Recipe] = {}
         for name, what in (extras or {}).items():
             check_name(name)
             if isinstance(what, str) and what not in {*POOLINGS, "color", "windows"}:
-                raise ValueError(f"unknown extra {what!r}: choose a recipe, 'color', 'windows' or one of {tuple(POOLINGS)}")
+                raise ValueError(f"{unknown('extra', what, ('color', 'windows', *POOLINGS))}, or give a recipe (dict)")
             self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
 
-    def decode(self, path):
+    def decode(self, path: AnyPath) -> Decoded | str:
         """An image file -> (the network's input (3, H, W), the colour histogram (75,) if an extra asks for it); the reason (str) if unreadable."""
         try:
             image = open_image(path)
@@ -86,12 +99,12 @@ class Describer:
         color = torch.from_numpy(color_histogram(np.asarray(image))).float() if "color" in self.extras.values() else torch.empty(0)
         return self.net.transform(image), color
 
-    def __call__(self, decoded):
+    def __call__(self, decoded: Sequence[Decoded]) -> dict[str, torch.Tensor]:
         """A batch of what `decode` gave -> {array name: (B, D) float32 tensor on the network's device}, by one forward pass."""
         inputs, colors = (torch.stack(part) for part in zip(*decoded))
         return self.arrays(*self.net(inputs.pin_memory() if self.net.device.type == "cuda" else inputs), colors)
 
-    def arrays(self, ys, codes, colors):
+    def arrays(self, ys: list[torch.Tensor], codes: list[torch.Tensor], colors: torch.Tensor) -> dict[str, torch.Tensor]:
         """What a forward pass gave, and the colour histograms (B, 75) -> {array name: (B, D) float32 tensor}."""
         means = window_means(ys)
         arrays = {"conv": weigh(means, **self.recipe)}
@@ -101,12 +114,12 @@ class Describer:
                             else torch.cat([mean.flatten(1) for mean, _ in means], dim=1) if what == "windows" else POOLINGS[what](ys).float())
         return arrays
 
-    def probe(self):
+    def probe(self) -> dict[str, int]:
         """The widths of the arrays, {name: D}; by describing noise, which shows whatever is wrong with the blocks."""
-        self.net.shapes
+        _ = self.net.shapes
         return {name: part.shape[1] for name, part in self([(self.net.probe()[0], torch.zeros(75))]).items()}
 
-    def fill(self, store, path, shards, batch_size, workers=None):
+    def fill(self, store: Store, path: Callable[[int], Path], shards: Sequence[slice], batch_size: int, workers: int | None = None) -> Iterator[slice]:
         """Describes the images `path(row)` of some shards (list of slice) into an open store; yields each shard when it is written."""
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             decoded = _ahead(pool, lambda row: self.decode(path(row)), (i for rows in shards for i in range(rows.start, rows.stop)), 2 * batch_size)
@@ -135,7 +148,7 @@ class Describer:
                 yield rows
 
 
-def default_batch(net):
+def default_batch(net: Network) -> int:
     """Images a forward pass: 32; on a GPU, what half of its free memory holds, at most 512."""
     if net.device.type != "cuda":
         return 32
@@ -146,7 +159,7 @@ def default_batch(net):
     return max(1, min(512, int(0.5 * torch.cuda.mem_get_info(net.device)[0] / each)))
 
 
-def _ahead(pool, function, items, ahead):
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """Like `map`, in order, with `ahead` results being worked on while the caller uses the present one."""
     items = iter(items)
     futures = deque(pool.submit(function, item) for item in islice(items, ahead))
@@ -156,7 +169,7 @@ def _ahead(pool, function, items, ahead):
         yield result
 
 
-def _fill_by_cluster(client, describer, path, images, shards, batch_size):
+def _fill_by_cluster(client: "Client", describer: Describer, path: Path | str, images: Images, shards: Sequence[slice], batch_size: int) -> Iterator[slice]:
     """`Describer.fill` with one task a shard; yields the shards as they are written. Tasks of workers that die go to others."""
     if not shards:
         return
@@ -165,10 +178,10 @@ def _fill_by_cluster(client, describer, path, images, shards, batch_size):
     class Keep(WorkerPlugin):
         """The network, once a worker; a worker that starts later, or again, gets it too."""
 
-        def __init__(self, describer, device):
+        def __init__(self, describer: Describer, device: str) -> None:
             self.describer, self.device = describer, device
 
-        def setup(self, worker):
+        def setup(self, worker: "Worker") -> None:
             self.lock = Lock()  # threads of a worker take turns: the taps of two forward passes would mix
             self.describer.net.to(pick_device(self.device))
 
@@ -187,9 +200,9 @@ def _fill_by_cluster(client, describer, path, images, shards, batch_size):
         client.unregister_worker_plugin(name)
 
 
-def _fill_shard(name, path, files, rows, batch_size):
+def _fill_shard(name: str, path: str, files: dict[int, Path], rows: slice, batch_size: int) -> slice:
     """The task of `_fill_by_cluster`, on a worker."""
     from distributed import get_worker
-    plugin = get_worker().plugins[name]
+    plugin: Any = get_worker().plugins[name]
     with plugin.lock:
-        return next(plugin.describer.fill(find_store(path), files.__getitem__, [rows], batch_size, get_worker().state.nthreads))
+        return next(plugin.describer.fill(shared_store(path), files.__getitem__, [rows], batch_size, get_worker().state.nthreads))

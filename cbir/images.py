@@ -6,16 +6,21 @@ import stat
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
+from .choices import AnyPath, unknown
 from .project import ROOT
 
 # Formats of photographs, decoded in this process: Pillow would give EPS to Ghostscript, and reads many that nobody keeps photographs in.
@@ -38,6 +43,23 @@ class UnreadableImage(ValueError):
     """A file that cannot be read as an image; the message is the reason."""
 
 
+@runtime_checkable
+class Images(Protocol):
+    """What an `ImageSet` and a store have in common."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def files(self) -> list[str]: ...
+    @property
+    def labels(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def path(self, i: int) -> Path: ...
+
+
+AnyImages = TypeVar("AnyImages", bound=Images)
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images of a folder. files: sorted names relative to `root` with forward slashes; labels: class names, "" for none."""
@@ -46,18 +68,22 @@ class ImageSet:
     files: list[str]
     labels: list[str]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Sequence[int] | NDArray[np.integer]) -> "ImageSet":
         """The images of some rows (a sequence of int), in that order."""
         return ImageSet(self.root, [self.files[i] for i in rows], [self.labels[i] for i in rows])
 
-    def path(self, i):
+    def path(self, i: int) -> Path:
         return self.root / self.files[i]
 
 
-def list_images(images):
+@overload
+def list_images(images: AnyImages) -> AnyImages: ...
+@overload
+def list_images(images: AnyPath | Iterable[AnyPath]) -> ImageSet: ...
+def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
     """An `ImageSet` from a folder (all files below it, hidden ones left out) or from a list of files.
 
     The label of an image is the first folder on its way down from the root (for a list: from the files' common folder),
@@ -65,7 +91,7 @@ def list_images(images):
     come out as unreadable, with the reason, rather than vanish, and so do folders that cannot be listed.
     Raises FileNotFoundError for a folder or file that does not exist, ValueError for one without files.
     """
-    if hasattr(images, "files"):  # an ImageSet or a store
+    if isinstance(images, Images):
         return images
     if isinstance(images, (str, os.PathLike)):
         root = Path(images).expanduser().resolve()
@@ -84,9 +110,9 @@ def list_images(images):
     return ImageSet(root, files, [f.split("/")[0] if "/" in f else "" for f in files])
 
 
-def _below(root):
+def _below(root: Path) -> Iterator[AnyPath]:
     """All files below a folder, as paths. A loop where os.walk recurses: folders may lie deeper than Python can call."""
-    folders = [root]
+    folders: list[AnyPath] = [root]
     while folders:
         folder = folders.pop()
         try:
@@ -105,7 +131,7 @@ def _below(root):
                 yield entry.path
 
 
-def open_image(path):
+def open_image(path: AnyPath) -> Image.Image:
     """An image file as `PIL.Image` in RGB, the way a viewer shows it. Raises UnreadableImage with the reason.
 
     The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8. One of `FORMATS`, up to
@@ -122,7 +148,7 @@ def open_image(path):
                 raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
             if image.tile and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW:
                 raise UnreadableImage(f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels")
-            if image.format == "TIFF" and image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0) > LARGE:  # TileWidth, TileLength
+            if isinstance(image, TiffImageFile) and image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0) > LARGE:  # TileWidth, TileLength
                 raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
             with _one_large if pixels > LARGE else nullcontext():
                 image.load()
@@ -139,7 +165,7 @@ def open_image(path):
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 
 
-def _open_regular(path):
+def _open_regular(path: AnyPath) -> io.BufferedReader:
     """A file for reading. Opening a pipe or a device would wait for ever, even one that takes a file's place meanwhile."""
     if not os.path.isfile(path):
         raise UnreadableImage("no regular file")
@@ -152,7 +178,7 @@ def _open_regular(path):
     raise UnreadableImage("no regular file" if not regular else f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "empty file")
 
 
-def _open(file):
+def _open(file: io.BufferedReader) -> ImageFile.ImageFile:
     """What Pillow makes of an open file, its header read and no pixel yet. Of a JPEG, MAX_HEAD bytes must be enough for that."""
     if file.peek(2).startswith(b"\xff\xd8") and os.fstat(file.fileno()).st_size > MAX_HEAD:
         try:
@@ -163,7 +189,7 @@ def _open(file):
     return Image.open(file, formats=FORMATS)
 
 
-def _scans(file):
+def _scans(file: io.BufferedReader) -> int:
     """How many scans a JPEG has at most: start-of-scan markers, which do not occur within a scan."""
     position = file.tell()
     file.seek(0)
@@ -172,7 +198,7 @@ def _scans(file):
     return scans
 
 
-def open_first(images, rows):
+def open_first(images: Images, rows: Sequence[int]) -> tuple[int, Image.Image]:
     """The first of some rows of an `ImageSet` whose image can be read: (row, `PIL.Image`). UnreadableImage where none can."""
     reasons = []
     for row in rows:
@@ -183,7 +209,7 @@ def open_first(images, rows):
     raise UnreadableImage(f"none of {len(rows)} images can be read, first {reasons[0]}")
 
 
-def _to_rgb(image):
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several names for it
         values = np.asarray(image, dtype=np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -198,7 +224,7 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def choose_queries(images, n=10, seed=0, names=()):
+def choose_queries(images: Images | AnyPath | Iterable[AnyPath], n: int = 10, seed: int = 0, names: Sequence[str] = ()) -> list[int]:
     """Rows of n query images of n different classes (list of int, ascending by class), drawn from a seed or named.
 
     images: an `ImageSet`, a store (whose unreadable images are passed over), a folder or a list of files.
@@ -213,14 +239,14 @@ def choose_queries(images, n=10, seed=0, names=()):
     shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
     if not 1 <= n <= len(shuffled):
         raise ValueError(f"{n} queries asked of {len(shuffled)} images")
-    turn, seen = np.empty(len(images), int), {}
+    turn, seen = np.empty(len(images), int), dict[str, int]()
     for i in shuffled:                                   # turn: whether it is the first, second, .. of its class
         turn[i] = seen[images.labels[i]] = seen.get(images.labels[i], 0) + 1
     chosen = sorted(shuffled, key=lambda i: turn[i])[:n]
     return sorted((int(i) for i in chosen), key=lambda i: (images.labels[i], i))
 
 
-def _row_of(images, name):
+def _row_of(images: Images, name: str) -> int:
     rows = ([i for i, f in enumerate(images.files) if f == str(name)]
             or [i for i, f in enumerate(images.files) if f.endswith(f"/{name}")])
     if not rows:
@@ -230,12 +256,12 @@ def _row_of(images, name):
     return rows[0]
 
 
-def hold_out(images, share=0.1, seed=0):
+def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Two `ImageSet`s, database and queries, from one: of every class `share` of the images (at least one, where the class
     has more than one) become queries, drawn from a seed. Raises ValueError where no query can be spared."""
     rng = np.random.default_rng(seed)
     labels = np.array(images.labels)
-    queries = []
+    queries: list[int] = []
     for label in dict.fromkeys(images.labels):
         rows = np.flatnonzero(labels == label)
         queries += rng.permutation(rows)[:min(len(rows) - 1, max(1, round(share * len(rows))))].tolist() if len(rows) > 1 else []
@@ -244,7 +270,7 @@ def hold_out(images, share=0.1, seed=0):
     return images[np.setdiff1d(np.arange(len(images)), queries)], images[sorted(queries)]
 
 
-def known_factors(images):
+def known_factors(images: Images) -> pd.DataFrame:
     """What is known about the images of an `ImageSet` or a store: a DataFrame with a row an image.
 
     Column "class" where there are class folders; for the embedded scenes also "background" and "palette", from their manifest.
@@ -259,7 +285,7 @@ def known_factors(images):
     return factors
 
 
-def load_images(profile="embedded", images="", queries="", seed=0):
+def load_images(profile: str = "embedded", images: AnyPath = "", queries: AnyPath = "", seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """The database and the query images of a profile: two `ImageSet`s.
 
     profile: "embedded" renders the scenes on first use; "folder" takes the folders `images` and `queries`, or holds one
@@ -281,11 +307,13 @@ def load_images(profile="embedded", images="", queries="", seed=0):
     if profile == "imagenette":
         root = Path(images or ROOT / "data" / "imagenette")
         if not (root / "imagenette2-320").is_dir():
-            _unpack(*datasets.Imagenette._ARCHIVES["320px"], root, "imagenette2-320")
+            url, md5 = datasets.Imagenette._ARCHIVES["320px"]
+            _unpack(url, md5, root, "imagenette2-320")
         known = datasets.Imagenette(root, split="train", size="320px")
         class_of = {wnid: names[0] for wnid, names in zip(known.wnids, known.classes)}
         sets = [list_images(root / "imagenette2-320" / split) for split in ("train", "val")]
-        return tuple(ImageSet(s.root, s.files, [class_of[label] for label in s.labels]) for s in sets)
+        train, val = (ImageSet(s.root, s.files, [class_of[label] for label in s.labels]) for s in sets)
+        return train, val
     if profile == "imagenet":
         root = Path(images or ROOT / "data" / "imagenet")
         missing = [split for split in ("train", "val") if not any(root.glob(f"{split}/n*/"))]
@@ -294,10 +322,10 @@ def load_images(profile="embedded", images="", queries="", seed=0):
                                f"ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz there and unpack them once with "
                                f"torchvision.datasets.ImageNet(folder, split), for split 'train' and 'val' (it needs scipy).")
         return list_images(root / "train"), list_images(root / "val")
-    raise ValueError(f"unknown profile {profile!r}: choose 'embedded', 'folder', 'imagenette' or 'imagenet'")
+    raise ValueError(unknown("profile", profile, ("embedded", "folder", "imagenette", "imagenet")))
 
 
-def _unpack(url, md5, root, name):
+def _unpack(url: str, md5: str, root: Path, name: str) -> None:
     """Downloads an archive into `root`, checks its hash and unpacks the folder `name` of it: aside, then moved into place, so that one that is
     there is whole. Raises RuntimeError with what to do instead."""
     try:

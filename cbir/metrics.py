@@ -1,11 +1,13 @@
 """Numbers over all queries: shares of the top k, average precision, bootstrap intervals, paired comparisons, the Pareto front."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
-def share_in_top_k(query_values, database_values, indices):
+def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: NDArray[np.integer]) -> NDArray[np.float64]:
     """Precision at k per query: the share of its hits that have the query's value (class, background, ..).
 
     query_values: Q values; database_values: N values; indices: (Q, k) rows of the database. Returns (Q,) float64, NaN for a
@@ -15,7 +17,7 @@ def share_in_top_k(query_values, database_values, indices):
     return np.where((np.asarray(indices) < 0).any(axis=1), np.nan, share)
 
 
-def common_in_top_k(a, b):
+def common_in_top_k(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """Share of the rows that two rankings have in common, whatever their order: (Q, k), (Q, k) -> (Q,) float64, NaN for a query that was
     not searched for (indices of -1)."""
     a, b = np.asarray(a), np.asarray(b)
@@ -23,7 +25,7 @@ def common_in_top_k(a, b):
     return np.where((a < 0).any(axis=1) | (b < 0).any(axis=1), np.nan, share)
 
 
-def distance_by_part(a, b, widths):
+def distance_by_part(a: ArrayLike, b: ArrayLike, widths: Sequence[int]) -> NDArray[np.float64]:
     """What each part of a descriptor adds to the L1 distance, on the average over pairs of rows: (len(widths),) float64, whose sum is the distance.
 
     a, b: (P, D) rows, pairs with NaN are left out; widths: of the parts, one after the other. Raises ValueError where they do not add up to D.
@@ -35,7 +37,7 @@ def distance_by_part(a, b, widths):
     return np.array([part.sum() for part in np.split(each, np.cumsum(widths)[:-1])])
 
 
-def average_precision(query_values, database_values, indices):
+def average_precision(query_values: ArrayLike, database_values: ArrayLike, indices: ArrayLike) -> NDArray[np.float64]:
     """Average precision per query over a ranking: mAP is its mean. Returns (Q,) float64.
 
     query_values: Q values; database_values: N values, None or NaN for a row that is relevant to nobody (an unreadable image);
@@ -52,7 +54,7 @@ def average_precision(query_values, database_values, indices):
     return np.where((known == 0) | (indices < 0).any(axis=1), np.nan, ap)
 
 
-def bootstrap_interval(values, n=2000, level=0.95, seed=0):
+def bootstrap_interval(values: ArrayLike, n: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """Percentile bootstrap of a mean over queries: (mean, low, high). values: (Q,) float, NaN left out.
 
     Returns NaNs where there is no value.
@@ -76,7 +78,7 @@ class PairedDifference(NamedTuple):
     p: float
 
 
-def paired_difference(a, b, n=2000, level=0.95, seed=0):
+def paired_difference(a: ArrayLike, b: ArrayLike, n: int = 2000, level: float = 0.95, seed: int = 0) -> PairedDifference:
     """How much greater the values a are than b, query by query: a `PairedDifference`.
 
     a, b: (Q,) float of the same queries; queries where either is NaN are left out, NaNs come back where none is left. The interval
@@ -96,7 +98,7 @@ def paired_difference(a, b, n=2000, level=0.95, seed=0):
     return PairedDifference(*bootstrap_interval(d, n, level, seed), float((1 + extreme) / (1 + n)))
 
 
-def pareto_front(maximised, minimised):
+def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other point beats: (n,) bool. Another beats it that is at least as good in both values and better in one.
 
     maximised, minimised: (n,) float; a point with NaN is never on the front.

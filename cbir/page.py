@@ -4,23 +4,30 @@ import base64
 import io
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import ipywidgets
 import numpy as np
+import pandas as pd
 import traitlets
 from matplotlib import colormaps
+from numpy.typing import NDArray
 from PIL import Image
 
 from . import figures
+from .choices import Metric
 from .color import color_histogram, histogram_distance
-from .descriptors import NAMES
-from .images import UnreadableImage, choose_queries, open_image
-from .search import METRICS
+from .descriptors import NAMES, Recipe
+from .explore import Explorer, Look
+from .images import ImageSet, UnreadableImage, choose_queries, open_image
+from .store import Store
 
+Found = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 UPLOAD = 10_000_000  # bytes of a picture; Jupyter's servers close a connection that sends more than 10 MiB at once
 SIDE = 224           # pixels of a picture on the page
 CHOICES = 1000       # names offered; any other can be typed
@@ -28,7 +35,7 @@ CHOICES = 1000       # names offered; any other can be typed
 ASSETS = Path(__file__).parent / "assets"
 
 
-def in_browser():
+def in_browser() -> bool:
     """Whether this kernel was started by JupyterLab or Voila, for somebody to look at, and not headless (papermill, nbconvert, nbval)."""
     return "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
@@ -55,7 +62,8 @@ class Page(ipywidgets.VBox):
     `explorer.recipes`), metric, k: what is shown first.
     """
 
-    def __init__(self, explorer, pictures, descriptors=("h", "eta_conv", "eta"), recipe=None, metric="l1", k=5):
+    def __init__(self, explorer: Explorer, pictures: ImageSet | Store, descriptors: Sequence[str] = ("h", "eta_conv", "eta"), recipe: str | None = None,
+                 metric: Metric = "l1", k: int = 5) -> None:
         self.explorer, self.pictures = explorer, pictures
         self.thumbnail = lru_cache(4096)(self._thumbnail)
         self.message, self.query, self.results, self.reasons = (Clickable() for _ in range(4))
@@ -77,7 +85,10 @@ class Page(ipywidgets.VBox):
             "Eq. 13: how many channels find a place significant", "Eq. 14: the mean activation of the block there, times that number"],
             style={"button_width": "7rem"})
         self.selected = (descriptors[-1], 0)
-        self.look = self.file = self.label = None
+        self.look: Look | None = None
+        self.file = self.label = ""
+        self.found: Found = {}
+        self.searched: Recipe = self.recipe.value
         super().__init__([
             _box([_box([self.query, _column([self.upload, self.name, self.another], "query")], "cbir-query"),
                   _column([_box([*self.chosen.values()], "cbir-toggles"), self.metric, self.k], "search"),
@@ -98,9 +109,9 @@ class Page(ipywidgets.VBox):
 
     # What happens
 
-    def _guarded(self, action):
+    def _guarded(self, action: Callable[..., None]) -> Callable[..., None]:
         """An action whose failure is said on the page, which goes on with what it showed."""
-        def guarded(*given):
+        def guarded(*given: object) -> None:
             if self._quiet:
                 return
             self.say("")
@@ -113,28 +124,28 @@ class Page(ipywidgets.VBox):
                 raise
         return guarded
 
-    def say(self, text):
+    def say(self, text: object) -> None:
         """A message above the results; "" for none."""
         self.message.html = f'<p class="cbir-message" role="status">{escape(str(text))}</p>' if text else '<p role="status"></p>'
 
-    def show(self, row):
+    def show(self, row: int) -> None:
         """Makes an image of `pictures` the query."""
         self._ask(self.explorer.look(self.pictures.path(row)), self.pictures.files[row], self.pictures.labels[row])
 
-    def _ask(self, look, file, label):
+    def _ask(self, look: Look, file: str, label: str) -> None:
         self.look, self.file, self.label = look, file, label
         self.query.html = f'<figure><img alt="the query" src="{_uri(look.picture)}"><figcaption>{escape(file)}</figcaption></figure>'
         self.draw()
 
-    def _named(self, change):
+    def _named(self, change: dict[str, Any]) -> None:
         if change["new"]:
             self.show(choose_queries(self.pictures, names=[change["new"]])[0])
             self.name.value = ""  # else only this name would be offered next
 
-    def _drawn(self, _button):
+    def _drawn(self, _button: ipywidgets.Button) -> None:
         self.show(int(self._rng.integers(len(self.pictures))))
 
-    def _uploaded(self, _widget, content, buffers):
+    def _uploaded(self, _widget: Upload, content: dict[str, Any], buffers: Sequence[bytes]) -> None:
         name, size = str(content.get("name", ""))[:100], int(content.get("size", 0))
         if "failed" in content:
             raise ValueError(f"the browser could not read {name!r}: try again")
@@ -149,14 +160,14 @@ class Page(ipywidgets.VBox):
                 raise ValueError(f"{name!r} cannot be read: {error}. Try a JPEG or PNG file") from error
         self._ask(self.explorer.look(image), name, "")
 
-    def _clicked(self, _widget, content, _buffers):
+    def _clicked(self, _widget: Clickable, content: dict[str, Any], _buffers: object) -> None:
         descriptor, _, rank = str(content.get("key", "")).partition(" ")
         if descriptor in self.found and 0 <= int(rank) < self.k.value:
             self.selected = (descriptor, int(rank))
             self._draw_results()
             self._draw_reasons()
 
-    def _other_recipe(self, change):
+    def _other_recipe(self, change: dict[str, Any]) -> None:
         self._quiet = True
         self.q.max = 1 if change["new"]["threshold"] == "relative" else 5
         self.q.value, self._quiet = change["new"]["q"], False
@@ -165,11 +176,11 @@ class Page(ipywidgets.VBox):
     # What is shown
 
     @property
-    def asked(self):
+    def asked(self) -> Recipe:
         """The recipe of the regions, and of the search where the store can follow."""
         return self.recipe.value | {"q": self.q.value}
 
-    def draw(self):
+    def draw(self) -> None:
         """Searches, and shows all of it."""
         if self.look is None:
             return
@@ -183,17 +194,17 @@ class Page(ipywidgets.VBox):
         self._draw_results()
         self._draw_reasons()
 
-    def _draw_results(self):
+    def _draw_results(self) -> None:
         sections = [self._section(d, *hits) for d, hits in self.found.items()]
         note = "" if self.searched == self.asked else (
             f'<p class="cbir-note">The store was described with q = {self.searched["q"]:g}: moving q changes the regions, not what is found.</p>')
         self.results.html = note + "".join(sections)
 
-    def _section(self, d, rows, distances):
+    def _section(self, d: str, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> str:
         cards = "".join(self._card(d, rank, int(row), x) for rank, (row, x) in enumerate(zip(rows, distances)))
         return f'<section><h2 style="border-color:{figures.color(d)}">{_name(d)}</h2><div class="cbir-row">{cards}</div></section>'
 
-    def _card(self, d, rank, row, distance):
+    def _card(self, d: str, rank: int, row: int, distance: float) -> str:
         picture, histogram = self.thumbnail(row)
         label = self.explorer.store.labels[row]
         kind = "" if not (label and self.label) else "same" if label == self.label else "other"
@@ -202,7 +213,7 @@ class Page(ipywidgets.VBox):
                 f'title="{escape(self.explorer.store.files[row])}: why?"><img alt="{escape(f"{rank + 1}. {label}")}" src="{picture}">'
                 f'<span>{escape(label)}</span><span>{_number(distance)}</span>{histogram}</button>')
 
-    def _thumbnail(self, row):
+    def _thumbnail(self, row: int) -> tuple[str, str]:
         """(data URI of the picture, its histogram as SVG) of a row of the store; grey where the image is no longer there."""
         try:
             image = open_image(self.explorer.store.path(row))
@@ -212,7 +223,7 @@ class Page(ipywidgets.VBox):
         image.thumbnail((SIDE, SIDE))
         return _uri(np.asarray(image)), histogram
 
-    def _draw_reasons(self):
+    def _draw_reasons(self) -> None:
         if self.look is None:
             return
         d, rank = self.selected
@@ -236,7 +247,7 @@ class Page(ipywidgets.VBox):
             f'<h3>What made the distance {_number(distances[rank])}</h3>{_bar(self.explorer.parts(query, row, d, self.searched, self.metric.value))}'
             f'<p>Colour-histogram distance (L1 / 75): {histogram_distance(query.histogram, found.histogram):.4f}</p></section>')
 
-    def _explained(self):
+    def _explained(self) -> str:
         how = "at least" if self.asked["threshold"] == "absolute" else "more than"
         of = "" if self.asked["threshold"] == "absolute" else " of the image's maximum"
         what = ("Colours stay where a neuron of the last block is significant" if not self.heat.value
@@ -244,40 +255,40 @@ class Page(ipywidgets.VBox):
         return f"{what} (activation {how} q = {self.asked['q']:g}{of}); brighter where more channels agree."
 
 
-def _box(children, name):
+def _box(children: Sequence[ipywidgets.Widget], name: str) -> ipywidgets.Box:
     box = ipywidgets.Box(children)
     box.add_class(name)
     return box
 
 
-def _column(children, title):
+def _column(children: Sequence[ipywidgets.Widget], title: str) -> ipywidgets.VBox:
     box = ipywidgets.VBox([ipywidgets.HTML(f"<b>{title}</b>"), *children])
     box.add_class("cbir-column")
     return box
 
 
-def _plain(d):
+def _plain(d: str) -> str:
     """A descriptor's name: of parts, w_1, with the index below."""
     name, _, index = d.partition("_")
     return NAMES.get(d) or (name + index.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")) if index.isdigit() else d)
 
 
-def _name(d):
+def _name(d: str) -> str:
     return escape(_plain(d))
 
 
-def _number(distance):
+def _number(distance: float) -> str:
     """A distance with four digits; what is float32's rounding between an image and itself is 0."""
     return f"{round(distance, 6):.4g}"
 
 
-def _uri(pixels):
+def _uri(pixels: NDArray[np.uint8]) -> str:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _svg(histogram):
+def _svg(histogram: NDArray[np.float64]) -> str:
     """A colour histogram (75,): R, G and B side by side; bars end at 0.3, as in the paper."""
     heights = np.minimum(histogram, 0.3) / 0.3 * 20
     paths = []
@@ -287,7 +298,7 @@ def _svg(histogram):
     return f'<svg viewBox="0 0 79 20" preserveAspectRatio="none" role="img" aria-label="histogram of red, green and blue">{"".join(paths)}</svg>'
 
 
-def _heat(picture, region, kind):
+def _heat(picture: NDArray[np.uint8], region: tuple[NDArray[np.int32], NDArray[np.float32]], kind: int) -> str:
     """A block's region over a picture, as a cell. kind 0: grey where nothing is significant, tinted by the count z_m; 1: by what Eq. 14 weighs."""
     z = region[kind].astype(float)
     rows, cols = (np.arange(side) * cells // side for side, cells in zip(picture.shape[:2], z.shape))
@@ -301,7 +312,7 @@ def _heat(picture, region, kind):
     return f'<td><img alt="{share:.0%} significant" title="{share:.0%} significant" src="{_uri(out.astype(np.uint8))}"></td>'
 
 
-def _bar(shares):
+def _bar(shares: "pd.Series[float]") -> str:
     """Shares of a distance as one bar, its pieces labelled: layers in blues, blocks in oranges, later ones darker."""
     pieces = []
     for letter, palette in (("y", "Blues"), ("w", "Oranges"), ("", "Greys")):
@@ -311,5 +322,5 @@ def _bar(shares):
             text = f"{_name(part)} {shares[part]:.0%}"
             pieces.append(f'<li style="width:{100 * shares[part]:.2f}%;background:rgb({r},{g},{b});color:{"#fff" if n / len(parts) > 0.6 else "#111"}" '
                           f'title="{escape(part)}: {shares[part]:.1%}">{text if shares[part] > 0.08 else ""}</li>')
-    listed = ", ".join(f"{_name(part)} {share:.1%}" for part, share in shares.items())
+    listed = ", ".join(f"{_name(str(part))} {share:.1%}" for part, share in shares.items())
     return f'<ul class="cbir-bar" aria-hidden="true">{"".join(pieces)}</ul><p class="cbir-parts">{listed}</p>'

@@ -5,16 +5,18 @@ device. Most papers normalise, PCA-whiten and normalise again afterwards. That n
 these functions: see `l2_normalize` and `pca_whitening`.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 
 
-def average(ys):
+def average(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """The average of all activations: the mean of every channel of every block, (B, sum C_m). Eq. 14 with q = 0 gives the same."""
     return torch.cat([y.float().mean(dim=(2, 3)) for y in ys], dim=1)
 
 
-def spoc(ys):
+def spoc(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """SPoC: sums of y_N over the positions, those near the centre weighing more, (B, C_N).
 
     A. Babenko, V. Lempitsky, "Aggregating Deep Convolutional Features for Image Retrieval", ICCV 2015. The weight is a Gaussian
@@ -29,7 +31,7 @@ def spoc(ys):
     return torch.einsum("ij,bkij->bk", weight, y)
 
 
-def mac(ys):
+def mac(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """MAC: the maximum of every channel of y_N, (B, C_N).
 
     A. S. Razavian et al., "Visual Instance Retrieval with Deep Convolutional Networks", ITE Trans. MTA 2016; the name is from
@@ -38,7 +40,7 @@ def mac(ys):
     return ys[-1].float().amax(dim=(2, 3))
 
 
-def gem(ys, p=3):
+def gem(ys: Sequence[torch.Tensor], p: float = 3) -> torch.Tensor:
     """GeM: the generalised mean (mean of y^p)^(1/p) of every channel of y_N, (B, C_N); p = 1 is the mean, p -> infinity MAC.
 
     F. Radenovic, G. Tolias, O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. There p may be learned,
@@ -47,7 +49,7 @@ def gem(ys, p=3):
     return (ys[-1].float() ** p).mean(dim=(2, 3)) ** (1 / p)
 
 
-def rmac(ys, scales=3):
+def rmac(ys: Sequence[torch.Tensor], scales: int = 3) -> torch.Tensor:
     """R-MAC: the maxima of every channel over each of `regions`, normalised (L2) per region, then added, (B, C_N).
 
     G. Tolias, R. Sicre, H. Jegou, "Particular Object Retrieval with Integral Max-Pooling of CNN Activations", ICLR 2016. The paper
@@ -55,11 +57,11 @@ def rmac(ys, scales=3):
     over the regions of a database, and is left out here.
     """
     y = ys[-1].float()
-    maxima = [y[:, :, top:top + side, left:left + side].amax(dim=(2, 3)) for top, left, side in regions(*y.shape[2:], scales)]
-    return sum(F.normalize(m, dim=1) for m in maxima)
+    maxima = [y[:, :, top:top + side, left:left + side].amax(dim=(2, 3)) for top, left, side in regions(y.shape[2], y.shape[3], scales)]
+    return sum((F.normalize(m, dim=1) for m in maxima), torch.zeros_like(maxima[0]))
 
 
-def regions(height, width, scales=3):
+def regions(height: int, width: int, scales: int = 3) -> list[tuple[int, int, int]]:
     """R-MAC's square regions of a map: list of (top, left, side).
 
     At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + m - 1) regions are spread evenly, m - 1 more
@@ -68,7 +70,7 @@ def regions(height, width, scales=3):
     short, long = sorted((height, width))
     m = 1 if short == long else min(range(2, long + 2), key=lambda m: abs(1 - (long - short) / (m - 1) / short - 0.4))
 
-    def starts(length, side, count):
+    def starts(length: int, side: int, count: int) -> list[int]:
         return [i * (length - side) // max(1, count - 1) for i in range(count)]
 
     found = []
@@ -79,7 +81,7 @@ def regions(height, width, scales=3):
     return found
 
 
-def crow(ys, epsilon=1e-6):
+def crow(ys: Sequence[torch.Tensor], epsilon: float = 1e-6) -> torch.Tensor:
     """CroW: sums of y_N over the positions, weighted by how much a position holds and by how rare a channel is, (B, C_N).
 
     Y. Kalantidis, C. Mellina, S. Osindero, "Cross-Dimensional Weighting for Aggregated Deep Convolutional Features", ECCV Workshops
@@ -94,7 +96,7 @@ def crow(ys, epsilon=1e-6):
     return channel * torch.einsum("bij,bkij->bk", position, y)
 
 
-def pyramid(ys, levels=(1, 2, 4)):
+def pyramid(ys: Sequence[torch.Tensor], levels: Sequence[int] = (1, 2, 4)) -> torch.Tensor:
     """Spatial pyramid pooling: the maxima of every channel of y_N over 1 x 1, 2 x 2 and 4 x 4 parts of the map, (B, 21 C_N).
 
     K. He et al., "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition", TPAMI 2015: part i of n goes from
@@ -103,4 +105,5 @@ def pyramid(ys, levels=(1, 2, 4)):
     return torch.cat([F.adaptive_max_pool2d(ys[-1].float(), n).flatten(1) for n in levels], dim=1)
 
 
-POOLINGS = {"average": average, "spoc": spoc, "mac": mac, "gem": gem, "rmac": rmac, "crow": crow, "pyramid": pyramid}
+POOLINGS: dict[str, Callable[[Sequence[torch.Tensor]], torch.Tensor]] = {
+    "average": average, "spoc": spoc, "mac": mac, "gem": gem, "rmac": rmac, "crow": crow, "pyramid": pyramid}

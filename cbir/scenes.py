@@ -12,20 +12,26 @@ a retrieved image can be right in its class and wrong in its background or its c
 
 import math
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numba import njit
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+from .choices import AnyPath, Split, unknown
 
 VERSION = 1  # of the pictures: raised whenever the same table of scenes gives other pixels
 
 CLASSES = ("ball", "cube", "ring", "can", "cone", "diamond", "star", "mug", "pawn", "mushroom")
 BACKGROUNDS = ("checker", "stripes", "bricks", "planks", "marble", "dots", "hexagons", "pebbles")
-SPLITS = ("database", "query", "training", "validation")
+SPLITS: tuple[Split, ...] = get_args(Split)
+Floats = NDArray[np.float64]
 
 # object, its accent, ground, ground's second colour, sky at the top, sky at the horizon, light
 _COLORS = {
@@ -49,14 +55,14 @@ _RANGES = {
 }
 
 
-def sample_scenes(n, seed, split):
+def sample_scenes(n: int, seed: int, split: Split) -> pd.DataFrame:
     """A table of `n` scenes; row i shows CLASSES[i % 10], everything else is uniform and independent.
 
     `split` ("database", "query", "training", "validation") has a random stream of its own. The first rows do not depend on n.
     Columns: class, background, palette (names) and the float factors. ValueError for an unknown split.
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        raise ValueError(unknown("split", split, SPLITS))
     u = np.random.default_rng([seed, SPLITS.index(split)]).random((n, 2 + len(_RANGES)))  # one row per scene: prefix-stable
     scenes = pd.DataFrame({
         "class": [CLASSES[i % len(CLASSES)] for i in range(n)],
@@ -69,9 +75,9 @@ def sample_scenes(n, seed, split):
     return scenes
 
 
-def render(scenes, size=224):
+def render(scenes: pd.DataFrame, size: int = 224) -> NDArray[np.uint8]:
     """Pictures of a table of scenes: (n, size, size, 3) uint8. The same row gives the same pixels; cores share the rows."""
-    def one(scene):
+    def one(scene: Mapping[str, Any]) -> NDArray[np.uint8]:
         return _render(*_arguments(scene), size)
 
     rows = scenes.to_dict("records")
@@ -81,7 +87,7 @@ def render(scenes, size=224):
         return np.stack(list(pool.map(one, rows)))
 
 
-def write_scenes(folder, n_database=1000, n_queries=200, seed=0):
+def write_scenes(folder: AnyPath, n_database: int = 1000, n_queries: int = 200, seed: int = 0) -> Path:
     """Render the database and the queries as JPEG files; return the folder as a Path.
 
     folder/database/<class>/<class>_00017.jpg, folder/queries/<class>/..., and folder/manifest.csv: one row per file with its
@@ -123,9 +129,10 @@ def write_scenes(folder, n_database=1000, n_queries=200, seed=0):
     return folder
 
 
-def _manifest(n_database, n_queries, seed):
+def _manifest(n_database: int, n_queries: int, seed: int) -> pd.DataFrame:
     parts = []
-    for n, split, name in ((n_database, "database", "database"), (n_queries, "query", "queries")):
+    sets: list[tuple[int, Split, str]] = [(n_database, "database", "database"), (n_queries, "query", "queries")]
+    for n, split, name in sets:
         scenes = sample_scenes(n, seed, split)
         scenes.insert(0, "file", [f"{name}/{c}/{c}_{i:05d}.jpg" for i, c in enumerate(scenes["class"])])
         scenes.insert(1, "split", split)
@@ -133,7 +140,7 @@ def _manifest(n_database, n_queries, seed):
     return pd.concat(parts, ignore_index=True)
 
 
-def _recorded(table):
+def _recorded(table: pd.DataFrame) -> dict[str, int] | None:
     if not {"split", "seed", "version"} <= set(table.columns) or table.empty:
         return None
     counts = table["split"].value_counts()
@@ -141,12 +148,12 @@ def _recorded(table):
             "seed": int(table["seed"].iloc[0]), "version": int(table["version"].iloc[0])}
 
 
-def _arguments(scene):
+def _arguments(scene: Mapping[str, Any]) -> tuple[int, int, Floats, Floats, Floats, Floats, Floats]:
     """One row as what the compiled loop takes: two kinds, camera, sun and texture vectors, linear-light colours (7, 3)."""
     azimuth, elevation = math.radians(scene["azimuth"]), math.radians(scene["elevation"])
     sun_azimuth, sun_elevation = azimuth + math.radians(scene["sun_azimuth"]), math.radians(scene["sun_elevation"])
 
-    def direction(a, e):
+    def direction(a: float, e: float) -> Floats:
         return np.array([math.cos(e) * math.sin(a), math.sin(e), math.cos(e) * math.cos(a)])
 
     back = direction(azimuth, elevation)
@@ -167,20 +174,20 @@ _BALL, _CUBE, _RING, _CAN, _CONE, _DIAMOND, _STAR, _MUG, _PAWN, _MUSHROOM = rang
 
 
 @njit(cache=True)
-def _smooth_max(a, b, k):
+def _smooth_max(a: float, b: float, k: float) -> float:
     """Maximum with its crease rounded over a width k; never below max(a, b)."""
     h = max(k - abs(a - b), 0.0)
     return max(a, b) + h * h / (4 * k)
 
 
 @njit(cache=True)
-def _cylinder(r, y, radius, low, high, k):
+def _cylinder(r: float, y: float, radius: float, low: float, high: float, k: float) -> float:
     """Upright cylinder with rounded rims; r is the distance from the axis."""
     return _smooth_max(r - radius, abs(y - 0.5 * (low + high)) - 0.5 * (high - low), k)
 
 
 @njit(cache=True)
-def _distance(kind, x, y, z):
+def _distance(kind: int, x: float, y: float, z: float) -> float:
     """Signed distance from a point to an object, or a lower bound of it (enough for sphere tracing)."""
     r = math.sqrt(x * x + z * z)
     if kind == _BALL:
@@ -230,7 +237,7 @@ def _distance(kind, x, y, z):
 
 
 @njit(cache=True)
-def _accent(kind, x, y, z):
+def _accent(kind: int, x: float, y: float, z: float) -> bool:
     """Whether a point of the surface carries the object's second colour."""
     r = math.sqrt(x * x + z * z)
     if kind == _BALL:
@@ -261,7 +268,7 @@ def _accent(kind, x, y, z):
 
 
 @njit(cache=True)
-def _trace(kind, ox, oy, oz, dx, dy, dz):
+def _trace(kind: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     """Sphere tracing inside the bounding sphere: the length of the ray to the object, or -1."""
     cy = oy - _MIDDLE
     b = ox * dx + cy * dy + oz * dz
@@ -280,7 +287,7 @@ def _trace(kind, ox, oy, oz, dx, dy, dz):
 
 
 @njit(cache=True)
-def _light(kind, ox, oy, oz, sun):
+def _light(kind: int, ox: float, oy: float, oz: float, sun: Floats) -> float:
     """Share of the sun that reaches a point, 0 to 1: a near miss on the way dims it, which draws the penumbra."""
     cy = oy - _MIDDLE
     b = ox * sun[0] + cy * sun[1] + oz * sun[2]
@@ -304,7 +311,7 @@ _CHECKER, _STRIPES, _BRICKS, _PLANKS, _MARBLE, _DOTS, _HEXAGONS, _PEBBLES = rang
 
 
 @njit(cache=True)
-def _hash(i, j):
+def _hash(i: int, j: int) -> float:
     """Pseudo-random number in [0, 1) of a lattice point; integers only, so the same everywhere."""
     h = (i * 374761393 + j * 668265263) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
@@ -312,7 +319,7 @@ def _hash(i, j):
 
 
 @njit(cache=True)
-def _noise(u, v):
+def _noise(u: float, v: float) -> float:
     """Value noise: lattice numbers, smoothly interpolated."""
     i, j = math.floor(u), math.floor(v)
     a, b = u - i, v - j
@@ -324,14 +331,14 @@ def _noise(u, v):
 
 
 @njit(cache=True)
-def _step(low, high, x):
+def _step(low: float, high: float, x: float) -> float:
     """Smoothstep: 0 below low, 1 above high."""
     x = min(max((x - low) / (high - low), 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
 @njit(cache=True)
-def _texture(kind, u, v):
+def _texture(kind: int, u: float, v: float) -> tuple[float, float]:
     if kind == _CHECKER:
         return float((math.floor(u / 0.55) + math.floor(v / 0.55)) % 2), 0.0
     if kind == _STRIPES:
@@ -396,7 +403,7 @@ def _texture(kind, u, v):
 # ---- picture ----------------------------------------------------------------------------------------------------------------
 
 @njit(cache=True)
-def _ray(kind, background, eye, dx, dy, dz, sun, texture, colors, out):
+def _ray(kind: int, background: int, eye: Floats, dx: float, dy: float, dz: float, sun: Floats, texture: Floats, colors: Floats, out: Floats) -> None:
     """Add the linear-light colour (3,) seen along one ray to `out`."""
     tone, ground, light = colors[0], colors[2], colors[6]
     t = _trace(kind, eye[0], eye[1], eye[2], dx, dy, dz)
@@ -459,7 +466,7 @@ def _ray(kind, background, eye, dx, dy, dz, sun, texture, colors, out):
 
 
 @njit(cache=True, nogil=True)
-def _render(kind, background, eye, camera, sun, texture, colors, size):
+def _render(kind: int, background: int, eye: Floats, camera: Floats, sun: Floats, texture: Floats, colors: Floats, size: int) -> NDArray[np.uint8]:
     """One scene: (size, size, 3) uint8, the mean of 2 x 2 rays in every pixel, vertical field of view 40 degrees."""
     image = np.empty((size, size, 3), np.uint8)
     color = np.empty(3)

@@ -6,20 +6,31 @@ threads, the processor or the cluster.
 """
 
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, overload
 
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from .choices import METRICS, AnyPath, Metric, unknown
 from .extract import Describer
 from .images import ImageSet, list_images
-from .store import Store, find_store
+from .networks import Network
+from .store import Part, Store, shared_store
 from .zoo import load_network
 
-METRICS = ("l1", "l2", "cosine")
+if TYPE_CHECKING:
+    from distributed import Client
+
+Queries: TypeAlias = Store | ImageSet | NDArray[Any] | dict[str, NDArray[Any]] | AnyPath | Sequence[AnyPath]
+Floats: TypeAlias = NDArray[np.float32]
+Parts: TypeAlias = Mapping[str, Sequence[Part]]           # descriptor: what it is made of
+Block: TypeAlias = tuple[int, dict[Part, Floats]]         # first row, {part: (n, D_part)}
+
 BLOCK = 2 ** 25      # bytes of the database in memory at a time, thrice: computed with, read ahead, in decompression
 ROWS = 2 ** 14       # rows at a time of an array that is in memory as it is
 QUERIES = 256        # queries compared with a block at a time
@@ -32,11 +43,18 @@ _kernels = Lock()    # numba's simplest threading layer dies of two callers at o
 class Hits(NamedTuple):
     """`indices` (Q, k) int64 rows of the store, nearest first; `distances` (Q, k) float64."""
 
-    indices: np.ndarray
-    distances: np.ndarray
+    indices: NDArray[np.int64]
+    distances: NDArray[np.float64]
 
 
-def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=None, client=None):
+@overload
+def search(st: Store | NDArray[Any], queries: Queries, descriptor: str = "eta", metric: Metric = "l1", k: int = 5, net: Network | None = None,
+           device: str | torch.device | None = None, client: "Client | None" = None) -> Hits: ...
+@overload
+def search(st: Store, queries: Queries, descriptor: list[str] | tuple[str, ...], metric: Metric = "l1", k: int = 5, net: Network | None = None,
+           device: str | torch.device | None = None, client: "Client | None" = None) -> dict[str, Hits]: ...
+def search(st: Store | NDArray[Any], queries: Queries, descriptor: str | list[str] | tuple[str, ...] = "eta", metric: Metric = "l1", k: int = 5, net: Network | None = None,
+           device: str | torch.device | None = None, client: "Client | None" = None) -> Hits | dict[str, Hits]:
     """The k nearest rows of a store for every query, exactly.
 
     st: a store or an (N, D) array. queries: a store, a (Q, D) array, {descriptor: (Q, D) array}, or image files (described by `net`; without
@@ -49,7 +67,7 @@ def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=Non
     Raises ValueError for an unknown metric or descriptor, k out of range, dimensions, networks or recipes that do not match, damaged shards.
     """
     if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: choose one of {METRICS}")
+        raise ValueError(unknown("metric", metric, METRICS))
     names = [descriptor] if isinstance(descriptor, str) else list(descriptor)
     if isinstance(st, Store):
         parts = {name: st.parts(name) for name in names}
@@ -67,7 +85,7 @@ def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=Non
     queries = _query_parts(st, queries, parts, net)
     bad = ~np.all([np.isfinite(q).all(axis=1) for q in queries.values()], axis=0)
     queries = {part: np.where(bad[:, None], np.float32(0), q) for part, q in queries.items()}
-    if client is None:
+    if client is None or not isinstance(st, Store):
         found = _nearest(_blocks(st, list(queries), described), queries, parts, metric, k, device)
     else:
         found = _nearest_by_cluster(client, st, queries, parts, metric, k, device)
@@ -79,7 +97,7 @@ def search(st, queries, descriptor="eta", metric="l1", k=5, net=None, device=Non
     return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
-def _query_parts(st, queries, parts, net):
+def _query_parts(st: Store | NDArray[Any], queries: Queries, parts: Parts, net: Network | None) -> dict[Part, Floats]:
     """Whatever the queries are -> {part of the database: (Q, D_part) float32}."""
     if isinstance(queries, Store):
         if isinstance(st, Store) and (st.network, st.recipe) != (queries.network, queries.recipe):
@@ -94,8 +112,9 @@ def _query_parts(st, queries, parts, net):
     else:
         if isinstance(queries, (str, os.PathLike)):
             queries = list_images(queries) if os.path.isdir(queries) else [queries]
-        if len(queries) and (isinstance(queries, ImageSet) or all(isinstance(q, (str, os.PathLike)) for q in queries)):
-            rows = describe_files(st, queries, parts, net)
+        files = queries if isinstance(queries, ImageSet) else [q for q in queries if isinstance(q, (str, os.PathLike))]
+        if 0 < len(files) == len(queries):
+            rows = describe_files(st, files, parts, net)
         else:
             rows = dict.fromkeys(parts, np.asarray(queries, dtype=np.float32))
     out = {}
@@ -108,7 +127,7 @@ def _query_parts(st, queries, parts, net):
     return out
 
 
-def describe_files(st, files, names, net=None):
+def describe_files(st: Store | NDArray[Any], files: ImageSet | Sequence[AnyPath], names: Iterable[str], net: Network | None = None) -> dict[str, Floats]:
     """Image files, described like the images of a store: {descriptor: (Q, D) float32}, rows of NaN for those that cannot be read.
 
     net: the network that made the store; without one, it is loaded by name. Raises ValueError for another one, or where `st` is no store.
@@ -130,7 +149,7 @@ def describe_files(st, files, names, net=None):
     return out
 
 
-def _blocks(st, parts, described, first=0, last=None):
+def _blocks(st: Store | NDArray[Any], parts: Sequence[Part], described: NDArray[np.bool_] | None, first: int = 0, last: int | None = None) -> Iterator[Block]:
     """The database in pieces of at most `BLOCK` bytes: yields (first row, {part: (n, D_part) float32}), reading the next one ahead."""
     last = len(st) if last is None else last
     if not isinstance(st, Store):
@@ -138,17 +157,17 @@ def _blocks(st, parts, described, first=0, last=None):
         for start in range(first, last, step):
             yield start, {parts[0]: np.ascontiguousarray(st[start:min(start + step, last)], dtype=np.float32)}
         return
-    arrays = list(dict.fromkeys(name for name, _, _ in parts))
+    arrays, known = list(dict.fromkeys(name for name, _, _ in parts)), st.described if described is None else described
     shard = st.shards[0].stop
     step = max(1, BLOCK // (4 * shard * max(1, sum(st.arrays[name].shape[1] for name in arrays)))) * shard
 
-    def read(start):
+    def read(start: int) -> Block:
         rows = slice(start, min(start + step, last))
         whole = {name: st.read(name, rows) for name in arrays}
         for name, array in whole.items():
-            if array.shape[1] and np.isnan(array[described[rows], 0]).any():
+            if array.shape[1] and np.isnan(array[known[rows], 0]).any():
                 raise ValueError(f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to {rows.stop}: run cbir.extract again")
-            array[~described[rows]] = np.nan
+            array[~known[rows]] = np.nan
         return start, {(name, a, b): np.ascontiguousarray(whole[name][:, a:b], dtype=np.float32) for name, a, b in parts}
 
     with ThreadPoolExecutor(1) as ahead:
@@ -160,7 +179,8 @@ def _blocks(st, parts, described, first=0, last=None):
             yield block
 
 
-def _nearest_by_cluster(client, st, queries, parts, metric, k, device):
+def _nearest_by_cluster(client: "Client", st: Store, queries: dict[Part, Floats], parts: Parts, metric: Metric, k: int,
+                        device: str | torch.device | None) -> "dict[str, Candidates]":
     """`_nearest` with a few tasks for every worker, each over its own shards."""
     tasks = 4 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     ranges = [(shards[0].start, shards[-1].stop) for shards in np.array_split(np.array(st.shards), min(tasks, len(st.shards)))]
@@ -168,28 +188,29 @@ def _nearest_by_cluster(client, st, queries, parts, metric, k, device):
     return {name: Candidates.join([piece[name] for piece in found], k) for name in parts}
 
 
-def _search_rows(path, rows, queries, parts, metric, k, device):
+def _search_rows(path: str, rows: tuple[int, int], queries: dict[Part, Floats], parts: Parts, metric: Metric, k: int,
+                 device: str | torch.device | None) -> "dict[str, Candidates]":
     """The task of `_nearest_by_cluster`: rows (first, last + 1) of the store at `path`."""
-    st = find_store(path)  # lost shards are found when they are read: no listing of all files in every task
+    st = shared_store(path)  # lost shards are found when they are read: no listing of all files in every task
     return _nearest(_blocks(st, list(queries), st.described, *rows), queries, parts, metric, k, device)
 
 
 class Candidates(NamedTuple):
     """Rows found for some queries, side by side: `query`, `row` (n,) int64, `distance` (n,) float64; best first within a query."""
 
-    query: np.ndarray
-    row: np.ndarray
-    distance: np.ndarray
+    query: NDArray[np.int64]
+    row: NDArray[np.int64]
+    distance: NDArray[np.float64]
 
     @classmethod
-    def join(cls, several, k):
+    def join(cls, several: "Sequence[Candidates]", k: int) -> Self:
         """The k best of every query; ties to the lower row."""
         query, row, distance = every = [np.concatenate(values) for values in zip(*several)]
         order = np.lexsort((row, distance, query))
         rank = np.arange(len(order)) - np.searchsorted(query[order], query[order])
         return cls(*(values[order[rank < k]] for values in every))
 
-    def table(self, n, k):
+    def table(self, n: int, k: int) -> Hits:
         """`Hits` for n queries; -1 and infinity where there are fewer than k."""
         hits = Hits(np.full((n, k), -1), np.full((n, k), np.inf))
         rank = np.arange(len(self.query)) - np.searchsorted(self.query, self.query)
@@ -200,7 +221,8 @@ class Candidates(NamedTuple):
 NONE = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
-def _nearest(blocks, queries, parts, metric, k, device):
+def _nearest(blocks: Iterable[Block], queries: dict[Part, Floats], parts: Parts, metric: Metric, k: int,
+             device: str | torch.device | None) -> dict[str, Candidates]:
     """{descriptor: Candidates}, the k nearest of all rows of the blocks. See the module's docstring for the way."""
     n = len(next(iter(queries.values())))
     best, limits = dict.fromkeys(parts, NONE), {name: np.full(n, np.inf) for name in parts}
@@ -222,7 +244,7 @@ def _nearest(blocks, queries, parts, metric, k, device):
     return best
 
 
-def _sums(queries, rows, metric, device):
+def _sums(queries: Floats, rows: Floats, metric: Metric, device: str | torch.device | None) -> NDArray[np.float64]:
     """What distances are made of and what adds up over parts, for (Q, D) queries and (n, D) rows: L1's sums (1, Q, n) or (dot products,
     squares of the queries, squares of the rows), (3, Q, n); with float32's errors."""
     if metric == "l1" and device is None:
@@ -236,9 +258,9 @@ def _sums(queries, rows, metric, device):
     return np.stack([dots, *np.broadcast_arrays(squares[0][:, None], squares[1])])
 
 
-def _bounds(sums, metric, dims, device):
+def _bounds(sums: Sequence[NDArray[np.float64]], metric: Metric, dims: int, device: str | torch.device | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Between what every distance lies, (Q, n) twice. Rows of NaN get NaN; a sum of n terms in float32 is off by n roundings at most."""
-    total = sum(sums)
+    total = sum(sums, np.zeros(()))
     error = ((CHUNK if metric == "l1" and device is None else dims) + 8) * ROUNDING
     with np.errstate(invalid="ignore", over="ignore"):
         if metric == "l1":
@@ -259,9 +281,9 @@ def _bounds(sums, metric, dims, device):
     return np.where(dead, np.nan, low), np.where(dead, np.nan, high)
 
 
-def _distances(pairs, query, row, metric):
+def _distances(pairs: Sequence[tuple[Floats, Floats]], query: NDArray[np.int64], row: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
     """Distances of some pairs (query[i], row[i]), in float64, (n,). pairs: [(queries, rows), ..], one for every part."""
-    total, of_query, of_row = sum(_exact(queries, rows, query, row, metric) for queries, rows in pairs)
+    total, of_query, of_row = sum((_exact(queries, rows, query, row, metric) for queries, rows in pairs), np.zeros(()))
     if metric != "cosine":
         return (total if metric == "l1" else np.sqrt(total)) / sum(rows.shape[1] for _, rows in pairs)
     norms = np.sqrt(of_query * of_row)
@@ -269,7 +291,7 @@ def _distances(pairs, query, row, metric):
 
 
 @numba.njit(parallel=True, fastmath={"reassoc", "contract"}, cache=True)
-def _l1(queries, rows):
+def _l1(queries: Floats, rows: Floats) -> NDArray[np.float64]:
     """Sums of absolute differences, (Q, n) float64. A piece of four rows stays in the processor's first cache for all queries, and shares
     each load of a query; reassociation lets the compiler use vector registers, NaN stays NaN."""
     out = np.empty((queries.shape[0], rows.shape[0]))
@@ -299,7 +321,7 @@ def _l1(queries, rows):
 
 
 @numba.njit(cache=True)
-def _exact(queries, rows, query, row, metric):
+def _exact(queries: Floats, rows: Floats, query: NDArray[np.int64], row: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
     """For every pair, in float64 and in one order on any machine, what `_distances` needs: sums of |q - x| (l1), of (q - x)^2 (l2), or of
     q x, q^2 and x^2 (cosine); (3, n). Eight sums side by side, since one would wait for each addition."""
     out, l1, l2 = np.zeros((3, len(query))), metric == "l1", metric == "l2"

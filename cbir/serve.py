@@ -17,7 +17,7 @@ from .run import Run
 NOTEBOOK = "09_explore"
 
 
-def serve(run="embedded", parameters=None, host="127.0.0.1", port=8866, browser=True):
+def serve(run: str = "embedded", parameters: dict[str, object] | None = None, host: str = "127.0.0.1", port: int = 8866, browser: bool = True) -> None:
     """Serves the explorer until it is interrupted, for the database of a run or, by `parameters` of notebook 09, any store.
 
     host: the address to listen on; anything but a loopback address asks for the token that is printed at the start.
@@ -36,11 +36,11 @@ def serve(run="embedded", parameters=None, host="127.0.0.1", port=8866, browser=
         "VoilaConfiguration": {"template": "cbir", "file_allowlist": [], "show_tracebacks": True}}))
 
 
-def prepared(run, parameters=None):
+def prepared(run: Run, parameters: dict[str, object] | None = None) -> Path:
     """explore.ipynb in a run's folder: notebook 09 with parameters, without what it shows to those who have no browser. Returns its path."""
     path = run.path / "explore.ipynb"
     papermill.execute_notebook(str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"), str(path), prepare_only=True, progress_bar=False,
-                               parameters={"run_name": run.name} | (parameters or {}))
+                               parameters={"run_name": run.name, **(parameters or {})})
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "static" not in cell.metadata.get("tags", [])]
     nbformat.write(notebook, path)

@@ -14,17 +14,30 @@ image keeps its row, filled with NaN.
 
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import filelock
 import numpy as np
 import zarr
+from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
+
+from .choices import AnyPath, Dtype, meant
+from .descriptors import Recipe
+from .images import Images
+from .networks import Network, Shapes
+
+Zarr: TypeAlias = Any  # an array or a group: zarr's own hints make each item of either a union of all that it might be
+Part = tuple[str, int, int]  # array name, first column, last column + 1
+Extras = Mapping[str, str | Recipe]
+Index = int | np.integer | slice | Sequence[int] | NDArray[np.integer]
 
 FORMAT = "cbir-2"
 UNFINISHED = f"{FORMAT} being made"
@@ -37,22 +50,22 @@ class Rows:
     Raises ValueError where a shard is damaged.
     """
 
-    def __init__(self, *parts):
+    def __init__(self, *parts: tuple[Zarr, int, int]) -> None:
         self.parts = parts  # (array, first column, last column + 1)
         self.shape = (parts[0][0].shape[0], sum(b - a for _, a, b in parts))
         self.dtype = np.dtype(np.float32)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Index) -> NDArray[np.float32]:
         return np.concatenate([_read(array, rows)[..., a:b] for array, a, b in self.parts], axis=-1, dtype=np.float32)
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
 
-def _read(array, rows):
+def _read(array: Zarr, rows: Index) -> NDArray[Any]:
     """Rows of a Zarr array (or of one in memory), however they are named; ValueError where a shard is damaged."""
     try:
         if isinstance(rows, (int, np.integer, slice)) or isinstance(array, np.ndarray):
@@ -69,15 +82,19 @@ class Store:
     of `st.descriptors`, or of several joined by "+"), `st.unreadable` (dict: file -> reason), `st.described` (N,) bool, `st.recipe`,
     `st.network` (dicts)."""
 
-    def __init__(self, group, path):
+    def __init__(self, group: Zarr, path: AnyPath) -> None:
         self._group, self.location = group, str(path)
         self.codes, self.conv, self._state = group["codes"], group["conv"], group["state"]
         self.root = Path(group.attrs["root"])
-        self.network, self.recipe, self.extras, self.dims, self.versions = (
-            group.attrs[key] for key in ("network", "recipe", "extras", "dims", "versions"))
+        attributes: dict[str, Any] = dict(group.attrs)
+        self.network: dict[str, Any] = attributes["network"]
+        self.recipe: Recipe = attributes["recipe"]
+        self.extras: dict[str, str | Recipe] = attributes["extras"]
+        self.dims: Shapes = attributes["dims"]
+        self.versions: dict[str, str] = attributes["versions"]
         self.computed = 0  # rows that the call of `extract` that returned this store had to compute
         blocks = [channels for channels, *_ in self.dims["blocks"]]
-        self.arrays = {name: group[name] for name in ("codes", "conv", *self.extras)}
+        self.arrays: dict[str, Zarr] = {name: group[name] for name in ("codes", "conv", *self.extras)}
         whole = {name: [(name, 0, array.shape[1])] for name, array in self.arrays.items()}
         self.descriptors = {"h": whole.pop("codes"), "eta_conv": whole.pop("conv")}
         self.descriptors["eta"] = self.descriptors["h"] + self.descriptors["eta_conv"]
@@ -86,64 +103,79 @@ class Store:
             self.descriptors |= {f"{letter}_{m}": [(array, *ends[i:i + 2])] for i, m in enumerate(range(first, first + len(widths)))}
         self.descriptors |= whole
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.conv.shape[0]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         extras = f", extras {', '.join(self.extras)}" if self.extras else ""
         return (f"<cbir store: {len(self)} images, {len(self.unreadable)} unreadable, h {self.h.shape[1]}, "
                 f"eta_conv {self.eta_conv.shape[1]} dimensions{extras}, network {self.network['name']}>")
 
-    def parts(self, descriptor):
+    def parts(self, descriptor: str) -> list[Part]:
         """What a descriptor is made of: [(array name, first column, last column + 1), ..]. Raises ValueError for an unknown one."""
         unknown = [name for name in descriptor.split("+") if name not in self.descriptors]
         if unknown:
-            raise ValueError(f"unknown descriptor {unknown[0]!r}: this store has {tuple(self.descriptors)}, and sums of them ('h+w_1')")
+            raise ValueError(f"unknown descriptor {unknown[0]!r}{meant(unknown[0], self.descriptors)}: this store has {tuple(self.descriptors)}, and sums of them ('h+w_1')")
         return [part for name in descriptor.split("+") for part in self.descriptors[name]]
 
-    def __getitem__(self, descriptor):
+    def __getitem__(self, descriptor: str) -> Rows:
         return Rows(*((self.arrays[name], a, b) for name, a, b in self.parts(descriptor)))
 
-    def read(self, name, rows):
+    def _ipython_key_completions_(self) -> list[str]:
+        """What IPython and Jupyter offer after `st["`."""
+        return list(self.descriptors)
+
+    def read(self, name: str, rows: slice) -> NDArray[Any]:
         """Rows (slice) of one array of `st.arrays`, as stored. Raises ValueError where a shard is damaged."""
         return _read(self.arrays[name], rows)
 
-    h = property(lambda self: self["h"], doc="Eq. 7: (N, D_1 + D_2).")
-    eta_conv = property(lambda self: self["eta_conv"], doc="Eq. 15: (N, sum C_m).")
-    eta = property(lambda self: self["eta"], doc="Eq. 16: (N, D_1 + D_2 + sum C_m).")
+    @property
+    def h(self) -> Rows:
+        """Eq. 7: (N, D_1 + D_2)."""
+        return self["h"]
+
+    @property
+    def eta_conv(self) -> Rows:
+        """Eq. 15: (N, sum C_m)."""
+        return self["eta_conv"]
+
+    @property
+    def eta(self) -> Rows:
+        """Eq. 16: (N, D_1 + D_2 + sum C_m)."""
+        return self["eta"]
 
     @cached_property
-    def files(self):
+    def files(self) -> list[str]:
         return _read(self._group["files"], slice(None)).tolist()
 
     @cached_property
-    def labels(self):
+    def labels(self) -> list[str]:
         return _read(self._group["labels"], slice(None)).tolist()
 
-    def path(self, i):
+    def path(self, i: int) -> Path:
         """Where image i lies (or lay, when it was described)."""
         return self.root / self.files[i]
 
     @property
-    def described(self):
+    def described(self) -> NDArray[np.bool_]:
         return _read(self._state, slice(None)) == "ok"
 
     @property
-    def unreadable(self):
+    def unreadable(self) -> dict[str, str]:
         return {self.files[i]: s for i, s in enumerate(self._state[:].tolist()) if s not in ("", "ok")}
 
     @property
-    def shards(self):
+    def shards(self) -> list[slice]:
         """The rows of every shard (list of slice)."""
         size = self._state.chunks[0]
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
-    def missing(self):
+    def missing(self) -> list[slice]:
         """The shards that are still to be described (list of slice), those among them whose files were lost."""
         state, lost = self._state[:], {rows.start for rows, _ in self.damaged(lost_only=True)}
         return [rows for rows in self.shards if rows.start in lost or (state[rows] == "").any()]
 
-    def damaged(self, lost_only=False):
+    def damaged(self, lost_only: bool = False) -> list[tuple[slice, str]]:
         """Shards marked complete that cannot be read: [(slice, file within the store), ..]; reads everything unless `lost_only`."""
         state, shards, found = self._state[:], self.shards, []
         done = [i for i, rows in enumerate(shards) if (state[rows] != "").all()]
@@ -161,31 +193,31 @@ class Store:
                     found.append((rows, file))
         return found
 
-    def write(self, rows, arrays, state):
+    def write(self, rows: slice, arrays: Mapping[str, NDArray[np.floating]], state: Sequence[str] | NDArray[Any]) -> None:
         """One whole shard: {array name: (n, D) float}, state: n strings. Marked complete last."""
         for name, array in self.arrays.items():
             array[rows] = arrays[name]
         self._state[rows] = np.array(state, dtype=object)
 
 
-async def _keys(array):
+async def _keys(array: Zarr) -> set[str]:
     """The files of an array."""
     return {key async for key in array.store.list_prefix(f"{array.path}/")}
 
 
-def local(path):
+def local(path: AnyPath) -> Path | str:
     """A `Path`, or as str the URL of a store that lies elsewhere; file:// is local."""
     path = os.fspath(path).removeprefix("file://")
     return path if "://" in path else Path(path).expanduser()
 
 
-def check_name(name):
+def check_name(name: str) -> None:
     """Raises ValueError for what is no name of an extra descriptor: an array of the store has it, and figures, and `st[name]`."""
     if not re.fullmatch(r"\w[\w.=-]*", name) or re.fullmatch(r"codes|conv|files|labels|state|sizes|h|eta|eta_conv|[wy]_\d+", name):
         raise ValueError(f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and none that every store has")
 
 
-def open_store(path):
+def open_store(path: AnyPath) -> Store:
     """The store at `path`, a folder or a URL. Raises FileNotFoundError where there is none, ValueError for another format or for
     shards whose files were lost."""
     store = find_store(path)
@@ -198,11 +230,19 @@ def open_store(path):
     return store
 
 
-def find_store(path):
+def shared_store(path: AnyPath) -> Store:
+    """`find_store` where there must be one: just made, or on a worker of a cluster. Raises FileNotFoundError where there is none."""
+    store = find_store(path)
+    if store is None:
+        raise FileNotFoundError(f"no descriptor store at {path} on this machine: the workers of a cluster must see it under the same path as the one that made it")
+    return store
+
+
+def find_store(path: AnyPath) -> Store | None:
     """The store at `path`, lost shards and all, to be completed; None where there is none, or one whose making was interrupted."""
     path = local(path)
     try:
-        group = zarr.open_group(path, mode="r+", zarr_format=3)
+        group: Zarr = zarr.open_group(path, mode="r+", zarr_format=3)
     except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
         return None
     if group.attrs.get("format") == UNFINISHED:
@@ -226,7 +266,8 @@ def find_store(path):
     return store
 
 
-def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
+def create_store(path: AnyPath, images: Images, net: Network, recipe: Recipe, extras: Extras, dtype: Dtype, widths: Mapping[str, int],
+                 shard_size: int) -> Store:
     """A new, empty store for an `ImageSet`. extras: {name: what}; widths: {array name: D}.
 
     Never half made: in a folder it is written aside and moved into place; at a URL it counts as none until its attributes are complete.
@@ -236,9 +277,9 @@ def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
     if isinstance(path, Path) and path.exists():
         raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
     aside = path.with_name(f".{path.name}.new") if isinstance(path, Path) else path
-    ours = aside != path or _format(path) == UNFINISHED  # else "w-": what lies at a URL is somebody's, and stays
-    group = zarr.open_group(aside, mode="w" if ours else "w-", zarr_format=3, attributes={"format": UNFINISHED})
-    compressed = {"compressors": ZstdCodec(level=1, checksum=True), "config": {"write_empty_chunks": True}}  # all there, or lost
+    ours = aside != path or _format(str(path)) == UNFINISHED  # else "w-": what lies at a URL is somebody's, and stays
+    group: Zarr = zarr.open_group(aside, mode="w" if ours else "w-", zarr_format=3, attributes={"format": UNFINISHED})
+    compressed: dict[str, Any] = {"compressors": ZstdCodec(level=1, checksum=True), "config": {"write_empty_chunks": True}}  # all there, or lost
     for name, width in widths.items():
         group.create_array(name, shape=(n, width), chunks=(min(shard_size, n), max(1, width)), dtype=dtype, fill_value=float("nan"), **compressed)
     for name, values, chunk in [("files", text(images.files), n), ("labels", text(images.labels), n), ("state", [""] * n, shard_size)]:
@@ -249,21 +290,22 @@ def create_store(path, images, net, recipe, extras, dtype, widths, shard_size):
     group.attrs.put({"format": FORMAT, "root": str(images.root), "network": network, "recipe": recipe, "dims": dims,
                      "extras": extras,
                      "versions": {p: version(p) for p in ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")}})
-    if aside != path:
+    if isinstance(aside, Path):
         aside.rename(path)
-    return find_store(path)
+    return shared_store(path)
 
 
-def _format(url):
+def _format(url: str) -> str | None:
     """What the group at a URL says it is; None where there is no group."""
     try:
-        return zarr.open_group(url, mode="r", zarr_format=3).attrs.get("format")
+        group: Zarr = zarr.open_group(url, mode="r", zarr_format=3)
+        return group.attrs.get("format")
     except FileNotFoundError:
         return None
 
 
 @contextmanager
-def locked(path):
+def locked(path: AnyPath) -> Iterator[None]:
     """One process at a time writes a store that lies in a folder. Raises BlockingIOError where another one does.
 
     Where there are no locks (object storage), two processes do the same work twice and write the same bytes.
@@ -279,14 +321,14 @@ def locked(path):
         raise BlockingIOError(f"another process is describing images into {path}: wait for it, or choose another path") from None
 
 
-def text(names):
+def text(names: Sequence[str]) -> list[str]:
     """File names as Unicode: bytes that are none come out as \\xe9, so that one odd name does not keep the rest from being stored."""
     return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
-def sizes(images):
+def sizes(images: Images) -> NDArray[np.int64]:
     """Bytes of every file of an `ImageSet`, (N,) int64; -1 where it cannot be asked."""
-    def size(path):
+    def size(path: Path) -> int:
         try:
             return path.stat().st_size
         except (OSError, ValueError):
@@ -294,7 +336,7 @@ def sizes(images):
     return np.array([size(images.path(i)) for i in range(len(images))], dtype=np.int64)
 
 
-def check_same(store, images, net, recipe, extras, dtype):
+def check_same(store: Store, images: Images, net: Network, recipe: Recipe, extras: Extras, dtype: Dtype) -> None:
     """Raises ValueError, naming what differs, where a store was not made of these images by this network and recipe."""
     pairs = [("network", store.network, net.provenance), ("recipe", store.recipe, recipe), ("extras", store.extras, extras),
              ("", {"dtype": str(store.conv.dtype)}, {"dtype": dtype})]

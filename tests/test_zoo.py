@@ -171,7 +171,7 @@ def keras_forward(arrays, x):
     for layer, (kernel, bias) in arrays.items():
         if kernel.ndim == 4:
             if layer.endswith("conv1") and layer != "block1_conv1":
-                x = pooled
+                x = ys[-1]
             windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1))  # (H, W, C, 3, 3)
             x = np.maximum(np.tensordot(windows, kernel, axes=([3, 4, 2], [0, 1, 2])) + bias, 0)
             pooled = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max(axis=(1, 3))
