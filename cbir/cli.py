@@ -1,4 +1,4 @@
-"""The command line: `cbir reproduce`, `cbir evidence`, `cbir sweep`, `cbir query`."""
+"""The command line: `cbir reproduce`, `cbir evidence`, `cbir sweep`, `cbir compare`, `cbir query`."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ import yaml
 from .networks import ROOT
 from .notebooks import EVIDENCE, PAPER, PATHS, reproduce
 from .query import query
-from .run import Run, runs_folder
+from .run import Run, open_run, runs_folder
 from .search import METRICS
 from .store import open_store
 from .sweep import read_sweep, sweep
@@ -44,6 +44,12 @@ def _parser():
     sub.add_argument("file", help="a sweep file, as those in sweeps/")
     sub.add_argument("--scheduler", help="'local': as many cells at a time as there are cores; tcp://...: a running Dask scheduler")
     sub.set_defaults(run_command=_sweep)
+    sub = commands.add_parser("compare", help="write one page with what differs between two runs",
+                              description="Example: cbir compare embedded released. Parameters, results, Table I, time, memory and figures, side by side.")
+    sub.add_argument("a", help="a run: its name, or its folder")
+    sub.add_argument("b", help="another one")
+    sub.add_argument("--output", metavar="PAGE", help="the page (default: compare_<a>_<b>.html in this folder)")
+    sub.set_defaults(run_command=_compare)
     sub = commands.add_parser("query", help="show the images of a store nearest to yours",
                               description="Example: cbir query photo.jpg --run folder. Writes query_<stem>.png and .json for every image.")
     sub.add_argument("images", nargs="+", metavar="IMAGE")
@@ -75,6 +81,10 @@ def _sweep(args):
     if len(failed):
         sys.exit("\n".join([f"cbir: {len(failed)} of {len(table)} cells failed; the same command tries them again",
                             *(f"  {cell}: {error}" for cell, error in zip(failed["run"], failed["error"]))]))
+
+
+def _compare(args):
+    print(f"Done: {open_run(args.a).compare(open_run(args.b), args.output)}")
 
 
 def _query(args):
