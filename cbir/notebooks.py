@@ -82,8 +82,8 @@ def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, l
     """Executes `notebooks` in order with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
 
     Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html. metrics.json gets, of every notebook when
-    it is through, "seconds", "memory" (peak, in bytes: see `peak_memory`), "dates" (when it began, UTC) and "environment"; when the last one
-    is, its "status" is "complete" and "hashes" tell the images (see `image_hashes`). The report is written even where a notebook fails.
+    it is through, "seconds", "memory" (peak, in bytes: see `peak_memory`), "dates" (when it began, UTC), "environment" and "parameters_of"; when
+    the last one is, its "status" is "complete" and "hashes" tell the images (see `image_hashes`). The report is written even where a notebook fails.
     log: where the notebooks' stderr goes, default ours.
     Raises what `check_parameters` raises, and what papermill raises where a notebook fails.
     """
@@ -105,13 +105,14 @@ def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, l
             print(f"\n{notebook}", file=log)
             output = run.path / "notebooks" / f"{notebook}.ipynb"
             output.parent.mkdir(exist_ok=True)
+            own = {k: v for k, v in given.items() if k in known_parameters(notebook)}
             with peak_memory() as memory:
                 papermill.execute_notebook(
                     str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=log,
                     extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
-                    parameters={k: v for k, v in given.items() if k in known_parameters(notebook)})
+                    parameters=own)
             _tidy(output)
-            stage = {"seconds": round(time.time() - begin, 1), "memory": max(memory), "environment": here,
+            stage = {"seconds": round(time.time() - begin, 1), "memory": max(memory), "environment": here, "parameters_of": known_parameters(notebook) | own,
                      "dates": time.strftime("%Y-%m-%d %H:%M", time.gmtime(begin))}
             run.record(**{key: run.metrics.get(key, {}) | {notebook: value} for key, value in stage.items()})
         run.record(status="complete", hashes=image_hashes(run))

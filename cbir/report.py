@@ -24,6 +24,7 @@ from .tables import GROUPS
 LARGE = 2 ** 20  # bytes of a PNG above which a page embeds it as WebP, a sixth of that or less; figures/ keeps the PNG
 WEBP_SIDE = 16383  # pixels, the most that WebP knows
 INCH = 128  # pixels on the page for an inch of a figure: those of 7.2 inches fill it, and text has one size in all
+PARTS = {"database": "database", "queries": "query"}
 EVIDENCE = {  # lists in metrics.json besides "results": their headings, and what a difference is from
     "pairs": ("Paired differences, query by query: η less the other (notebook 05)", "η − "),
     "released_results": ("From the recipe as printed to the one as released (notebook 06)", ""),
@@ -66,7 +67,8 @@ def compare(a, b, output=None):
     comparable, remark = _same_images(a, b)
     unfinished = [f"Run {side} is {run.metrics['status']}: what it shows may be incomplete, or in part of an earlier time."
                   for side, run in zip("ab", (a, b)) if run.metrics.get("status", "complete") != "complete"]
-    rows = [(section, key, x.get(key, "–"), y.get(key, "–")) for section, x, y in _paired(facts(a), facts(b), {}) for key in x | y]
+    both = of_a.get("seconds", {}).keys() & of_b.get("seconds", {}).keys() or None
+    rows = [(section, key, x.get(key, "–"), y.get(key, "–")) for section, x, y in _paired(facts(a, both), facts(b, both), {}) for key in x | y]
     left, right = (metrics.get("unreadable", {}) for metrics in (of_a, of_b))
     stages = [{stage["notebook"]: stage for stage in _stages(metrics)} for metrics in (of_a, of_b)]
     page = PAGES.get_template("compare.html.j2").render(
@@ -76,23 +78,25 @@ def compare(a, b, output=None):
         table1=_compared_table1(a, b), same_shown=of_a.get("shown_queries") == of_b.get("shown_queries"),
         stages=sorted(_paired(*stages)),
         skipped=[(file, left.get(file), right.get(file)) for file in sorted(left | right) if left.get(file) != right.get(file)],
-        skipped_alike=sum(left.get(file) == reason for file, reason in right.items()),
-        figures=[figures for _, *figures in _paired(_figures(a), _figures(b))])
+        skipped_alike=sum(left.get(file) == reason for file, reason in right.items()), figures=_compared_figures(a, b))
     return _write(Path(output or f"compare_{a.name}_{b.name}.html"), page)
 
 
 # ---- what was run -----------------------------------------------------------------------------------------------------------
 
-def facts(run):
-    """All that a run's numbers depend on: {section: {name: value}}, as text."""
+def facts(run, notebooks=None):
+    """All that a run's numbers depend on: {section: {name: value}}, as text; of the parameters those of `notebooks`, default all that were run."""
     metrics = run.metrics
-    recipe, images, environment = (metrics.get(key, {}) for key in ("recipe", "images", "environment"))
-    code = _merged(environment) if environment else metrics.get("versions", {})
-    sections = {"Parameters": {k: v for k, v in metrics.get("parameters", {}).items() if k != "run_name"},
+    recipe, images = (metrics.get(key, {}) for key in ("recipe", "images"))
+    parameters, environment = ({n: values for n, values in metrics.get(key, {}).items() if notebooks is None or n in notebooks}
+                               for key in ("parameters_of", "environment"))
+    parameters = _merged(parameters) or metrics.get("parameters", {})  # of a run by hand there are none
+    sections = {"Notebooks": {"through": ", ".join(sorted(metrics.get("seconds", {})))},
+                "Parameters": {k: v for k, v in parameters.items() if k != "run_name"},
                 "Recipe": ({"name": _recipe_name(recipe)} if recipe else {}) | recipe, "Network": metrics.get("network", {}),
-                "Images": {f"{part} images": images[part] for part in ("database", "queries") if part in images}
-                          | {f"list of {part}, SHA-256": value for part, value in image_hashes(run).items()},
-                "Code, packages, machine": code}
+                "Images": {f"{name} images": images[part] for part, name in PARTS.items() if part in images}
+                          | {f"{PARTS[part]} images, SHA-256 of the list": value for part, value in image_hashes(run).items()},
+                "Code, packages, machine": _merged(environment) or metrics.get("versions", {})}
     return {title: {k: _text(values[k]) for k in sorted(values, key=str.casefold)} for title, values in sections.items() if values}
 
 
@@ -102,7 +106,7 @@ def image_hashes(run):
     Read from its stores; where these are gone, what metrics.json recorded. A store that cannot be read says why instead.
     """
     found = dict(run.metrics.get("hashes", {}))
-    for part in ("database", "queries"):
+    for part in PARTS:
         try:
             store = find_store(run.path / "stores" / part)
         except ValueError as error:
@@ -118,7 +122,7 @@ def _merged(environment):
     merged = {}
     for notebook, values in environment.items():
         for key, value in values.items():
-            merged.setdefault(key, {}).setdefault(value, []).append(notebook)
+            merged.setdefault(key, {}).setdefault(_text(value), []).append(notebook)
     return {key: next(iter(values)) if len(values) == 1 else "; ".join(f"{value} ({', '.join(notebooks)})" for value, notebooks in values.items())
             for key, values in merged.items()}
 
@@ -185,7 +189,7 @@ def _overlap(a, b):
 def _summary(metrics, main):
     """The run in two sentences: what was done, and which descriptor is ahead in what."""
     images, network, recipe = (metrics.get(key) for key in ("images", "network", "recipe"))
-    done = ([f"{images['queries']:,} queries were searched for in a database of {images['database']:,} images"] if images else []) + (
+    done = ([f"{_count(images['queries'], 'query was', 'queries were')} searched for in a database of {_count(images['database'], 'image', 'images')}"] if images else []) + (
         [f"described by the network “{network['name']}” and the recipe {_recipe_name(recipe)} (q = {recipe['q']})"] if network and recipe else [])
     apart, close = {}, []
     for metric, row in main["metrics"].items() if main else []:
@@ -237,18 +241,17 @@ def _same_images(a, b):
 
 
 def _compared_groups(of_a, of_b, comparable):
-    """[{"title", "rows": [(metric, descriptor, cell of a, cell of b, difference, verdict), ..]}, ..]; cells are records of `_group` or None."""
+    """{title: [(metric, descriptor, cell of a, cell of b, difference, verdict), ..]}, for what both have; cells are records of `_group` or None."""
     groups = [{g["title"]: g for g in _groups(metrics)} for metrics in (of_a, of_b)]
-    compared = []
-    for title in groups[0] | groups[1]:
-        cells = [{(metric, d): r for metric, row in of[title]["metrics"].items() for d, r in row.items()} if title in of else {} for of in groups]
-        rows = []
+    compared = {}
+    for title in [title for title in groups[0] if title in groups[1]]:
+        cells = [{(metric, d): r for metric, row in of[title]["metrics"].items() for d, r in row.items()} for of in groups]
+        rows = compared[title] = []
         for (metric, descriptor), x, y in _paired(*cells):
             both = x and y and comparable
             verdict = "" if not both else "equal" if [x[k] for k in ("mean", "low", "high")] == [y[k] for k in ("mean", "low", "high")] else (
-                "intervals overlap" if _overlap(x, y) else "apart")
-            rows.append((metric, descriptor_name(descriptor), x, y, _number(metric, y["mean"] - x["mean"], "+") if both else "", verdict))
-        compared.append({"title": title, "rows": rows})
+                "overlap" if _overlap(x, y) else "apart")
+            rows.append((metric, descriptor_name(descriptor), x, y, "0" if verdict == "equal" else _number(metric, y["mean"] - x["mean"], "+") if both else "", verdict))
     return compared
 
 
@@ -277,6 +280,19 @@ def _compared_table1(a, b):
         x, y = (float(m[column]) if column in m else math.nan for m in means)
         rows.append((GROUPS[group], descriptor_name(descriptor), f"{x:.6f}", f"{y:.6f}", f"{y - x:+.6f}"))
     return [tuple(text.replace("+nan", "–").replace("nan", "–") for text in row) for row in rows]
+
+
+def _compared_figures(a, b):
+    """{"differ": [(figure of a, figure of b), ..], "identical": [figure, ..] (byte for byte), "only in a": .., "only in b": ..}"""
+    figures = {"differ": [], "identical": [], "only in a": [], "only in b": []}
+    for _, x, y in _paired(_figures(a), _figures(b)):
+        if not (x and y):
+            figures["only in a" if x else "only in b"].append(x or y)
+        elif x["png"].read_bytes() == y["png"].read_bytes():
+            figures["identical"].append(x)
+        else:
+            figures["differ"].append((x, y))
+    return figures
 
 
 # ---- figures ----------------------------------------------------------------------------------------------------------------
@@ -314,9 +330,8 @@ def embedded(png):
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def same_file(a, b):
-    """Whether two figures are the same, byte for byte."""
-    return a["png"].read_bytes() == b["png"].read_bytes()
+def _count(n, one, many):
+    return f"{n:,} {one if n == 1 else many}"
 
 
 def _size(n_bytes):
@@ -334,5 +349,4 @@ def _write(path, page):
     return path
 
 
-PAGES.filters |= {"embedded": embedded, "size": _size, "time": _time, "descriptor": descriptor_name}
-PAGES.tests["same_file_as"] = same_file
+PAGES.filters |= {"embedded": embedded, "size": _size, "time": _time, "count_of": _count, "descriptor": descriptor_name}
