@@ -21,11 +21,11 @@ from .networks import ROOT
 from .store import find_store
 from .tables import GROUPS
 
-LARGE = 2 ** 20  # bytes of a PNG above which a page embeds it as WebP, a sixth of that or less; figures/ keeps the PNG
+LARGE = 2 ** 20  # bytes of a PNG above which a page embeds it as WebP, a seventh of that for photographs; figures/ keeps the PNG
 WEBP_SIDE = 16383  # pixels, the most that WebP knows
 INCH = 128  # pixels on the page for an inch of a figure: those of 7.2 inches fill it, and text has one size in all
 PARTS = {"database": "database", "queries": "query"}
-EVIDENCE = {  # lists in metrics.json besides "results": their headings, and what a difference is from
+EVIDENCE = {  # lists in metrics.json besides "results": their headings, and what differences begin with
     "pairs": ("Paired differences, query by query: η less the other (notebook 05)", "η − "),
     "released_results": ("From the recipe as printed to the one as released (notebook 06)", ""),
     "printed_against": ("Paired differences for η: as printed less the other recipe (notebook 06)", "printed − "),
@@ -109,18 +109,17 @@ def image_hashes(run):
     for part in PARTS:
         try:
             store = find_store(run.path / "stores" / part)
-        except ValueError as error:
-            found[part] = f"unknown: {error}"
-        else:
             if store is not None:
                 found[part] = hashlib.sha256(json.dumps([store.files, store.labels]).encode()).hexdigest()
+        except ValueError as error:
+            found[part] = f"unknown: {error}"
     return found
 
 
-def _merged(environment):
+def _merged(of_notebooks):
     """{notebook: {name: value}} -> {name: value}; where values differ, all of them, each with its notebooks."""
     merged = {}
-    for notebook, values in environment.items():
+    for notebook, values in of_notebooks.items():
         for key, value in values.items():
             merged.setdefault(key, {}).setdefault(_text(value), []).append(notebook)
     return {key: next(iter(values)) if len(values) == 1 else "; ".join(f"{value} ({', '.join(notebooks)})" for value, notebooks in values.items())
@@ -248,7 +247,7 @@ def _compared_groups(of_a, of_b, comparable):
         cells = [{(metric, d): r for metric, row in of[title]["metrics"].items() for d, r in row.items()} for of in groups]
         rows = compared[title] = []
         for (metric, descriptor), x, y in _paired(*cells):
-            both = x and y and comparable
+            both = x and y and comparable and math.isfinite(x["mean"]) and math.isfinite(y["mean"])
             verdict = "" if not both else "equal" if [x[k] for k in ("mean", "low", "high")] == [y[k] for k in ("mean", "low", "high")] else (
                 "overlap" if _overlap(x, y) else "apart")
             rows.append((metric, descriptor_name(descriptor), x, y, "0" if verdict == "equal" else _number(metric, y["mean"] - x["mean"], "+") if both else "", verdict))
@@ -261,7 +260,7 @@ def _common(a, b):
         return []
     left, right = ({name.removesuffix("_indices"): hits for name, hits in run.load_arrays("hits").items() if name.endswith("_indices")} for run in (a, b))
     rows = []
-    for descriptor in [d for d in NAMES if d in left and d in right]:
+    for descriptor in [d for d in NAMES if d in left and d in right and len(left[d]) == len(right[d])]:  # else some are of an earlier time
         k = min(left[descriptor].shape[1], right[descriptor].shape[1])
         common = common_in_top_k(left[descriptor][:, :k], right[descriptor][:, :k])
         rows.append((NAMES[descriptor], k, *bootstrap_interval(common), np.mean(common[np.isfinite(common)] == 1)))

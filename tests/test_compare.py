@@ -91,6 +91,12 @@ def test_results_side_by_side(runs):
                                                 ["", "η̃", "0.200 [0.150, 0.250]", "–", "–", ""], ["", "IM-like", "–", "0.900 [0.850, 0.950]", "–", ""]]
 
 
+def test_means_that_do_not_exist_are_neither_equal_nor_apart(runs):
+    for run, mean in zip(runs, (float("nan"), 0.5)):
+        run.record(results=results(h=float("nan"), eta=mean))
+    assert [row[-2:] for row in rows(compared(*runs), "results")] == [["–", ""], ["–", ""]]
+
+
 @pytest.mark.parametrize("hashes, says", [
     ({"queries": "f" * 64}, "other images (queries)"), ({"database": "f" * 64, "queries": "f" * 64}, "other images (database and queries)")])
 def test_numbers_over_other_images_are_not_subtracted(runs, hashes, says):
@@ -122,6 +128,8 @@ def test_images_in_common(runs):
     runs[0].save_arrays("hits", eta_indices=[[1, 2], [3, 4], [-1, -1]], eta_distances=np.zeros((3, 2)), h_indices=[[1, 2], [3, 4], [5, 6]], im_indices=[[1, 2]] * 3)
     runs[1].save_arrays("hits", eta_indices=[[2, 1, 9], [3, 9, 4], [1, 2, 3]], h_indices=[[7, 8, 1]] * 3)
     common = rows(compared(*runs), "common")
+    runs[0].save_arrays("hits", eta_indices=[[1, 2]])  # of fewer queries, from another time
+    assert not compared(*runs).find(id="common")
     assert common == [["h", "2", "0.000 [0.000, 0.000]", "0.0 %"], ["η", "2", "0.750 [0.500, 1.000]", "50.0 %"]]
 
 

@@ -265,6 +265,7 @@ def test_images_of_a_run_are_told_by_their_names_and_classes(run, folder, tiny_n
     assert report.image_hashes(run) == {"database": told, "queries": "kept"}        # the store that is there counts
     (run.path / "stores" / "database" / "files" / "c" / "0").unlink()
     assert report.image_hashes(run)["database"].startswith("unknown: ")
+    assert "unknown: " in words(read_page(run.report()))
 
 
 def test_an_unfinished_run_says_so(full, page):
