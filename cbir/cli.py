@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: `cbir reproduce`, `evidence`, `sweep`, `query`, `explore`, `parameters`. Nothing is imported that takes long before it is needed."""
+"""The command line: `cbir reproduce`, `evidence`, `sweep`, `compare`, `query`, `explore`, `parameters`. Nothing is imported that takes long before it is needed."""
 
 import argparse
 import os
@@ -137,6 +137,17 @@ a file of your own, whose values under `grid` are combined:
     option(sub, "file", help="a sweep file, as those in sweeps/", completer=_sweeps)
     sub.add_argument("--scheduler", help="where cells run: 'local', as many at a time as there are cores; tcp://host:8786, a Dask cluster "
                                          "(default: one after the other)")
+    sub = add("compare", _compare, "put two runs side by side on one page",
+              "Writes one page with what differs between two runs: parameters, results with intervals, Table I,\n"
+              "time, memory, skipped images and figures; where both searched the same images, also how many of\n"
+              "the images found are the same.", """\
+  cbir compare embedded released              two runs by name
+  cbir compare runs/a runs/b --output a_b.html
+                                              by folder; the page under another name
+""")
+    option(sub, "a", help="a run: its name, or its folder", completer=lambda **_: project.runs())
+    option(sub, "b", help="another one", completer=lambda **_: project.runs())
+    sub.add_argument("--output", metavar="PAGE", help="the page (default: compare_<a>_<b>.html in this folder)")
     sub = add("query", _query, "find the images of a run nearest to yours",
               "Searches the database of a run, or any store, for the images nearest to yours. Writes for\n"
               "every image query_<stem>.png, where they stand side by side, and query_<stem>.json.", """\
@@ -207,6 +218,11 @@ def _sweep(args: argparse.Namespace) -> None:
     if len(failed):
         sys.exit("\n".join([f"cbir: {len(failed)} of {len(table)} cells failed; the same command tries them again",
                             *(f"  {cell}: {error}" for cell, error in zip(failed["run"], failed["error"]))]))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .run import open_run
+    print(f"Done: {open_run(args.a).compare(open_run(args.b), args.output)}")
 
 
 def _query(args: argparse.Namespace) -> None:

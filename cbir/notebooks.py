@@ -1,34 +1,40 @@
 """The numbered notebooks, headless: papermill with a profile's parameters, into runs/<name>/."""
 
-import ast
 import os
+import platform
 import shlex
+import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event, Thread
 
 import papermill
+import psutil
+import torch
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+from . import project
 from .descriptors import named_recipe
 from .images import load_images
-from .networks import ROOT
+from .project import EVIDENCE, PAPER, ROOT
+from .report import image_hashes
 from .run import Run
 from .search import METRICS
 
-PATHS = {"images", "queries", "picture", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
-PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
-EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks"]
+PATHS = {"images", "queries", "picture", "store", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
+PACKAGES = ["cbir", "torch", "torchvision", "numpy", "numba", "pandas", "pillow", "zarr", "dask", "safetensors", "matplotlib", "papermill"]  # results depend on
+SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
 
 @cache
 def known_parameters(notebook):
     """The parameters of a notebook with their defaults (dict). Raises ValueError where there is no such notebook."""
-    path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    if not path.is_file():
-        raise ValueError(f"no notebook {notebook!r} in {path.parent}")
-    return {name: ast.literal_eval(about["default"]) for name, about in papermill.inspect_notebook(str(path)).items()}
+    return {name: about.default for name, about in project.parameters(notebook).items()}
 
 
 def check_parameters(profile="embedded", name=None, parameters=None, notebooks=PAPER):
@@ -37,13 +43,8 @@ def check_parameters(profile="embedded", name=None, parameters=None, notebooks=P
     Raises ValueError for an unknown profile, an unknown parameter or a value that has no meaning, and what `load_images` raises
     for a folder that is not there.
     """
+    project.check_names(profile, parameters or {}, notebooks)
     path = ROOT / "profiles" / f"{profile}.yaml"
-    if not path.is_file():
-        raise ValueError(f"unknown profile {profile!r}: choose one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}")
-    known = set().union(*map(known_parameters, notebooks))
-    unknown = set(parameters or {}) - known
-    if unknown:
-        raise ValueError(f"no notebook has a parameter {sorted(unknown)}; there are {sorted(known)}")
     given = yaml.safe_load(path.read_text(encoding="utf-8")) | (parameters or {}) | {"run_name": name or profile}
     if isinstance(given.get("query_names"), str):
         given["query_names"] = [given["query_names"]]
@@ -70,8 +71,10 @@ def with_defaults(parameters, notebooks):
 def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, log=None):
     """Executes `notebooks` in order with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
 
-    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html; metrics.json's "status" is
-    "complete" when the last notebook is through. log: where the notebooks' stderr goes, default ours.
+    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html. metrics.json gets, of every notebook when
+    it is through, "seconds", "memory" (peak, in bytes: see `peak_memory`), "dates" (when it began, UTC), "environment" and "parameters_of"; when
+    the last one is, its "status" is "complete" and "hashes" tell the images (see `image_hashes`). The report is written even where a notebook fails.
+    log: where the notebooks' stderr goes, default ours.
     Raises what `check_parameters` raises, and what papermill raises where a notebook fails.
     """
     given, log = check_parameters(profile, name, parameters, notebooks), log or sys.stderr
@@ -83,23 +86,81 @@ def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, l
     others = [line for line in before.get("command", "").splitlines() if not line.startswith(start)]  # the other command's stays
     run.record(status="unfinished", parameters=before.get("parameters", {}) | with_defaults(given, notebooks), profile=profile,
                command="\n".join([*others, command]))
-    seconds = {}
-    for notebook in notebooks:
-        if notebook == PAPER[0] and given["profile"] != "embedded":
-            continue  # it is about the embedded set
-        begin = time.time()
-        print(f"\n{notebook}", file=log)
-        output = run.path / "notebooks" / f"{notebook}.ipynb"
-        output.parent.mkdir(exist_ok=True)
-        papermill.execute_notebook(
-            str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=log,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
-            parameters={k: v for k, v in given.items() if k in known_parameters(notebook)})
-        _tidy(output)
-        seconds[notebook] = round(time.time() - begin, 1)
-    run.record(status="complete", seconds=before.get("seconds", {}) | seconds)
-    run.report()
+    here = environment()
+    try:
+        for notebook in notebooks:
+            if notebook == PAPER[0] and given["profile"] != "embedded":
+                continue  # it is about the embedded set
+            begin = time.time()
+            print(f"\n{notebook}", file=log)
+            output = run.path / "notebooks" / f"{notebook}.ipynb"
+            output.parent.mkdir(exist_ok=True)
+            own = {k: v for k, v in given.items() if k in known_parameters(notebook)}
+            with peak_memory() as memory:
+                papermill.execute_notebook(
+                    str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=log,
+                    extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
+                    parameters=own)
+            _tidy(output)
+            stage = {"seconds": round(time.time() - begin, 1), "memory": max(memory), "environment": here, "parameters_of": known_parameters(notebook) | own,
+                     "dates": time.strftime("%Y-%m-%d %H:%M", time.gmtime(begin))}
+            run.record(**{key: run.metrics.get(key, {}) | {notebook: value} for key, value in stage.items()})
+        run.record(status="complete", hashes=image_hashes(run))
+    finally:
+        run.report()
     return run
+
+
+@contextmanager
+def peak_memory():
+    """Gives a list that grows, all through the block, by the resident memory (bytes) of the processes that the block started, theirs included:
+    a notebook's kernel, and on this machine its workers. Sampled every `SAMPLING` seconds; pages that several share count for each."""
+    own, done, samples = psutil.Process(), Event(), [0]
+    before = set(own.children(recursive=True))
+
+    def look():
+        while not done.wait(SAMPLING):
+            samples.append(sum(map(_resident, set(own.children(recursive=True)) - before)))
+
+    watch = Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        watch.join()
+
+
+def _resident(process):
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0
+
+
+def environment():
+    """What results and times may depend on besides the parameters: code, Python, packages, machine (dict of str)."""
+    processors = (line.split(":")[1].strip() for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name"))
+    return {"code": commit(), "Python": platform.python_version(), **{package: version(package) for package in PACKAGES},
+            "platform": platform.platform(), "processor": next(processors, platform.processor()), "cores": str(os.cpu_count()),
+            "memory": f"{psutil.virtual_memory().total / 2 ** 30:.1f} GiB",
+            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
+
+
+def commit():
+    """The git commit of this code and whether files that git knows were changed since; "no git checkout" where it is none."""
+    if not (ROOT / ".git").exists():
+        return "no git checkout"
+    try:
+        told = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                              capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "a git checkout, of which git says nothing"
+    return told.stdout.strip().replace("-dirty", ", with changes")
+
+
+def _text(path):
+    return Path(path).read_text() if Path(path).exists() else ""
 
 
 def _tidy(path):

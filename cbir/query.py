@@ -29,7 +29,9 @@ def open_database(run="embedded", store="", weights=""):
         if not store.is_dir():
             raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}{meant(run, project.runs())}: run `cbir reproduce` first, "
                                     f"or give a store; runs that have one: {', '.join(project.runs()) or 'none'}")
-        weights = Run(run).metrics.get("parameters", {}).get("weights", "default") if weights == "" else weights
+        known = Run(run).metrics
+        made = known.get("parameters_of", {}).get("02_extraction") or known.get("parameters", {})
+        weights = made.get("weights", "default") if weights == "" else weights
     store = open_store(store)
     return store, load_network(store.network["name"], weights="default" if weights == "" else weights, crop="CenterCrop" in store.network["transform"],
                                precision=store.network.get("precision", "float32"))

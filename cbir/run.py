@@ -1,23 +1,14 @@
 """A run's folder, runs/<name>/: figures, tables, metrics.json and, from these, report.html."""
 
-import base64
 import json
-import os
 import re
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from PIL import Image
 
-from . import tables
-from .descriptors import NAMES
-from .networks import ROOT
-
-
-def runs_folder():
-    """The folder of all runs: the variable CBIR_RUNS, else runs/ beside the package (Path)."""
-    return Path(os.environ.get("CBIR_RUNS") or ROOT / "runs")
+from . import report, tables
+from .choices import meant
+from .project import runs, runs_folder
 
 
 class Run:
@@ -83,17 +74,11 @@ class Run:
 
     def report(self):
         """Writes report.html, one file with everything inside, and returns its path."""
-        figures = []
-        for png in sorted((self.path / "figures").glob("*.png")):
-            with Image.open(png) as image:
-                caption = image.info.get("Description", "")
-            figures.append((png.stem, caption, base64.b64encode(png.read_bytes()).decode()))
-        table1 = self.path / "table1.html"
-        page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-            run=self, names=NAMES, metrics=self.metrics, figures=figures,
-            table1=table1.read_text(encoding="utf-8") if table1.exists() else "")
-        self._write("report.html", page)
-        return self.path / "report.html"
+        return report.report(self)
+
+    def compare(self, other, output=None):
+        """Writes one page with what differs from another run and returns its path; see `cbir.report.compare`."""
+        return report.compare(self, other, output)
 
     def _write(self, name, text):
         aside = self.path / f".{name}.new"
@@ -101,40 +86,10 @@ class Run:
         aside.replace(self.path / name)
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ run.name }}: image retrieval by network activations</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1, h2 { line-height: 1.2; font-weight: 600 } h2 { margin-top: 2.5rem }
-figure { margin: 2rem 0 } figure img { width: 100%; height: auto } figcaption { color: #555; font-size: .9rem }
-table { border-collapse: collapse; font-size: .85rem } .wide { overflow-x: auto }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap } th:first-child, td:first-child { text-align: left }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem }
-</style></head><body>
-<h1>Run “{{ run.name }}”</h1>
-<p>Staszewski et al., <em>A New Approach to Descriptors Generation for Image Retrieval by Analyzing Activations of Deep Neural
-Network Layers</em>, IEEE TNNLS 2021, reproduced.</p>
-{% if metrics.parameters %}<h2>What was run</h2>
-<div class="wide"><table>{% for key, value in metrics.parameters.items() %}<tr><td>{{ key }}</td><td style="text-align:left">{{ value }}</td></tr>{% endfor %}</table></div>
-{% endif %}{% if metrics.command %}<p>Again with:</p><pre>{{ metrics.command }}</pre>{% endif %}
-<h2>Results over all queries</h2>
-{% if metrics.results %}<div class="wide"><table><tr><th>metric</th><th>descriptor</th><th>mean</th><th>95 % interval</th></tr>
-{% for row in metrics.results %}<tr><td>{{ row.metric }}</td><td>{{ names[row.descriptor] }}</td><td>{{ "%.4f" % row.mean }}</td><td>{{ "%.4f – %.4f" % (row.low, row.high) }}</td></tr>
-{% endfor %}</table></div>{% endif %}
-{% if table1 %}<h2>Table I</h2>
-<p>Mean colour-histogram distance between a query and the images retrieved for it, the smallest of a row in bold; L1 / 75 as printed, the formula behind the
-paper's printed numbers, and the paper's own numbers (for its own ten queries).</p>
-<div class="wide">{{ table1 | safe }}</div>
-{% endif %}<h2>Images</h2>
-<p>{% if metrics.images %}{{ metrics.images.database }} database images, {{ metrics.images.queries }} queries.{% endif %}
-{% if metrics.unreadable %}Skipped:</p><ul>{% for file, reason in metrics.unreadable.items() %}<li>{{ file }}: {{ reason }}</li>{% endfor %}</ul>
-{% else %}None was skipped.</p>{% endif %}
-<h2>Figures</h2>
-{% for name, caption, png in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-{% if metrics.seconds %}<h2>Time and versions</h2>
-<div class="wide"><table>{% for key, value in metrics.seconds.items() %}<tr><td>{{ key }}</td><td>{{ "%.0f" % value }} s</td></tr>{% endfor %}
-{% for key, value in (metrics.versions or {}).items() %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>{% endfor %}</table></div>{% endif %}
-</body></html>
-"""
+def open_run(where):
+    """The `Run` in a folder, or of that name among all runs. Raises FileNotFoundError where there is no metrics.json."""
+    for path in (Path(where), runs_folder() / where):
+        if (path / "metrics.json").is_file():
+            return Run(path.resolve().name, path.resolve().parent)
+    raise FileNotFoundError(f"{str(where)!r} is no run: there is no metrics.json in that folder, nor in {runs_folder() / where}"
+                            f"{meant(where, runs())}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from hypothesis import settings
 from PIL import Image
 from torch import nn
@@ -40,6 +41,21 @@ def write_image(path, size=(40, 30), seed=0, **options):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def read_page(path):
+    """A page, parsed."""
+    return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
+
+
+def check_self_contained(page):
+    """Fails where a browser would load anything from elsewhere, or run anything; links that a reader may follow are fine."""
+    assert not page.find_all(["script", "link", "iframe", "object", "embed", "base", "form", "meta"], attrs={"charset": False, "name": lambda n: n != "viewport"})
+    for tag in page.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on") or name in ("srcset", "data", "action", "poster", "background", "style")], tag
+        assert str(tag.get("src", "data:image/")).startswith("data:image/"), tag
+        assert tag.name == "a" and tag["href"].startswith(("#", "https://doi.org/")) or not {"href", "xlink:href"} & set(tag.attrs), tag
+    assert not any(word in style.get_text() for style in page.find_all("style") for word in ("url(", "@import", "http", "expression"))
 
 
 @pytest.fixture

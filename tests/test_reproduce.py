@@ -1,16 +1,19 @@
 """End to end: `cbir reproduce` as a user types it, on the embedded profile and on folders of photographs."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
@@ -36,9 +39,9 @@ def check_complete(path, missing=()):
         assert (path / "figures" / f"{name}.pdf").exists() == (name not in missing)
     for name in ("table1.csv", "table1.md", "table1.tex", "metrics.json", "report.html"):
         assert (path / name).stat().st_size > 100
-    report = (path / "report.html").read_text(encoding="utf-8")
-    assert report.count("data:image/png;base64,") >= 10 - len(missing)
-    assert not re.search(r'(src|href)="http', report)
+    report = read_page(path / "report.html")
+    check_self_contained(report)
+    assert {figure["id"] for figure in report.find_all("figure")} >= {f"figure-{name}" for name in FIGURES if name not in missing}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,17 @@ def test_embedded_run_leaves_everything(embedded):
     table = pd.read_csv(runs / "embedded" / "table1.csv")
     assert len(table) == 11 and table.iloc[-1]["query"] == "mean" and table["class"].iloc[:10].nunique() == 10
     assert table.filter(regex="^(printed|published|paper) ").shape[1] == 12 and table.drop(columns="class").notna().all().all()
+
+
+def test_every_stage_is_recorded_with_all_that_it_depends_on(embedded):
+    runs, _ = embedded
+    metrics = json.loads((runs / "embedded" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["status"] == "complete" and {len(hash) for hash in metrics["hashes"].values()} == {64} and len(metrics["hashes"]) == 2
+    for key in ("seconds", "memory", "dates", "environment", "parameters_of"):
+        assert set(metrics[key]) == set(PAPER), key
+    assert all(2 ** 28 < memory < 2 ** 33 for memory in metrics["memory"].values())  # no kernel with torch fits into 256 MiB
+    assert metrics["environment"]["02_extraction"]["torch"] == version("torch") and metrics["environment"]["02_extraction"]["cores"] == str(os.cpu_count())
+    assert metrics["parameters_of"]["03_retrieval"] == notebooks.known_parameters("03_retrieval")
 
 
 def test_second_run_reuses_the_descriptors_and_says_so(embedded, monkeypatch, capsys):
@@ -181,6 +195,51 @@ def test_evidence_is_recorded_beside_reproduce_in_any_order(tmp_path, monkeypatc
         assert metrics["status"] == "complete" and metrics["parameters"]["k"] == 7 and metrics["parameters"].get("q") == (0.25 if "reproduce" in order else None)
         assert set(metrics["seconds"]) == {"02_extraction" if c == "reproduce" else "03_retrieval" for c in order}
         assert (tmp_path / name / "report.html").is_file()
+
+
+def test_a_run_that_fails_keeps_what_is_through_and_has_a_report(tmp_path, monkeypatch):
+    def execute(source, output, **_):
+        if "03" in source:
+            raise RuntimeError("kernel died")
+        shutil.copy(source, output)
+
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
+    with pytest.raises(RuntimeError, match="kernel died"):
+        notebooks.reproduce(notebooks=["02_extraction", "03_retrieval"], log=io.StringIO())
+    metrics = json.loads((tmp_path / "embedded" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["status"] == "unfinished" and list(metrics["seconds"]) == list(metrics["memory"]) == ["02_extraction"]
+    assert "This run is unfinished" in read_page(tmp_path / "embedded" / "report.html").find(class_="warning").get_text()
+
+
+def test_peak_memory_is_that_of_the_processes_that_the_block_starts():
+    """200 MB that a child, and 100 MB that its own child holds for a second, on top of two bare interpreters; none of what runs already."""
+    hold = "import subprocess, sys, time; x = b'1' * {} * 10 ** 6; {}"
+    child = hold.format(200, f"subprocess.run([sys.executable, '-c', {hold.format(100, 'time.sleep(1)')!r}])")
+    with subprocess.Popen([sys.executable, "-c", hold.format(500, "time.sleep(3)")]) as before, notebooks.peak_memory() as samples:
+        subprocess.run([sys.executable, "-c", child], check=True)
+        before.wait()
+    assert 300e6 < max(samples) < 400e6
+    with notebooks.peak_memory() as samples:
+        pass
+    assert max(samples) == 0
+
+
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    assert notebooks.commit() == "no git checkout"
+
+    def git(*args):
+        return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", *args], check=True, capture_output=True, text=True).stdout
+    git("init")
+    assert notebooks.commit() == "a git checkout, of which git says nothing"  # no commit yet
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    git("tag", "v1")
+    assert notebooks.commit() == git("rev-parse", "HEAD").strip()
+    (tmp_path / "file").write_text("2")
+    assert notebooks.commit() == git("rev-parse", "HEAD").strip() + ", with changes"
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):

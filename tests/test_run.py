@@ -1,17 +1,21 @@
 """The folder of a run: what is written, and that the report holds it all, safely."""
 
+import base64
+import hashlib
+import io
 import json
 import re
-from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import tables
+from cbir import report, tables
+from cbir.run import open_run
 
 CAPTION = "Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & \"quotes\""
 
@@ -151,58 +155,179 @@ def test_results_replace_those_of_their_metrics(run):
 
 # ---- report -----------------------------------------------------------------------------------------------------------------
 
-class Page(HTMLParser):
-    """What a browser sees: tags, what they refer to, text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.references, self.text = [], [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.references += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
-
-    def handle_data(self, data):
-        self.text += data
+RESULTS = [{"metric": metric, "descriptor": d, "mean": mean, "low": mean - spread, "high": mean + spread} for metric, spread, means in [
+    ("same class", 0.02, {"im": 0.9, "h": 0.89, "eta_conv": 0.5, "eta": 0.88}), ("class AP", 0.02, {"h": 0.7, "eta": 0.8}),
+    ("histogram distance", 0.001, {"im": 0.04, "h": 0.04, "eta_conv": 0.03, "eta": 0.035})] for d, mean in means.items()]
+PAIRS = [{"metric": "class AP", "descriptor": d, "mean": mean, "low": mean - 0.05, "high": mean + 0.05, "p": 0.01, "verdict": verdict}
+         for d, mean, verdict in [("h", 0.1, "better"), ("im", 0.01, "open")]]
 
 
 @pytest.fixture
-def page(run, figure):
-    run.save_figure(figure, "fig06", CAPTION)
-    run.save_figure(figure, "fig07", "Fig. 7. Another")
+def full(run, figure):
+    """A run with a bit of everything, as hostile as names can be."""
+    for name, caption in [("zebra", "Mine"), ("weights", "The weights"), ("fig10", "Fig. 10. Last"), ("fig06", CAPTION), ("scenes", "The scenes")]:
+        run.save_figure(figure, name, caption)
     run.save_table1(table(["<script>1</script>", "b", "c"]))
-    run.record(parameters={"images": "<script>2</script>", "q": 0.5, "weights": None}, command="cbir reproduce -p images '<b>'",
-               results=[{"metric": "class", "descriptor": "eta", "mean": 0.5, "low": 0.25, "high": 0.75}],
-               images={"database": 12, "queries": 3}, unreadable={"<script>3</script>.jpg": "not an image <i>"},
-               seconds={"00": 1.2}, versions={"torch": "2"})
-    path = run.report()
-    assert path == run.path / "report.html"
-    return path.read_text(encoding="utf-8")
+    run.record(parameters={"k": 10, "q": 0.5, "run_name": "test"}, status="complete",
+               command="cbir reproduce -p images '<b>'\ncbir evidence", recipe=cbir.AS_PRINTED, shown_queries=["<i>q</i>.jpg"],
+               network={"name": "tiny<b>", "weights_hash": "abcd", "blocks": ["one", "two"]}, hashes={"database": "d" * 64, "queries": "e" * 64},
+               results=RESULTS, pairs=PAIRS, images={"database": 1234, "queries": 3}, unreadable={"<script>3</script>.jpg": "not an image <i>"},
+               seconds={"02_extraction": 61.4, "03_retrieval": 7260}, memory={"02_extraction": 3 * 2 ** 29, "03_retrieval": 2 ** 20},
+               parameters_of={"03_retrieval": {"k": 5, "metric": "l1"}, "05_evidence": {"k": 10, "images": "<script>2</script>", "weights": None, "picture": ""}},
+               dates={"02_extraction": "2026-01-02 03:04"},
+               environment={"02_extraction": {"code": "0123abcd", "torch": "2.1"}, "03_retrieval": {"code": "0123abcd", "torch": "2.2"}})
+    return run
+
+
+@pytest.fixture
+def page(full):
+    path = full.report()
+    assert path == full.path / "report.html"
+    return read_page(path)
+
+
+def words(tag):
+    return " ".join(tag.get_text(" ").split())
 
 
 def test_the_report_refers_to_nothing_outside(page):
-    seen = Page(page)
-    assert len(seen.references) == 2 and all(r.startswith("data:image/png;base64,") for r in seen.references)
-    assert not {"script", "link", "iframe", "b", "i"} & set(seen.tags)
-    assert "url(" not in page and "@import" not in page and "http" not in re.sub(r'base64,[^"]*', "", page)
+    check_self_contained(page)
+    assert len(page.find_all("img")) == 5 and not page.find_all(["b", "i"])
+    targets = {tag["id"] for tag in page.find_all(id=True)}
+    inner = {a["href"][1:] for a in page.find_all("a") if a["href"].startswith("#")}
+    assert inner and inner <= targets
 
 
 def test_the_report_shows_everything_as_it_is(page):
-    text = Page(page).text
-    for part in (CAPTION, "Fig. 7. Another", "<script>1</script>", "<script>2</script>", "<script>3</script>.jpg", "not an image <i>",
-                 "cbir reproduce -p images '<b>'", "0.5000", "0.2500 – 0.7500", "12 database images, 3 queries", "Table I", "0.333333", "torch"):
+    text = words(page)
+    for part in ("<script>1</script>", "<script>2</script>", "<script>3</script>.jpg: not an image <i>", "cbir reproduce -p images '<b>'", "tiny<b>",
+                 "1,234 database images, 3 queries", "1 could not be read and was skipped", "0.333333", "<i>q</i>.jpg", "d" * 64, "e" * 64, "abcd"):
         assert part in text, part
+    assert text.count(CAPTION) == 1 and page.find("img", alt=CAPTION)
+
+
+def test_figures_come_in_the_order_of_the_paper_then_of_the_notebooks(page):
+    assert [figure["id"] for figure in page.find_all("figure")] == [f"figure-{n}" for n in ("fig06", "fig10", "scenes", "weights", "zebra")]
+    titles = [words(h) for h in page.find_all("h2")]
+    at = titles.index("The paper's figures")
+    assert titles[at:at + 4] == ["The paper's figures", "Figures of 00_embedded_network", "Figures of 07_baselines_and_ablations", "Figures of other notebooks"]
+
+
+def test_results_are_pivoted_and_marked(page):
+    """The best in bold, those that may be as good marked, each by the direction of its metric; the paper's metrics first."""
+    main = page.find(id="results").find_next("table")
+    head, *rows = main.find_all("tr")
+    assert words(head).split() == ["IM-like", "h", "η̃", "η"] and [words(row.th) for row in rows] == ["same class", "histogram distance"]
+    cells = [[(words(td), td.get("class", [""])[0]) for td in row.find_all("td")] for row in rows]
+    assert cells[0] == [("0.900 [0.880, 0.920]", "best"), ("0.890 [0.870, 0.910]", "near"), ("0.500 [0.480, 0.520]", ""), ("0.880 [0.860, 0.900]", "near")]
+    assert cells[1][2] == ("0.0300 [0.0290, 0.0310]", "best") and {mark for _, mark in cells[1]} == {"best", ""}
+    dots = [[float(td.find("circle")["cx"]) for td in row.find_all("td")] for row in rows]
+    assert np.argsort(dots[0]).tolist() == [2, 3, 1, 0] and np.argmin(dots[1]) == 2 and all(0 <= x <= 100 for row in dots for x in row)
+    more = {words(d.summary): d.find("table") for d in page.find(id="more").find_all_next("details") if d.find("table")}
+    assert "class AP" in words(more["More metrics (notebook 05)"])
+    pairs = next(t for title, t in more.items() if title.startswith("Paired differences"))
+    assert [(words(td), td.get("class")) for td in pairs.find_all("td")] == [("0.100 [0.050, 0.150]", ["best"]), ("0.010 [-0.040, 0.060]", None)]
+    assert words(pairs.tr).startswith("η − h")
+
+
+def test_the_summary_says_no_more_than_the_intervals(page):
+    lead = words(page.find(class_="lead"))
+    assert lead == ("3 queries were searched for in a database of 1,234 images, described by the network “tiny<b>” and the recipe as printed (q = 0.5). "
+                    "In histogram distance η̃ is best, its interval apart from all others; in class IM-like has the best mean, but the interval of h and η overlaps.")
+
+
+def test_what_was_run(page):
+    facts = {words(row.th): words(row.td) for t in page.find_all("table", class_="words") for row in t.find_all("tr")}
+    assert facts["weights"] == "none" and facts["picture"] == "(empty)" and facts["blocks"] == '["one", "two"]' and facts["threshold"] == "absolute"
+    assert facts["code"] == "0123abcd" and facts["torch"] == "2.1 (02_extraction); 2.2 (03_retrieval)" and "run_name" not in facts
+    again = page.find(id="again").find_next("pre").get_text()
+    assert facts["through"] == "02_extraction, 03_retrieval" and facts["k"] == "5 (03_retrieval); 10 (05_evidence)" and facts["metric"] == "l1"
+    assert again.splitlines() == ["git checkout 0123abcd", "pip install -c constraints.txt -e .", "cbir reproduce -p images '<b>'", "cbir evidence"]
+    cost = [[words(cell) for cell in row.find_all(["th", "td"])] for row in page.find(id="cost").find_next("table").find_all("tr")[1:]]
+    assert cost == [["02_extraction", "2026-01-02 03:04", "61 s", "1.50 GiB"], ["03_retrieval", "–", "2.0 h", "1 MiB"], ["all", "", "2.0 h", "1.50 GiB"]]
+
+
+def test_code_that_was_changed_is_not_passed_off_as_its_commit(full):
+    full.record(environment={"02_extraction": {"code": "0123abcd, with changes"}})
+    page = read_page(full.report())
+    assert "with the changes that its files had since that commit" in words(page)
+    assert "git checkout 0123abcd\n" in page.find(id="again").find_next("pre").get_text()
+    full.record(environment={"02_extraction": {"code": "no git checkout"}})
+    assert "git checkout" not in read_page(full.report()).find(id="again").find_next("pre").get_text()
+
+
+def test_images_of_a_run_are_told_by_their_names_and_classes(run, folder, tiny_net):
+    assert report.image_hashes(run) == {}
+    store = cbir.extract(folder, tiny_net, run.path / "stores" / "database")
+    told = hashlib.sha256(json.dumps([store.files, store.labels]).encode()).hexdigest()
+    assert report.image_hashes(run) == {"database": told} and told in words(read_page(run.report()))
+    run.record(hashes={"database": "of before", "queries": "kept"})
+    assert report.image_hashes(run) == {"database": told, "queries": "kept"}        # the store that is there counts
+    (run.path / "stores" / "database" / "files" / "c" / "0").unlink()
+    assert report.image_hashes(run)["database"].startswith("unknown: ")
+    assert "unknown: " in words(read_page(run.report()))
+
+
+def test_an_unfinished_run_says_so(full, page):
+    assert not page.find(class_="warning")
+    full.record(status="unfinished")
+    assert "This run is unfinished" in words(read_page(full.report()).find(class_="warning"))
 
 
 def test_an_empty_run_has_a_report_too(run):
-    assert "None was skipped" in Page(run.report().read_text(encoding="utf-8")).text
+    page = read_page(run.report())
+    assert "Nothing is recorded of images" in words(page) and "None yet" in words(page) and not page.find("img") and not page.find("pre")
+    run.record(unreadable={}, images={"database": 2, "queries": 1})
+    assert "2 database images, 1 query. None was skipped." in words(read_page(run.report()))
+
+
+def test_numbers_that_do_not_exist_are_not_drawn(run):
+    nan = float("nan")
+    run.record(results=[{"metric": "same class", "descriptor": d, "mean": m, "low": m, "high": m} for d, m in [("h", nan), ("eta", 0.5)]])
+    cells = read_page(run.report()).find(id="results").find_next("table").find_all("td")
+    assert [words(c) for c in cells] == ["– [–, –]", "0.500 [0.500, 0.500]"] and [bool(c.svg) for c in cells] == [False, True]
+
+
+def test_long_lists_of_skipped_images_are_folded(run):
+    for n in (10, 11):
+        run.record(unreadable={f"{i}.jpg": "cut" for i in range(n)})
+        fold = read_page(run.report()).find(id="images").find_next("details")
+        assert len(fold.find_all("li")) == n and fold.has_attr("open") == (n == 10)
+
+
+def test_a_large_figure_is_embedded_as_webp(run):
+    """The same picture, in fewer bytes; small ones byte for byte."""
+    noise = np.random.default_rng(0).integers(0, 256, (75, 75, 3), dtype=np.uint8)
+    for name, scale in [("large", 16), ("small", 2)]:
+        Image.fromarray(noise).resize((75 * scale,) * 2, Image.Resampling.BICUBIC).save(run.path / "figures" / f"{name}.png", dpi=(100, 100))
+    assert (run.path / "figures" / "large.png").stat().st_size > report.LARGE > (run.path / "figures" / "small.png").stat().st_size
+    shown = {img["alt"]: img for img in read_page(run.report()).find_all("img")}
+    assert shown["small"]["src"].startswith("data:image/png") and embedded_bytes(shown["small"]) == (run.path / "figures" / "small.png").read_bytes()
+    assert shown["large"]["src"].startswith("data:image/webp") and shown["large"]["width"] == str(12 * report.INCH)
+    with Image.open(io.BytesIO(embedded_bytes(shown["large"]))) as webp, Image.open(run.path / "figures" / "large.png") as png:
+        assert webp.size == png.size and np.abs(np.asarray(webp, float) - np.asarray(png)).mean() < 12
+
+
+def embedded_bytes(img):
+    return base64.b64decode(img["src"].split(",", 1)[1])
 
 
 def test_the_report_can_be_written_again(run, figure):
     run.report()
     run.save_figure(figure, "fig01", "Fig. 1. The network")
-    assert "Fig. 1. The network" in run.report().read_text(encoding="utf-8")
+    assert "Fig. 1. The network" in words(read_page(run.report()))
+
+
+def test_open_run_takes_names_and_folders_and_makes_none(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("CBIR_RUNS", str(run.path.parent))
+    with pytest.raises(FileNotFoundError, match="is no run: there is no metrics.json"):
+        open_run("test")
+    run.record(a=1)
+    for where in ("test", run.path, str(run.path)):
+        assert open_run(where).path.samefile(run.path)
+    with pytest.raises(FileNotFoundError):
+        open_run("other")
+    assert not (run.path.parent / "other").exists()
 
 
 def test_the_papers_numbers_make_its_table():
