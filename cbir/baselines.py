@@ -30,7 +30,7 @@ def train_hidden_layer(codes: NDArray[np.floating] | Rows, labels: Sequence[str]
     kept = torch.isfinite(codes).all(dim=1)
     classes, targets = np.unique(labels[kept.numpy()], return_inverse=True)
     if len(classes) < 2:
-        raise ValueError("the IM-like layer is trained on class labels: this database has fewer than two classes")
+        raise ValueError("the IM-like layer is trained on class labels: this database has fewer than two classes. Give every class a folder, or go without 'im'")
     codes, targets = codes[kept], torch.as_tensor(targets)
     width = width or codes.shape[1] // 2
     with torch.random.fork_rng(devices=[]):
@@ -81,12 +81,12 @@ def read_fvecs(path: AnyPath, rows: int | None = None) -> NDArray[np.float32]:
     if not 1 <= dims <= 1_000_000:
         raise ValueError(f"{path.name} starts with a dimension of {dims}: not an fvecs file")
     if size % (4 * (dims + 1)):
-        raise ValueError(f"{path.name} is cut short: {size} bytes are no whole number of vectors of {dims} dimensions")
+        raise ValueError(f"{path.name} is cut short: {size} bytes are no whole number of vectors of {dims} dimensions; download it again")
     raw = np.memmap(path, "<i4", "r", shape=(size // (4 * (dims + 1)), dims + 1))
     if (raw[:, 0] != dims).any():
         raise ValueError(f"{path.name} has vectors of several dimensions, first {dims}")
     if rows is not None and len(raw) != rows:
-        raise ValueError(f"{path.name} holds {len(raw)} vectors, {rows} were expected")
+        raise ValueError(f"{path.name} holds {len(raw)} vectors, {rows} were expected: does the list of names belong to this file?")
     return raw.view("<f4")[:, 1:]
 
 
@@ -111,7 +111,7 @@ def imagenet1m_descriptors(fvecs: AnyPath, file_list: AnyPath | None, images: Im
         raise ValueError(f"{unclear[0]} fits several lines of {file_list}: name its folder there too")
     rows = [row_of.get(f, last_parts.get(Path(f).name, [-1])[0]) for f in images.files]
     if -1 in rows:
-        raise ValueError(f"{rows.count(-1)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(-1)]}")
+        raise ValueError(f"{rows.count(-1)} of {len(rows)} images are not in {file_list}, first {images.files[rows.index(-1)]}: the list must name every image")
     vectors = np.ascontiguousarray(vectors[rows])
     if not np.isfinite(vectors).all():
         raise ValueError(f"{Path(fvecs).name} holds numbers that are not finite")

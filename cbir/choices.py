@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 from typing import Literal, get_args
 
 AnyPath = str | os.PathLike[str]
@@ -18,9 +19,10 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 def meant(word: object, known: Iterable[object]) -> str:
-    """ " (did you mean 'x'?)" for the known word that is nearest; "" where none is near."""
-    near = get_close_matches(str(word).lower(), map(str, known), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """ " (did you mean 'x'?)" for the known word that is nearest, whatever the case; "" where none is near, or it is one of them."""
+    spelt = {str(k).lower(): str(k) for k in islice(known, 10_000)}  # a second for that many, and files may be millions
+    near = get_close_matches(str(word).lower(), spelt, 1)
+    return f" (did you mean {spelt[near[0]]!r}?)" if near and spelt[near[0]] != word else ""
 
 
 def unknown(what: str, word: object, known: Iterable[object]) -> str:

@@ -203,7 +203,8 @@ def _reproduce(args: argparse.Namespace) -> None:
     try:
         run = reproduce(args.profile, args.name, given, selected)
     except papermill.PapermillExecutionError as error:
-        sys.exit(f"\n{error.ename}: {error.evalue}")
+        executed = max((runs_folder() / (args.name or args.profile) / "notebooks").glob("*.ipynb"), key=os.path.getmtime)
+        sys.exit(f"\n{error.ename}: {error.evalue}\n\ncbir: {executed} has the cell that failed; the same command, given again, goes on with what is done")
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
         print(f"\n{counts['described now']} images described, {counts['reused']} reused from the store.", end=" ")

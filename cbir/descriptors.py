@@ -96,7 +96,8 @@ def window(side: Sequence[int], last: Sequence[int], name: str = "this block") -
     """Eq. 9-12: height and width of the square (rectangle) under one position of the last block. ValueError where it is not whole."""
     rows, cols = side[0] // last[0], side[1] // last[1]
     if (rows * last[0], cols * last[1]) != tuple(side) or not rows or not cols:
-        raise ValueError(f"{name} is {tuple(side)}: not a whole multiple of the last block's {tuple(last)}")
+        raise ValueError(f"{name} is {tuple(side)}: not a whole multiple of the last block's {tuple(last)}; "
+                         "cbir.Network(.., trim=True) leaves out the rows and columns that are over")
     return rows, cols
 
 

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .choices import AnyPath, unknown
+from .choices import AnyPath, meant, unknown
 from .project import ROOT
 
 # Formats of photographs, decoded in this process: Pillow would give EPS to Ghostscript, and reads many that nobody keeps photographs in.
@@ -96,7 +96,8 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
     if isinstance(images, (str, os.PathLike)):
         root = Path(images).expanduser().resolve()
         if not root.is_dir():
-            raise FileNotFoundError(f"no image folder at {root}")
+            near = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+            raise FileNotFoundError(f"no image folder at {root}{' (it is a file)' if root.exists() else meant(root.name, near)}")
         files = sorted(Path(file).relative_to(root).as_posix() for file in _below(root))
     else:
         paths = [Path(os.path.abspath(p)) for p in images]
@@ -106,7 +107,7 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
         root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
         files = [p.relative_to(root).as_posix() for p in paths]
     if not files:
-        raise ValueError(f"no files in {images}")
+        raise ValueError(f"no files in {images}: give a folder that has images in it, or in its subfolders")
     return ImageSet(root, files, [f.split("/")[0] if "/" in f else "" for f in files])
 
 
@@ -238,7 +239,7 @@ def choose_queries(images: Images | AnyPath | Iterable[AnyPath], n: int = 10, se
     shuffled = np.random.default_rng(seed).permutation(len(images))
     shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
     if not 1 <= n <= len(shuffled):
-        raise ValueError(f"{n} queries asked of {len(shuffled)} images")
+        raise ValueError(f"{n} queries asked of {len(shuffled)} images: ask for 1 to {len(shuffled)}")
     turn, seen = np.empty(len(images), int), dict[str, int]()
     for i in shuffled:                                   # turn: whether it is the first, second, .. of its class
         turn[i] = seen[images.labels[i]] = seen.get(images.labels[i], 0) + 1
@@ -250,7 +251,7 @@ def _row_of(images: Images, name: str) -> int:
     rows = ([i for i, f in enumerate(images.files) if f == str(name)]
             or [i for i, f in enumerate(images.files) if f.endswith(f"/{name}")])
     if not rows:
-        raise FileNotFoundError(f"no query {name!r} among the {len(images)} images of {images.root.name}")
+        raise FileNotFoundError(f"no query {name!r} among the {len(images)} images of {images.root.name}{meant(name, [Path(f).name for f in images.files])}")
     if len(rows) > 1:
         raise ValueError(f"{name!r} fits {len(rows)} images, for instance {images.files[rows[0]]}: name its folder too")
     return rows[0]
@@ -296,10 +297,10 @@ def load_images(profile: str = "embedded", images: AnyPath = "", queries: AnyPat
     """
     if profile == "folder":
         if not images:
-            raise ValueError("the profile 'folder' needs a folder of images: IMAGES=... (and QUERIES=..., if there are any)")
+            raise ValueError("the profile 'folder' needs a folder of images: -p images FOLDER, and -p queries FOLDER if there are any (IMAGES=.., QUERIES=.. for make)")
         return (list_images(images), list_images(queries)) if queries else hold_out(list_images(images), seed=seed)
     if queries or (images and profile == "embedded"):
-        raise ValueError(f"the profile {profile!r} has {'queries' if queries else 'images'} of its own; for yours take PROFILE=folder")
+        raise ValueError(f"the profile {profile!r} has {'queries' if queries else 'images'} of its own; for yours take PROFILE=folder (--profile folder)")
     if profile == "embedded":
         from .scenes import write_scenes  # numba compiles on import: only those who render pay
         folder = write_scenes(ROOT / "data" / "embedded")

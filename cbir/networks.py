@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2 as T
 
+from .choices import meant
 from .project import ROOT as ROOT
 
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
@@ -58,9 +59,10 @@ class Network:
         known = dict(module.named_modules())
         missing = [n for n in [*blocks, *codes] if n not in known]
         if missing:
-            raise ValueError(f"no such submodule: {missing}; this network has e.g. {[n for n in known if n][:8]}")
+            raise ValueError(f"no such submodule: {missing}{meant(missing[0], known)}; this network has e.g. {[n for n in known if n][:8]}: "
+                             "module.named_modules() gives all")
         if not blocks:
-            raise ValueError("a network needs at least one block")
+            raise ValueError("a network needs at least one block: name the submodules whose outputs are y_1..y_N")
         self.module = module.eval().to(memory_format=torch.channels_last)  # 1.4x on CPUs, and what GPUs prefer
         self.blocks, self.codes = list(blocks), list(codes)
         self.transform = transform or resize_transform()
@@ -92,7 +94,7 @@ class Network:
                   lambda name, _module, out: taps.__setitem__(name, out.clone() if name in overwritten else out))
         silent = [n for n in [*self.blocks, *self.codes] if n not in taps]
         if silent:
-            raise ValueError(f"these submodules take no part in a forward pass: {silent}")
+            raise ValueError(f"these submodules take no part in a forward pass: {silent}; name others")
         ys, codes = [taps[n] for n in self.blocks], [taps[n].flatten(1) for n in self.codes]
         if self.rectify:
             ys = [y.clamp_min(0) for y in ys]
@@ -142,7 +144,7 @@ class Network:
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
             if y.ndim != 4:
-                raise ValueError(f"block {name!r} gives {tuple(y.shape)}, not maps (B, C, H, W)")
+                raise ValueError(f"block {name!r} gives {tuple(y.shape)}, not maps (B, C, H, W): name it in `codes`, or a layer before it")
             if y.min() < 0:
                 raise ValueError(f"block {name!r} gives negative activations: tap it after its ReLU, or pass rectify=True")
         return {"blocks": [tuple(y.shape[1:]) for y in ys], "codes": [c.shape[1] for c in codes]}

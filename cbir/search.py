@@ -75,13 +75,13 @@ def search(st: Store | NDArray[Any], queries: Queries, descriptor: str | list[st
     else:
         st = np.asarray(st)
         if st.ndim != 2:
-            raise ValueError(f"dimensions do not match: the database is {st.shape}, not (N, D)")
+            raise ValueError(f"dimensions do not match: the database is {st.shape}, not (N, D): one row an image")
         if client is not None or not isinstance(descriptor, str):
-            raise ValueError("only a store can be searched by a cluster, or by several descriptors")
+            raise ValueError("only a store can be searched by a cluster, or by several descriptors: pass the store, or one array and neither")
         parts = {descriptor: [("rows", 0, st.shape[1])]}
         described = None
     if not 1 <= k <= len(st):
-        raise ValueError(f"k = {k} is out of range for {len(st)} rows")
+        raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
     queries = _query_parts(st, queries, parts, net)
     bad = ~np.all([np.isfinite(q).all(axis=1) for q in queries.values()], axis=0)
     queries = {part: np.where(bad[:, None], np.float32(0), q) for part, q in queries.items()}
@@ -101,11 +101,12 @@ def _query_parts(st: Store | NDArray[Any], queries: Queries, parts: Parts, net: 
     """Whatever the queries are -> {part of the database: (Q, D_part) float32}."""
     if isinstance(queries, Store):
         if isinstance(st, Store) and (st.network, st.recipe) != (queries.network, queries.recipe):
-            raise ValueError("database and queries were described by different networks or recipes")
+            raise ValueError("database and queries were described by different networks or recipes: pass the queries' image files, or extract them again like the "
+                             "database (its `network` and `recipe`)")
         if isinstance(st, Store):
             other = sorted(n for name in parts for n in name.split("+") if st.extras.get(n) != queries.extras.get(n))
             if other:
-                raise ValueError(f"database and queries have different descriptors of the name {other[0]!r}")
+                raise ValueError(f"database and queries have different descriptors of the name {other[0]!r}: extract one of them again, with the other's `extras`")
         rows = {name: queries[name][:] for name in parts}
     elif isinstance(queries, dict):
         rows = {name: np.asarray(queries[name], dtype=np.float32) for name in parts}
@@ -121,7 +122,7 @@ def _query_parts(st: Store | NDArray[Any], queries: Queries, parts: Parts, net: 
     for name, of in parts.items():
         width = sum(b - a for _, a, b in of)
         if rows[name].ndim != 2 or rows[name].shape[1] != width:
-            raise ValueError(f"dimensions do not match: the database has {width}, the queries are {rows[name].shape}")
+            raise ValueError(f"dimensions do not match: the database has {width}, the queries are {rows[name].shape}: both must be the same descriptor of the same network")
         for part, columns in zip(of, np.split(rows[name], np.cumsum([b - a for _, a, b in of])[:-1], axis=1)):
             out[part] = np.ascontiguousarray(columns)
     return out
@@ -133,7 +134,7 @@ def describe_files(st: Store | NDArray[Any], files: ImageSet | Sequence[AnyPath]
     net: the network that made the store; without one, it is loaded by name. Raises ValueError for another one, or where `st` is no store.
     """
     if not isinstance(st, Store):
-        raise ValueError("image files can only be searched for in a store: it knows how it was described")
+        raise ValueError("image files can only be searched for in a store, which knows how it was described: pass that, not an array of it")
     net = net or load_network(st.network["name"], precision=st.network.get("precision", "float32"))
     if net.provenance != st.network:
         raise ValueError(f"the store was made by another network or other weights than {net.name!r}: pass that one as `net`")

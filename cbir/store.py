@@ -248,7 +248,7 @@ def find_store(path: AnyPath) -> Store | None:
     if group.attrs.get("format") == UNFINISHED:
         return None
     if group.attrs.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {group.attrs.get('format')!r}, this version reads {FORMAT!r}: extract it again")
+        raise ValueError(f"{path} has format {group.attrs.get('format')!r}, this version reads {FORMAT!r}: delete it and extract it again")
     try:
         store = Store(group, path)
         texts = [group[name] for name in ("files", "labels", "sizes")]
@@ -257,9 +257,9 @@ def find_store(path: AnyPath) -> Store | None:
                  and all(a.ndim == 2 and a.shape[0] == n and a.chunks == (shard, max(1, a.shape[1])) and a.dtype.kind == "f" for a in store.arrays.values())
                  and store.codes.shape[1] == sum(store.dims["codes"]) and store.conv.shape[1] == sum(c for c, *_ in store.dims["blocks"]))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is no sound store: {type(error).__name__} {error}") from error
+        raise ValueError(f"{path} is no sound store ({type(error).__name__} {error}): delete it and extract it again") from error
     if not sound:
-        raise ValueError(f"{path} is no sound store: its arrays do not fit each other")
+        raise ValueError(f"{path} is no sound store, its arrays do not fit each other: delete it and extract it again")
     lost = [a.path for a in texts if not sync(_keys(a)) >= {f"{a.path}/c/0".lstrip("/")}]
     if lost:
         raise ValueError(f"the store {path} has lost its {' and '.join(lost)}: delete it and extract it again")

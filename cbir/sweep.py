@@ -15,7 +15,7 @@ import papermill
 import yaml
 
 from . import figures, tables
-from .choices import AnyPath
+from .choices import AnyPath, meant
 from .cluster import connect
 from .images import load_images
 from .notebooks import check_parameters, known_parameters, reproduce, with_defaults
@@ -72,7 +72,8 @@ def read_sweep(path: AnyPath) -> Sweep:
         raise ValueError(f"{path}: 'grid' must give a list of values for at least one parameter, 'parameters' a value for each")
     known = set().union(*map(known_parameters, NOTEBOOKS)) - {"run_name"}
     if not {*grid, *parameters} <= known or {*grid} & {*parameters}:
-        raise ValueError(f"{path}: {sorted({*grid, *parameters} - known or {*grid} & {*parameters})} must be parameters of notebooks 02-04, "
+        wrong = sorted({*grid, *parameters} - known or {*grid} & {*parameters})
+        raise ValueError(f"{path}: {wrong}{meant(wrong[0], known)} must be parameters of notebooks 02-04, "
                          f"fixed or on the grid; there are {sorted(known)}")
     return Sweep(path.stem, content.get("profile", "embedded"), parameters, grid)
 

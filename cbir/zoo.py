@@ -212,9 +212,9 @@ def _read(path: AnyPath) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is not a readable state dict: {error}") from error
+        raise ValueError(f"{path} is not a readable state dict ({str(error).split('. ')[0]}): write one by torch.save(module.state_dict(), path)") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: write one by torch.save(module.state_dict(), path)")
     return state
 
 
@@ -231,7 +231,7 @@ def from_keras(path: AnyPath, shapes: Mapping[str, torch.Size]) -> State:
         raise ImportError(f"Keras' weights are an HDF5 file: pip install '.[caffe]' ({error})") from error
     names, state, channels = list(shapes), {}, 0
     if len(names) != 2 * len(KERAS_LAYERS):
-        raise ValueError(f"{path} holds VGG16's weights, and this network is another")
+        raise ValueError(f"{path} holds VGG16's weights, and this network is another: load_network('vgg16', weights=path)")
     try:
         with h5py.File(path, "r") as file:
             for layer, weight, bias in zip(KERAS_LAYERS, names[::2], names[1::2]):

@@ -1,0 +1,137 @@
+"""What an error says: what is wrong, with the word that was probably meant, and what to do next."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_net, write_image
+from torch import nn
+
+import cbir
+from cbir.choices import meant, unknown
+
+
+def test_meant():
+    assert meant("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
+    assert meant("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
+    assert meant("colour", ["metric", "k"]) == meant("k", ["metric", "k"]) == meant("k", []) == ""
+    assert unknown("metric", "l3", ("l1", "l2")) == "unknown metric 'l3': choose one of 'l1', 'l2'"
+    assert unknown("metric", "cosin", ("l1", "cosine")) == "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
+    assert meant("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))  # in a second, however many
+
+
+@pytest.fixture
+def store(folder, tmp_path):
+    return cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
+
+
+ys = [torch.ones(1, 2, 5, 5), torch.ones(1, 2, 2, 2)]
+rows = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: cbir.named_recipe("as_release"), r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'"),
+    (lambda: cbir.conv_descriptor(ys[1:], threshold="relativ"), r"unknown threshold 'relativ' \(did you mean 'relative'\?\)"),
+    (lambda: cbir.conv_descriptor(ys), r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)"),
+    (lambda: cbir.Network(make_net().module, ["on"]), r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules"),
+    (lambda: cbir.Network(make_net().module, []), "name the submodules whose outputs are y_1"),
+    (lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes, "block '0' gives .* name it in `codes`"),
+    (lambda: cbir.search(rows, rows, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
+    (lambda: cbir.search(rows, rows, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
+    (lambda: cbir.search(rows[0], rows), "one row an image"),
+    (lambda: cbir.search(rows, rows, ["h"]), "pass the store, or one array"),
+    (lambda: cbir.search(rows, rows[:, 1:], k=1), "the same descriptor of the same network"),
+    (lambda: cbir.search(rows, ["a.jpg"], k=1), "pass that, not an array"),
+    (lambda: cbir.load_network("vgg-16"), r"unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"),
+    (lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"), r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file"),
+    (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)"),
+    (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
+    (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
+    (lambda: cbir.scenes.sample_scenes(3, 0, "databse"), r"unknown split 'databse' \(did you mean 'database'\?\)"),
+    (lambda: cbir.train_hidden_layer(rows, ["cat"] * 3), "Give every class a folder"),
+])
+def test_what_to_do_next(call, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        call()
+
+
+def test_folders_and_files_that_are_not_there(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"images/dgo \(did you mean 'dog'\?\)"):
+        cbir.list_images(folder / "dgo")
+    with pytest.raises(FileNotFoundError, match=r"00.png \(it is a file\)"):
+        cbir.list_images(folder / "cat" / "00.png")
+    with pytest.raises(FileNotFoundError, match=r"no image folder at .*/nowhere/at/all$"):
+        cbir.list_images(tmp_path / "nowhere" / "at" / "all")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="give a folder that has images in it"):
+        cbir.list_images(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"no query '003.png' .* \(did you mean '03.png'\?\)"):
+        cbir.choose_queries(folder, names=["003.png"])
+    with pytest.raises(ValueError, match="ask for 1 to 11"):
+        cbir.choose_queries(folder, 12)
+
+
+def test_stores(store, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown descriptor 'eta_con' \(did you mean 'eta_conv'\?\)"):
+        cbir.search(store, store, "eta_con")
+    other = cbir.extract(folder, make_net(1), tmp_path / "other")
+    with pytest.raises(ValueError, match="pass the queries' image files"):
+        cbir.search(store, other)
+    again = cbir.extract(folder, make_net(), tmp_path / "again", extras={"mac": {"q": 1}})
+    with pytest.raises(ValueError, match="extract one of them again, with the other's `extras`"):
+        cbir.search(store, again, "mac")
+    with pytest.raises(ValueError, match=r"unknown extra 'sopc' \(did you mean 'spoc'\?\): .*, or give a recipe"):
+        cbir.extract(folder, make_net(), tmp_path / "third", extras={"a": "sopc"})
+    with pytest.raises(FileNotFoundError, match="workers of a cluster must see it"):
+        cbir.store.shared_store(tmp_path / "nowhere")
+    about = tmp_path / "st" / "zarr.json"
+    text = about.read_text()
+    about.write_text(text.replace('"cbir-2"', '"cbir-1"'))
+    with pytest.raises(ValueError, match="delete it and extract it again"):
+        cbir.open_store(tmp_path / "st")
+    broken = json.loads(text)
+    broken["attributes"]["dims"] = {}
+    about.write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match="no sound store .*delete it and extract it again"):
+        cbir.open_store(tmp_path / "st")
+
+
+def test_a_store_offers_its_descriptors_to_the_tab_key(store):
+    """What IPython asks an object for."""
+    from IPython.core.completer import IPCompleter, provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell()
+    completer = IPCompleter(shell=shell, namespace={"st": store})
+    with provisionalcompleter():
+        offered = [c.text for c in completer.completions('st["', 4)]
+    assert {re.sub(r"\W", "", name) for name in offered} >= {"h", "eta_conv", "eta", "w_1", "mac"}
+
+
+def test_sweeps(tmp_path):
+    (tmp_path / "grid.yaml").write_text("grid: {metrc: [l1]}")
+    with pytest.raises(ValueError, match=r"\['metrc'\] \(did you mean 'metric'\?\) must be parameters"):
+        cbir.sweep.read_sweep(tmp_path / "grid.yaml")
+
+
+def test_weights_that_are_none(tmp_path):
+    torch.save([1], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"holds a list, not a state dict: write one by torch.save\("):
+        cbir.load_network("embedded", weights=tmp_path / "list.pth")
+    write_image(tmp_path / "weights.png").rename(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"not a readable state dict \(.*\): write one by torch.save\("):
+        cbir.load_network("embedded", weights=tmp_path / "weights.pth")
+
+
+def test_a_notebook_that_fails_says_where_it_is(tmp_path, monkeypatch):
+    """Its executed copy has the failing cell."""
+    from cbir import cli
+    for i in range(6):
+        write_image(tmp_path / "photos" / ("ab"[i % 2]) / f"{i}.png", seed=i)
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(cli, "PAPER", ["02_extraction"])
+    words = ["reproduce", "--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "network", "vgg-16"]
+    with pytest.raises(SystemExit, match=r"(?s)unknown network 'vgg-16' \(did you mean 'vgg16'\?\).*cbir: .*runs/folder/notebooks/02_extraction.ipynb has the cell that failed"):
+        cli.main(words)
+    assert (tmp_path / "runs" / "folder" / "notebooks" / "02_extraction.ipynb").is_file()
