@@ -259,15 +259,32 @@ def known_factors(images):
     return factors
 
 
-def load_images(profile="embedded", images="", queries="", seed=0):
+def load_images(profile="embedded", images="", queries="", seed=0, max_images=0, max_queries=0, query_names=()):
     """The database and the query images of a profile: two `ImageSet`s.
+
+    max_images, max_queries: how many of them at most, drawn from the seed and balanced over the classes, in the order of the whole set;
+    0: all. query_names: queries that stay in the draw, named as in `choose_queries`.
 
     profile: "embedded" renders the scenes on first use; "folder" takes the folders `images` and `queries`, or holds one
     image in ten out of `images` where `queries` is empty; "imagenette" downloads torchvision's Imagenette on first use
     (320 px, checked by hash); "imagenet" takes the user's ILSVRC copy in the layout of torchvision.datasets.ImageNet (train/ and
     val/ with a folder a class) from `images`, and its validation images as queries.
-    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails or ImageNet is not there.
+    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails or ImageNet is not there, and for
+    a query's name as `choose_queries` does.
     """
+    database, query_images = _whole(profile, images, queries, seed)
+    return _draw(database, max_images, seed), _draw(query_images, max_queries, seed, query_names)
+
+
+def _draw(images, most, seed, names=()):
+    if not 0 < most < len(images):
+        return images
+    named = choose_queries(images, names=names) if names else []
+    return images[sorted({*choose_queries(images, n=most, seed=seed), *named})]
+
+
+def _whole(profile, images, queries, seed):
+    """All images of a profile, as `load_images` says."""
     if profile == "folder":
         if not images:
             raise ValueError("the profile 'folder' needs a folder of images: IMAGES=... (and QUERIES=..., if there are any)")
