@@ -183,7 +183,7 @@ def intervals(axes, table, of=None):
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
             shade = color(of or row.descriptor)
-            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt=marker(of or row.descriptor), markersize=4.5, capsize=2.5, linewidth=1,
+            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt=marker(of or row.descriptor), markersize=3.5, capsize=2.5, linewidth=1,
                         color=shade, markerfacecolor="white" if "," in row.descriptor else shade)
         slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(len(symbol(d, NAMES)) for d in rows.descriptor) > 7 else {}
         ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor], **slant)
@@ -203,7 +203,7 @@ def plane(ax, table, line="Pareto front"):
     for row in table.itertuples():
         shade = color(row.descriptor)
         ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt=marker(row.descriptor),
-                    markersize=4.5, color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
+                    markersize=4, color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     ax.locator_params(nbins=6)
     _name(ax, table)
@@ -211,11 +211,12 @@ def plane(ax, table, line="Pareto front"):
 
 
 def _name(ax, table):
-    """Names beside points: of the places around each, nearest first, the one that covers least of other points and names."""
+    """Names beside points: of the places around each, nearest first, the one that covers least of other points, names and the lines that lead to them."""
     ax.figure.draw_without_rendering()  # the layout decides what covers what
-    places = [(r * x, r * y) for r in (5, 12, 20, 30, 42) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
+    near = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
+    places = [(5 * x, 5 * y) for x, y in near] + [(r * x, r * y) for r in (12, 20, 30, 42) for x, y in [*near, (0.4, 1.2), (0.4, -1.2), (-0.4, 1.2), (-0.4, -1.2)]]
     points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
-    names = []
+    names, lines = [], []
     for i, row in enumerate(table.itertuples()):
         def write(place, **arrow):
             text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=SMALL,
@@ -223,16 +224,25 @@ def _name(ax, table):
             text.set_in_layout(False)
             return text
 
-        boxes = []
-        for place in places:
+        costs, found, taken = [], [], [*names, *points[:i], *points[i + 1:]]
+        for n, place in enumerate(places):
             text = write(place)
-            boxes.append(text.get_window_extent())
+            box = text.get_window_extent()
             text.remove()
-        taken = [*names, *points[:i], *points[i + 1:]]
-        costs = [sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, ax.bbox) for box in boxes]
+            line = _along(points[i], box) if n >= len(near) else []
+            cost = sum(_shared(box, other) for other in [*taken, *lines]) + sum(_shared(piece, other) for piece in line for other in taken)
+            costs.append(cost + box.width * box.height - _shared(box, ax.bbox))
+            found.append((box, line))
         best = int(np.argmin(np.round(costs)))
-        names.append(boxes[best])
-        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if best >= 6 else {}))
+        names.append(found[best][0])
+        lines += found[best][1]
+        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if found[best][1] else {}))
+
+
+def _along(a, b):
+    """Small boxes along the line between the middles of two."""
+    start, end = ((box.p0 + box.p1) / 2 for box in (a, b))
+    return [Bbox.from_bounds(*(start + t * (end - start) - 2), 4, 4) for t in np.linspace(0.2, 0.8, 10)]
 
 
 def _shared(a, b):
