@@ -29,10 +29,20 @@ class Evaluation:
     def __call__(self, indices, k=5, cutoffs=(), ap=False, near=None):
         """A DataFrame with a row a query, NaN where it was unreadable. indices: (Q, K) rows of the database, nearest first.
 
-        "class P@c" for every c of `cutoffs` and k; "class AP" over all K ranks, if `ap`; "background P@k", "palette P@k" where known;
-        "histogram distance", the mean to the first k. near: with class and `colors`, "both P@k" is the share of the first k that has the
-        query's class and is among that share of the database which is nearest to the query in colour.
+        The columns of `shares`; "histogram distance", the mean to the first k. near: with class and `colors`, "both P@k" is the share of the
+        first k that has the query's class and is among that share of the database which is nearest to the query in colour.
         """
+        scores = self.shares(indices, k, cutoffs, ap)
+        distances = self._distances(indices[:, :k])
+        if near and "class" in self.factors and self.colors:
+            same = self.of_image["class"].to_numpy()[indices[:, :k]] == self.of_query["class"].to_numpy()[:, None]
+            both = (same & (distances <= self._threshold(near)[:, None])).mean(axis=1)
+            scores[f"both P@{k}"] = np.where(np.isnan(distances).any(axis=1), np.nan, both)
+        return scores.assign(**{COLOR: distances.mean(axis=1)})
+
+    def shares(self, indices, k=5, cutoffs=(), ap=False):
+        """What needs no colours, like the whole: "class P@c" for every c of `cutoffs` and k; "class AP" over all K ranks, if `ap`;
+        "background P@k", "palette P@k" where known."""
         scores = {}
         for factor in self.factors:
             of_query, of_image = self.of_query[factor], self.of_image[factor]
@@ -40,12 +50,7 @@ class Evaluation:
                 scores[f"{factor} P@{c}"] = share_in_top_k(of_query, of_image, indices[:, :c])
             if ap and factor == "class":
                 scores["class AP"] = average_precision(of_query, of_image, indices)
-        distances = self._distances(indices[:, :k])
-        if near and "class" in self.factors and self.colors:
-            same = self.of_image["class"].to_numpy()[indices[:, :k]] == self.of_query["class"].to_numpy()[:, None]
-            both = (same & (distances <= self._threshold(near)[:, None])).mean(axis=1)
-            scores[f"both P@{k}"] = np.where(np.isnan(distances).any(axis=1), np.nan, both)
-        return pd.DataFrame(scores | {COLOR: distances.mean(axis=1)})
+        return pd.DataFrame(scores, index=range(len(indices)))
 
     def _distances(self, indices):
         """(Q, k) colour-histogram distances of every query to its hits."""

@@ -9,13 +9,17 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import Bbox
 
-from .descriptors import SYMBOLS
+from .descriptors import NAMES, SYMBOLS
 
-# One colour per descriptor everywhere; Okabe and Ito's palette, told apart by colour-blind readers too.
-COLORS = {"im": "#999999", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73", "h+color": "#CC79A7"}
+# One colour and one marker per descriptor everywhere. The colours are Okabe and Ito's, told apart by colour-blind readers too (their black as a
+# dark grey); in grey some of them are alike, hence the markers.
+COLORS = {"im": "#444444", "h": "#56B4E9", "eta_conv": "#E69F00", "eta": "#D55E00", "color": "#009E73", "h+color": "#CC79A7"}
+MARKERS = {"im": "s", "h": "o", "eta_conv": "^", "eta": "D", "color": "P", "h+color": "X"}
 BASELINE = "#0072B2"  # of every other descriptor: so many colours cannot be told apart, they are named where they stand
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")
+WIDTH = 7.16  # inches: the text of a page of two columns. No figure is wider, so that none is printed smaller than it was drawn
+SMALL = 7  # points: the smallest text
 
 
 def color(descriptor):
@@ -23,18 +27,35 @@ def color(descriptor):
     return COLORS.get(descriptor.split(",")[0], BASELINE)
 
 
-def symbol(descriptor):
-    """How a descriptor is written: as in `SYMBOLS`, parts w_1, y_6, .. as formulas; a variant's remark stays behind the comma."""
+def marker(descriptor):
+    """A descriptor's marker; variants of it have the same one."""
+    return MARKERS.get(descriptor.split(",")[0], "v")
+
+
+def symbol(descriptor, names=SYMBOLS):
+    """How a descriptor is written: as in `names` (`SYMBOLS`, or `NAMES` for plain text), parts w_1, y_6, .. as formulas; a variant's remark
+    stays behind the comma."""
     name, *remark = descriptor.split(",")
-    return ",".join([SYMBOLS.get(name, re.sub(r"^([wy]_\d+)$", r"$\1$", name)), *remark])
+    return ",".join([names.get(name, re.sub(r"^([wy]_\d+)$", r"$\1$", name)), *remark])
 
 
 def use_style():
-    """Typography and sizes shared by all figures; PDFs keep their text as text."""
+    """Typography and sizes shared by all figures; the fonts are matplotlib's own, the same on every machine. PDFs keep their text as text."""
     plt.rcParams.update({
-        "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
-        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42,
-        "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
+        "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "legend.frameon": False, "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 200,
+        "pdf.fonttype": 42, "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
+
+
+def show(fig, caption):
+    """Displays a figure in a notebook, in the formats of its inline backend, with the caption as alternative text, and closes it."""
+    from IPython import get_ipython  # the command line draws without it
+    from IPython.display import display
+    if shell := get_ipython():
+        shown, metadata = shell.display_formatter.format(fig)
+        display(shown, metadata=metadata | {kind: {**metadata.get(kind, {}), "alt": caption} for kind in shown if kind.startswith("image/")}, raw=True)
+    plt.close(fig)
 
 
 def grid(rows, columns, width=0.95, height=0.95, below=0.3, left=0.25):
@@ -69,13 +90,13 @@ def network(ax, net):
         tapped = name in taps
         if tapped:
             size = f"{shape[0]} × {shape[1]} × {shape[2]}" if maps else f"{shape[0]}"
-            ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=7,
+            ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=SMALL,
                         arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"}, linespacing=1.3)
         x += width + (0.62 * depth if maps else 0.3) + (0.62 if tapped else 0.06) + (0.5 if name == net.blocks[-1] else 0)
     for color, label in [("#DCE9F5", "convolution + ReLU"), ("#F3B49A", "max-pool"), ("#F5E6C8", "fully connected")]:
         ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, edgecolor="#333333", linewidth=0.5, label=label))
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
-    ax.legend(loc="upper right", frameon=False)
+    ax.legend(loc="upper right")
     ax.axis("off")
     return ax
 
@@ -108,8 +129,11 @@ def retrieval(axes, images, labels, distances, names=None):
     """Figs 3-6. One row a query: the query, then its k nearest images, the class and the distance under each.
 
     axes: (Q, 1 + k); images: Q lists of 1 + k arrays (H, W, 3); labels: Q lists of 1 + k names ("" for none); distances: (Q, k).
-    names: Q texts for the rows, else their numbers. The frame tells whether the class is the query's. Images keep their proportions, in cells of one size.
+    names: Q texts for the rows, else their numbers. The frame tells whether the class is the query's: green and solid, or pink and dashed. Images keep
+    their proportions, in cells of one size; distances have four decimals, or more where they are small.
     """
+    typical = np.median([x for d in distances for x in d if x > 0] or [1])
+    decimals = max(4, 2 - int(np.floor(np.log10(typical))))
     for row, (pictures, classes, d) in enumerate(zip(images, labels, distances)):
         for col, (ax, picture, name) in enumerate(zip(axes[row], pictures, classes)):
             height, width = picture.shape[:2]
@@ -117,21 +141,21 @@ def retrieval(axes, images, labels, distances, names=None):
             ax.imshow(picture)
             ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
             color = QUERY if col == 0 or not (name and classes[0]) else SAME if name == classes[0] else OTHER
-            ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False))
-            ax.set_xlabel("\n".join(filter(None, [name, f"{d[col - 1]:.4g}" if col else ""])), fontsize=6, labelpad=3, linespacing=1.1,
-                          parse_math=False)  # a class may be called "$x"
+            ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False,
+                                   linestyle=(0, (2.5, 1)) if color == OTHER else "-"))
+            ax.set_xlabel("\n".join(filter(None, [shorten(name, 17), f"{d[col - 1]:.{decimals}f}" if col else ""])), fontsize=SMALL, labelpad=2,
+                          linespacing=1.05, parse_math=False)  # a class may be called "$x"
             bare(ax)
         axes[row][0].set_ylabel(names[row] if names else row + 1, rotation=0, ha="right", va="center")
-    axes[0][0].set_title("query")
-    for rank, ax in enumerate(axes[0][1:], start=1):
-        ax.set_title(f"{rank}")
+    ranks(axes)
     return axes
 
 
 def histograms(axes, histograms, numbers):
     """Figs 7-10. One row a query: the colour histogram of the query, then of its k nearest images, the distance under each.
 
-    axes: (Q, 1 + k); histograms: (Q, 1 + k, 75), each channel with sum 1; numbers: (Q, k). Bars end at 0.3, as in the paper.
+    axes: (Q, 1 + k); histograms: (Q, 1 + k, 75), each channel with sum 1; numbers: (Q, k). The letters under the query's say which channel is which.
+    Bars end at 0.3, as in the paper.
     """
     bins = np.linspace(0, 1, 26)
     for row, (hs, d) in enumerate(zip(histograms, numbers)):
@@ -140,23 +164,29 @@ def histograms(axes, histograms, numbers):
                 ax.stairs(np.minimum(h[25 * c:25 * c + 25], 0.3), bins + 1.08 * c, fill=True, color=color)
             ax.set(ylim=(0, 0.3), xlim=(-0.05, 3.21))
             bare(ax)
-            ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "query", fontsize=6, labelpad=2)
+            ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "", fontsize=SMALL, labelpad=2)
             for spine in ax.spines.values():
                 spine.set(visible=True, color=QUERY if col == 0 else "#BBBBBB", linewidth=1.0 if col == 0 else 0.6)
+        for c, letter in enumerate("RGB"):
+            axes[row][0].text(1.08 * c + 0.5, -0.012, letter, fontsize=SMALL, ha="center", va="top")
         axes[row][0].set_ylabel(row + 1, rotation=0, ha="right", va="center")
+    ranks(axes)
     return axes
 
 
-def intervals(axes, table):
-    """Means over all queries with their 95 % intervals, one panel a metric.
+def intervals(axes, table, of=None):
+    """Means over all queries with their 95 % intervals, one panel a metric. The points of variants ("eta, whitened") are empty.
 
-    axes: as many as metrics; table: DataFrame with columns metric, descriptor, mean, low, high.
+    axes: as many as metrics; table: DataFrame with columns metric, descriptor, mean, low, high. of: the descriptor whose colour and marker
+    all have, where the column names something else, such as the recipes that it was made by.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
-            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt="o", markersize=5, capsize=3,
-                        color=color(row.descriptor))
-        ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor])
+            shade = color(of or row.descriptor)
+            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt=marker(of or row.descriptor), markersize=3.5, capsize=2.5, linewidth=1,
+                        color=shade, markerfacecolor="white" if "," in row.descriptor else shade)
+        slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(len(symbol(d, NAMES)) for d in rows.descriptor) > 7 else {}
+        ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor], **slant)
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
     return axes
@@ -172,36 +202,47 @@ def plane(ax, table, line="Pareto front"):
     ax.step(front.x, front.y, where="pre", color="#BBBBBB", linewidth=1, zorder=1, label=line)
     for row in table.itertuples():
         shade = color(row.descriptor)
-        ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt="o", markersize=4,
-                    color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
+        ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt=marker(row.descriptor),
+                    markersize=4, color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    ax.locator_params(nbins=6)
     _name(ax, table)
     return ax
 
 
 def _name(ax, table):
-    """Names beside points: of the places around each, nearest first, the one that covers least of other points and names."""
+    """Names beside points: of the places around each, nearest first, the one that covers least of other points, names and the lines that lead to them."""
     ax.figure.draw_without_rendering()  # the layout decides what covers what
-    places = [(r * x, r * y) for r in (5, 12, 20, 30, 42) for x, y in [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]]
+    near = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
+    places = [(5 * x, 5 * y) for x, y in near] + [(r * x, r * y) for r in (12, 20, 30, 42) for x, y in [*near, (0.4, 1.2), (0.4, -1.2), (-0.4, 1.2), (-0.4, -1.2)]]
     points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
-    names = []
+    names, lines = [], []
     for i, row in enumerate(table.itertuples()):
         def write(place, **arrow):
-            text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=6.5,
+            text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=SMALL,
                                ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
             text.set_in_layout(False)
             return text
 
-        boxes = []
-        for place in places:
+        costs, found, taken = [], [], [*names, *points[:i], *points[i + 1:]]
+        for n, place in enumerate(places):
             text = write(place)
-            boxes.append(text.get_window_extent())
+            box = text.get_window_extent()
             text.remove()
-        taken = [*names, *points[:i], *points[i + 1:]]
-        costs = [sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, ax.bbox) for box in boxes]
+            line = _along(points[i], box) if n >= len(near) else []
+            cost = sum(_shared(box, other) for other in [*taken, *lines]) + sum(_shared(piece, other) for piece in line for other in taken)
+            costs.append(cost + box.width * box.height - _shared(box, ax.bbox))
+            found.append((box, line))
         best = int(np.argmin(np.round(costs)))
-        names.append(boxes[best])
-        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if best >= 6 else {}))
+        names.append(found[best][0])
+        lines += found[best][1]
+        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if found[best][1] else {}))
+
+
+def _along(a, b):
+    """Small boxes along the line between the middles of two."""
+    start, end = ((box.p0 + box.p1) / 2 for box in (a, b))
+    return [Bbox.from_bounds(*(start + t * (end - start) - 2), 4, 4) for t in np.linspace(0.2, 0.8, 10)]
 
 
 def _shared(a, b):
@@ -216,11 +257,13 @@ def heat_map(ax, table, best="max", text="%.2f"):
     best: "max" or "min", whichever is good; text: how a number is written. Cells of NaN stay empty.
     """
     values = table.to_numpy(float)
-    image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis" if best == "max" else "cividis_r", aspect="auto")
+    rows, cols = (np.arange(n + 1) - 0.5 for n in values.shape)
+    image = ax.pcolormesh(cols, rows, np.ma.masked_invalid(values), cmap="cividis" if best == "max" else "cividis_r", edgecolors="white", linewidth=0.4)
+    ax.set_ylim(rows[-1], rows[0])
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             light = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5
-            ax.text(j, i, text % value, ha="center", va="center", fontsize=6, color="black" if light else "white")
+            ax.text(j, i, text % value, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
     ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
     names = [c if isinstance(c, tuple) else ("", c) for c in table.columns]
     ax.set_xticks(range(len(names)), [name for _, name in names])
@@ -228,7 +271,7 @@ def heat_map(ax, table, best="max", text="%.2f"):
         if names[j][0] != names[j - 1][0]:
             ax.axvline(j - 0.5, color="white", linewidth=3)
     for group in dict.fromkeys(group for group, _ in names):
-        ax.text(np.mean([j for j, (g, _) in enumerate(names) if g == group]), -0.65, group, ha="center", va="bottom", fontsize=7)
+        ax.text(np.mean([j for j, (g, _) in enumerate(names) if g == group]), -0.65, group, ha="center", va="bottom", fontsize=SMALL)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
@@ -241,11 +284,12 @@ def curves(axes, table, x, names=None):
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
-            ax.plot(points[x], points.value, "o-", markersize=3, linewidth=1, color=color(curve),
+            ax.plot(points[x], points.value, marker=marker(curve), markersize=3, linewidth=1, color=color(curve),
                     label=(names or {}).get(curve, symbol(curve)))
         ax.set(title=metric, xlabel=x)
+        ax.locator_params(nbins=5)
         ax.margins(y=0.1)
-    axes[-1].legend(frameon=False)
+    axes[-1].legend()
     return axes
 
 
@@ -265,8 +309,8 @@ def sweep(axes, table, name):
             x = np.array([place[v] for v in line["x"]]) + step * (descriptors.index(descriptor) - (len(descriptors) - 1) / 2)
             order = np.argsort(x)
             mean, low, high = line[["mean", "low", "high"]].to_numpy(float)[order].T
-            ax.errorbar(x[order], mean, [mean - low, high - mean], marker="o", markersize=3, linestyle="-" if numbers else "", linewidth=1, capsize=2,
-                        color=COLORS.get(descriptor), label=SYMBOLS.get(descriptor, descriptor))
+            ax.errorbar(x[order], mean, [mean - low, high - mean], marker=marker(descriptor), markersize=3, linestyle="-" if numbers else "",
+                        linewidth=1, capsize=2, color=color(descriptor), label=symbol(descriptor))
         ax.set_xticks([*place.values()], [f"{v:g}" if numbers else str(v) for v in place], rotation=0 if numbers else 20)
         ax.set(title=metric, xlabel=name)
         if not numbers:
@@ -285,15 +329,27 @@ def contributions(ax, table):
         parts = [c for c in table.columns if c.startswith(letter)]
         for n, part in enumerate(parts, start=1):
             ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=plt.get_cmap(palette)(0.25 + 0.6 * n / len(parts)),
-                    edgecolor="white", linewidth=0.5, label=f"${part}$")
+                    edgecolor="white", linewidth=0.5, label=symbol(part))
             for row, share in enumerate(shares[part]):
-                if share > 0.045:
-                    ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=6, color="white" if n / len(parts) > 0.6 else "black")
+                if share > 0.05:
+                    ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=SMALL, color="white" if n / len(parts) > 0.6 else "black")
             left = left + shares[part].to_numpy()
-    ax.set_yticks(range(len(table)), [SYMBOLS.get(name, name) for name in table.index])
+    ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def ranks(axes):
+    """Titles over the first row of a grid: the query, then the ranks 1..k."""
+    for rank, ax in enumerate(axes[0]):
+        ax.set_title(rank or "query")
+
+
+def shorten(name, most):
+    """A name cut to `most` characters, so that it stays under its picture."""
+    return name if len(name) <= most else f"{name[:most - 1]}…"
 
 
 def bare(ax):

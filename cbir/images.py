@@ -286,15 +286,33 @@ def known_factors(images: Images) -> pd.DataFrame:
     return factors
 
 
-def load_images(profile: str = "embedded", images: AnyPath = "", queries: AnyPath = "", seed: int = 0) -> tuple[ImageSet, ImageSet]:
+def load_images(profile: str = "embedded", images: AnyPath = "", queries: AnyPath = "", seed: int = 0, max_images: int = 0, max_queries: int = 0,
+                query_names: Sequence[str] = ()) -> tuple[ImageSet, ImageSet]:
     """The database and the query images of a profile: two `ImageSet`s.
+
+    max_images, max_queries: how many of them at most, drawn from the seed and balanced over the classes, in the order of the whole set;
+    0: all. query_names: queries that stay in the draw, named as in `choose_queries`.
 
     profile: "embedded" renders the scenes on first use; "folder" takes the folders `images` and `queries`, or holds one
     image in ten out of `images` where `queries` is empty; "imagenette" downloads torchvision's Imagenette on first use
     (320 px, checked by hash); "imagenet" takes the user's ILSVRC copy in the layout of torchvision.datasets.ImageNet (train/ and
     val/ with a folder a class) from `images`, and its validation images as queries.
-    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails or ImageNet is not there.
+    Raises ValueError for an unknown profile or a folder not given, RuntimeError where a download fails or ImageNet is not there, and for
+    a query's name as `choose_queries` does.
     """
+    database, query_images = _whole(profile, images, queries, seed)
+    return _draw(database, max_images, seed), _draw(query_images, max_queries, seed, query_names)
+
+
+def _draw(images: ImageSet, most: int, seed: int, names: Sequence[str] = ()) -> ImageSet:
+    if not 0 < most < len(images):
+        return images
+    named = choose_queries(images, names=names) if names else []
+    return images[sorted({*choose_queries(images, n=most, seed=seed), *named})]
+
+
+def _whole(profile: str, images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet, ImageSet]:
+    """All images of a profile, as `load_images` says."""
     if profile == "folder":
         if not images:
             raise ValueError("the profile 'folder' needs a folder of images: -p images FOLDER, and -p queries FOLDER if there are any (IMAGES=.., QUERIES=.. for make)")

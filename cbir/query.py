@@ -9,7 +9,6 @@ import numpy as np
 
 from . import figures, project
 from .choices import meant
-from .descriptors import SYMBOLS
 from .images import UnreadableImage, open_image
 from .project import runs_folder
 from .run import Run
@@ -78,7 +77,7 @@ def _draw(picture, found, store):
     fig, axes = figures.grid(len(found), 1 + max(map(len, found.values())), left=0.5)
     figures.retrieval(axes, [[picture] + [_picture(store.root / hit["file"]) for hit in row] for row in found.values()],
                       [[""] + [hit["label"] for hit in row] for row in found.values()],
-                      [[hit["distance"] for hit in row] for row in found.values()], names=[SYMBOLS.get(d, d) for d in found])
+                      [[hit["distance"] for hit in row] for row in found.values()], names=[figures.symbol(d) for d in found])
     return fig
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import report, tables
+from . import figures, report, tables
 from .choices import meant
 from .project import runs, runs_folder
 
@@ -28,6 +28,11 @@ class Run:
         """figures/<name>.png and .pdf; the caption travels inside both files."""
         fig.savefig(self.path / "figures" / f"{name}.png", metadata={"Description": caption})
         fig.savefig(self.path / "figures" / f"{name}.pdf", metadata={"Subject": caption, "CreationDate": None})
+
+    def show(self, fig, name, caption):
+        """`save_figure`, then the figure in the notebook with the caption as alternative text."""
+        self.save_figure(fig, name, caption)
+        figures.show(fig, caption)
 
     def save_table1(self, table):
         """Table I as table1.csv, .md, .tex and, for the report, .html; numbers with six decimals as in the paper, winners in bold."""

@@ -9,6 +9,7 @@ from .images import open_image
 from .networks import ROOT
 
 PAPER = ROOT / "data" / "paper"
+PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # names in the paper's data, and ours
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 
 
@@ -34,7 +35,7 @@ def table1(queries, database, hits, rows):
     for d, found in hits.items():
         columns[f"published {d}"] = [published_distances(of_query[i], [of_image[j] for j in found[i]]).mean() for i in rows]
     table = pd.DataFrame(columns)
-    paper = pd.read_csv(PAPER / "table1.csv").rename(columns={"IM": "im"}).set_index("query").add_prefix("paper ")
+    paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED).set_index("query").add_prefix("paper ")
     table = table.join(paper, on="query")
     means = table.drop(columns=["query", "class"]).mean()
     means[paper.columns] = paper.mean()  # of the paper's ten, however many are shown here
@@ -46,7 +47,7 @@ def published_means():
     """Mean of the five printed distances of every row of Figs 7-10 and of the later baselines: DataFrame, queries x descriptors."""
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     table = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
-    return table[printed.descriptor.unique()].rename(columns={"IM": "im"}).rename_axis(columns=None)
+    return table[printed.descriptor.unique()].rename(columns=PUBLISHED).rename_axis(columns=None)
 
 
 def winners(table):

@@ -42,6 +42,14 @@ def test_by_hand(stores):
     np.testing.assert_allclose(judge.chance["class"], (2 / 4 + 0 + 2 / 4) / 3)
 
 
+def test_shares_need_no_image(stores):
+    judge = cbir.Evaluation(*stores)
+    whole = judge(INDICES, k=2, cutoffs=[1], ap=True)
+    for part in stores:
+        part.path(0).unlink()
+    pd.testing.assert_frame_equal(cbir.Evaluation(*stores).shares(INDICES, k=2, cutoffs=[1], ap=True), whole.drop(columns=COLOR))
+
+
 def test_stored_colors_give_the_same(stores):
     frame = cbir.Evaluation(*stores)(INDICES, k=3)
     pd.testing.assert_frame_equal(frame, cbir.Evaluation(*stores, colors(*stores))(INDICES, k=3))
@@ -65,6 +73,7 @@ def test_without_classes_there_is_color(stores, tmp_path):
     frame = judge(INDICES, k=2, cutoffs=[1, 5], ap=True, near=0.5)
     assert list(frame) == [COLOR] and judge.chance == {} and judge.factors == []
     assert cbir.means({"h": frame}).metric.tolist() == [COLOR]
+    assert judge.shares(INDICES).shape == (len(INDICES), 0) and cbir.means({"h": judge.shares(INDICES)}).empty
 
 
 SCORES = {d: pd.DataFrame({"class P@5": values, COLOR: 1 - np.array(values)}) for d, values in

@@ -1,14 +1,19 @@
 """Figures: everything that is to be seen is drawn, on the axes given, without a warning."""
 
+import re
 import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from conftest import make_net
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Annotation
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook
 from torchvision import models
 
 import cbir
@@ -140,6 +145,36 @@ def test_figs_3_to_6_frames_tell_the_class():
     assert frames(axes[1]) == [{figures.QUERY}] * 4
 
 
+def test_figs_3_to_6_tell_the_class_without_color_too():
+    axes, _ = draw_retrieval([["cat", "cat", "dog", ""]])
+    assert [ax.patches[0].get_linestyle() == "-" for ax in axes[0]] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("scale, shown", [(1, "0.1304"), (100, "13.0400"), (1e-4, "0.0000130")])
+def test_distances_of_a_figure_have_the_same_number_of_decimals(scale, shown):
+    _, axes = plt.subplots(1, 4, squeeze=False)
+    figures.retrieval(axes, [[picture()] * 4], [[""] * 4], [[0, 0.1304 * scale, 0.9 * scale]])
+    numbers = [ax.get_xlabel() for ax in axes[0][1:]]
+    assert numbers[1] == shown and len({len(n.split(".")[1]) for n in numbers}) == 1
+
+
+def test_queries_that_were_not_searched_for_have_no_distance():
+    _, axes = plt.subplots(1, 2, squeeze=False)
+    figures.retrieval(axes, [[picture()] * 2], [["cat"] * 2], np.full((1, 1), np.nan))
+    assert axes[0][1].get_xlabel() == "cat\nnan"
+
+
+def test_long_class_names_stay_under_their_picture():
+    axes, _ = draw_retrieval([["American Staffordshire terrier", "cat"]], k=1)
+    assert axes[0][0].get_xlabel() == "American Staffor…"
+    figures.use_style()
+    fig, axes = figures.grid(1, 2)
+    figures.retrieval(axes, [[picture()] * 2], [["American Staffordshire terrier"] * 2], [[0.1]])
+    fig.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent() for ax in axes[0]]
+    assert not boxes[0].overlaps(boxes[1])
+
+
 def test_class_names_are_shown_as_they_are():
     """They are folder names, not formulas."""
     names = ["$x^^$", "a_b", "$5 to $9", "\\frac"]
@@ -166,7 +201,9 @@ def test_figs_7_to_10_show_every_histogram():
             low, high = axes[q][i].get_xlim()
             edges = [b.get_data().edges for b in bars]
             assert low < edges[0][0] and edges[0][-1] < edges[1][0] and edges[1][-1] < edges[2][0] and edges[2][-1] < high
-    assert [[ax.get_xlabel() for ax in row] for row in axes] == [["query", "0.1000", "0.2000"], ["query", "0.3000", "0.0457"]]
+    assert [[ax.get_xlabel() for ax in row] for row in axes] == [["", "0.1000", "0.2000"], ["", "0.3000", "0.0457"]]
+    assert [[t.get_text() for t in row[0].texts] for row in axes] == [["R", "G", "B"]] * 2 and not axes[0][1].texts
+    assert [[ax.get_title() for ax in row] for row in axes] == [["query", "1", "2"], ["", "", ""]]
 
 
 # ---- means and intervals ----------------------------------------------------------------------------------------------------
@@ -187,6 +224,7 @@ def test_intervals():
         for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, FOUR, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
             assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == figures.COLORS[descriptor]
+            assert line.get_marker() == figures.MARKERS[descriptor] and line.get_markerfacecolor() == line.get_color()
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
 
 
@@ -202,6 +240,18 @@ def test_intervals_of_descriptors_without_a_name_of_their_own():
     figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in ("gem", "without $w_2$")],
                                          columns=["metric", "descriptor", "mean", "low", "high"]))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
+
+
+def test_intervals_of_variants_and_of_recipes():
+    """A variant has the colour and the marker of its descriptor, and an empty point; what else is named takes those of the descriptor it is of."""
+    def points(names, **options):
+        _, ax = plt.subplots()
+        figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in names], columns=["metric", "descriptor", "mean", "low", "high"]), **options)
+        return [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line, *_ in ax.containers], [t.get_text() for t in ax.get_xticklabels()]
+
+    color, marker = figures.COLORS["eta"], figures.MARKERS["eta"]
+    assert points(["eta", "eta, relative"]) == ([(color, marker, color), (color, marker, "white")], [r"$\eta$", r"$\eta$, relative"])
+    assert points(["printed", "released"], of="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
 
 
 # ---- comparisons ------------------------------------------------------------------------------------------------------------
@@ -249,7 +299,8 @@ def test_heat_map(best):
     assert [t.get_text() for t in ax.get_xticklabels()] == ["l1", "l2", "l1"]
     assert {p: t.get_text() for p, t in cells.items() if t.get_text() in ("raw", "whitened")} == {(0.5, -0.65): "raw", (2, -0.65): "whitened"}
     assert [line.get_xdata()[0] for line in ax.get_lines()] == [1.5]                   # between the two groups
-    image = ax.images[0]
+    assert not ax.images                                                               # cells are drawn, not painted: they stay sharp in a PDF
+    image = ax.collections[0]
     light = {v: sum(image.cmap(image.norm(v))[:3]) for v in (0.1, 0.9)}
     assert (light[0.9] > light[0.1]) == (best == "max")
     assert {cells[0, 0].get_color(), cells[2, 1].get_color()} == {"black", "white"}
@@ -297,6 +348,8 @@ def test_curves():
 def test_colors_and_symbols_of_parts_and_variants():
     assert [figures.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
         r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
+    assert [figures.symbol(d, cbir.NAMES) for d in ("eta_conv", "h+color, unit length")] == ["η̃", "h + colour, unit length"]
+    assert figures.marker("eta, unit length") == figures.MARKERS["eta"] and figures.marker("gem") not in figures.MARKERS.values()
     assert figures.color("eta, unit length") == figures.COLORS["eta"] and figures.color("w_3") == figures.color("gem") == figures.BASELINE
 
 
@@ -320,3 +373,70 @@ def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
         fig.savefig(tmp_path / name, bbox_inches=box)
     assert [ax.get_position().bounds for ax in axes.flat] == before
     plt.close(fig)
+
+
+# ---- everywhere -------------------------------------------------------------------------------------------------------------
+
+# Machado, Oliveira, Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, IEEE TVCG 2009, severity 1; for linear RGB.
+SIGHT = {"normal": np.eye(3),
+         "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+         "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+         "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+
+
+def lab(color, sight):
+    """A colour in CIELAB (D65) as somebody sees it."""
+    rgb = np.array(to_rgb(color))
+    linear = np.clip(np.array(sight) @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4), 0, 1)
+    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]] @ linear / [0.9505, 1, 1.089]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("sight", SIGHT.values(), ids=SIGHT)
+def test_colors_can_be_told_apart_by_everybody(sight):
+    """Delta E (CIE 1976) of 15 between any two descriptors, and between the frames; 2 is just noticeable."""
+    assert np.linalg.norm(lab("red", SIGHT["normal"]) - lab("black", SIGHT["normal"])) == pytest.approx(117.3, abs=0.1)    # CIELAB of red: 53.2, 80.1, 67.2
+    for some in ([*figures.COLORS.values(), figures.BASELINE], [figures.SAME, figures.OTHER, figures.QUERY], figures.CHANNELS):
+        seen = [lab(color, sight) for color in some]
+        assert min(np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]) > 15
+
+
+def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
+    assert figures.MARKERS.keys() == figures.COLORS.keys() and len({*figures.MARKERS.values()}) == len(figures.MARKERS)
+
+
+def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
+    figures.use_style()
+    fig, ax = plt.subplots(figsize=(3, 2))
+    figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in FOUR], columns=["metric", "descriptor", "mean", "low", "high"]))
+    fig.savefig(tmp_path / "a.pdf")
+    fonts = set(re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?([\w-]+)", (tmp_path / "a.pdf").read_bytes()))
+    assert fonts == {b"DejaVuSans", b"DejaVuSans-Oblique"}
+    assert b"/FontFile2" in (tmp_path / "a.pdf").read_bytes() and b"/Subtype /Image" not in (tmp_path / "a.pdf").read_bytes()
+
+
+def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkeypatch):
+    """In a kernel, as in the notebooks; and nbconvert's classic template (its lab template knows no such text) gives it to the page."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)                                    # else the kernel would draw for files only
+    source = f"""import matplotlib.pyplot as plt
+from cbir.figures import show
+from cbir.run import Run
+show(plt.subplots(figsize=(1, 1))[0], "unsaved: a < b")
+Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", "Fig. 1. \\"Quoted\\"")
+print(plt.get_fignums())"""
+    notebook = new_notebook(cells=[new_code_cell("%config InlineBackend.figure_formats = ['png', 'jpeg']"), new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    first, second, closed = notebook.cells[1].outputs
+    assert closed.text == "[]\n"
+    for shown, alt in [(first, "unsaved: a < b"), (second, 'Fig. 1. "Quoted"')]:
+        assert {kind: value["alt"] for kind, value in shown.metadata.items()} == {"image/png": alt, "image/jpeg": alt}
+        assert {"image/png", "image/jpeg"} < {*shown.data}
+    assert (tmp_path / "r" / "figures" / "fig01.png").is_file() and (tmp_path / "r" / "figures" / "fig01.pdf").is_file()
+    page = BeautifulSoup(HTMLExporter(template_name="classic").from_notebook_node(notebook)[0], "html.parser")
+    assert [image["alt"] for image in page.select("img")] == ["unsaved: a < b", 'Fig. 1. "Quoted"']
+
+
+def test_a_figure_outside_notebooks_is_closed_only(capsys):
+    figures.show(plt.subplots()[0], "caption")
+    assert not plt.get_fignums() and not capsys.readouterr().out

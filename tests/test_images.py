@@ -355,6 +355,35 @@ def test_profile_folder(tmp_path):
         cbir.load_images("folder", tmp_path / "nowhere")
 
 
+def test_a_profile_can_be_cut_short(tmp_path):
+    for part, n in [("images", 30), ("queries", 12)]:
+        for i in range(n):
+            write_image(tmp_path / part / "abc"[i % 3] / f"{i:02}.png", size=(2, 2))
+    whole = cbir.load_images("folder", tmp_path / "images", tmp_path / "queries")
+    some = cbir.load_images("folder", tmp_path / "images", tmp_path / "queries", seed=3, max_images=6, max_queries=3)
+    for images, n, parent in zip(some, (6, 3), whole):
+        assert images.files == [f for f in parent.files if f in images.files]                                   # in the order of the whole
+        assert {label: images.labels.count(label) for label in "abc"} == dict.fromkeys("abc", n // 3)           # balanced
+        assert images == parent[sorted(cbir.choose_queries(parent, n=n, seed=3))]                               # drawn from the seed
+    for most in (0, 30, 99):
+        assert cbir.load_images("folder", tmp_path / "images", tmp_path / "queries", max_images=most, max_queries=most) == whole
+
+
+def test_named_queries_stay_in_the_draw(tmp_path):
+    for i in range(12):
+        write_image(tmp_path / "queries" / f"{i:02}.png", size=(2, 2))
+
+    def queries(**options):
+        return cbir.load_images("folder", tmp_path / "queries", tmp_path / "queries", **options)[1].files
+
+    drawn = queries(max_queries=2)
+    other = next(f"{i:02}.png" for i in range(12) if f"{i:02}.png" not in drawn)
+    assert queries(max_queries=2, query_names=[other, drawn[0]]) == sorted([*drawn, other])
+    assert len(queries(query_names=[other])) == 12
+    with pytest.raises(FileNotFoundError, match="13.png"):
+        queries(max_queries=2, query_names=["13.png"])
+
+
 def test_unknown_profile(tmp_path):
     with pytest.raises(ValueError, match="'cifar'.*embedded.*folder.*imagenette.*imagenet"):
         cbir.load_images("cifar", tmp_path)

@@ -45,6 +45,13 @@ def test_metadata_and_size(notebook, request):
     assert len(json.dumps(notebook)) < 1_500_000
 
 
+def test_every_picture_has_an_alternative_text(notebook):
+    """Figures by `Run.show` or `figures.show`, other pictures by IPython's `Image`."""
+    shown = [(kind, o.metadata.get(kind, {}).get("alt", "")) for c in code_cells(notebook) for o in c.outputs if "data" in o for kind in o.data if kind.startswith("image/")]
+    assert shown and all(len(alt) > 20 for _, alt in shown)
+    assert not [c.id for c in code_cells(notebook) if "plt.show" in c.source or "save_figure" in c.source]
+
+
 def test_no_paths_progress_bars_or_warnings_in_the_outputs(notebook):
     texts = [o.get("text", "") + "".join(v if isinstance(v, str) else "" for k, v in o.get("data", {}).items() if k.startswith("text/"))
              for c in code_cells(notebook) for o in c.outputs]

@@ -337,4 +337,4 @@ def test_the_papers_numbers_make_its_table():
     off = (means[table.columns] - table).abs()
     assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
     assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
-    assert means.isna().sum().to_dict() == {c: int(c == "full_average") for c in means.columns}
+    assert means.isna().sum().to_dict() == {c: int(c == "average") for c in means.columns}
