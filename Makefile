@@ -46,8 +46,8 @@ bench: .venv/installed  ## speed against peers and physical limits, in bench/res
 lab: .venv/installed  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-explore: .venv/installed  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, QUERIES=folder of pictures, PORT=)
-	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,QUERIES,queries) $(call given,WEIGHTS,weights) \
+explore: .venv/installed  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
+	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,PICTURES,pictures) $(call given,WEIGHTS,weights) \
 	    $(if $(PORT),--port $(PORT)) $(ARGS)
 
 notebooks: .venv/installed  ## executes the committed notebooks in place, and the README's figure

@@ -63,7 +63,7 @@ NOTEBOOKS = {
   cbir reproduce --profile folder -p images ~/photos --scheduler local
                                                   described on all cores, a process each
 """),
-    "evidence": ("the notebooks that test the paper's claims (05-08)", """\
+    "evidence": ("the notebooks that test the paper's claims (05-08), and the explorer's figures (09)", """\
   cbir evidence                                   on the embedded images; after `cbir reproduce`,
                                                   it takes the descriptors from that run's store
   cbir evidence --profile folder -p images ~/photos
@@ -173,7 +173,7 @@ a file of your own, whose values under `grid` are combined:
               "embedded images are described first where that has not been done (a minute).", """\
   cbir explore                                the embedded images
   cbir explore --run folder                   the database of the run "folder" of `cbir reproduce`
-  cbir explore --store stores/photos -p queries ~/photos/new
+  cbir explore --store stores/photos -p pictures ~/photos/new
                                               a store that cbir.extract made, pictures from a folder
   cbir explore --no-browser --port 8900       without opening a browser, at another port
 """)

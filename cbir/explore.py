@@ -157,11 +157,11 @@ class Explorer:
         return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
 
 
-def open_explorer(run: Run, store: AnyPath = "", queries: AnyPath = "", weights: str | None = "", device: str = "auto") -> tuple[Explorer, ImageSet | Store]:
+def open_explorer(run: Run, store: AnyPath = "", pictures: AnyPath = "", weights: str | None = "", device: str = "auto") -> tuple[Explorer, ImageSet | Store]:
     """An `Explorer` and the pictures to choose from (an `ImageSet` or a `Store`), by the parameters of notebook 09.
 
     run: a `Run`, whose database is explored. The embedded images are described now where that has not been done.
-    store: the path or URL of another store. queries: a folder of pictures; "": the run's queries, or the store's own images.
+    store: the path or URL of another store. pictures: a folder to choose from; "": the run's queries, or the store's own images.
     Raises FileNotFoundError for a run that has not described anything, and what `open_database` raises.
     """
     stores = run.path / "stores"
@@ -171,5 +171,5 @@ def open_explorer(run: Run, store: AnyPath = "", queries: AnyPath = "", weights:
             if not (stores / part).exists():
                 extract(images, net, stores / part, extras=EXTRAS)
     database, net = open_database(run.name, store, weights)
-    pictures = list_images(queries) if queries else database if store or not (stores / "queries").is_dir() else open_store(stores / "queries")
-    return Explorer(database, net.to(pick_device(device))), pictures
+    chosen = list_images(pictures) if pictures else database if store or not (stores / "queries").is_dir() else open_store(stores / "queries")
+    return Explorer(database, net.to(pick_device(device))), chosen

@@ -12,7 +12,7 @@ from .choices import meant, unknown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
-EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks"]
+EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks", "09_explore"]
 
 
 class Parameter(NamedTuple):

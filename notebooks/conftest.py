@@ -7,3 +7,4 @@ _runs = tempfile.TemporaryDirectory()
 os.environ["CBIR_RUNS"] = _runs.name
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.pop("JPY_SESSION_NAME", None)  # in a terminal of JupyterLab, too, notebook 09 draws figures

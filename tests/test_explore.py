@@ -151,7 +151,7 @@ def test_a_store_by_parameter_and_pictures_of_ones_own(tmp_path, monkeypatch):
     cbir.extract(tmp_path / "images", cbir.load_network(), tmp_path / "store")
     explorer, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"))
     assert len(explorer.store) == 3 and pictures.files == explorer.store.files
-    _, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"), queries=str(tmp_path / "mine"))
+    _, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"), pictures=str(tmp_path / "mine"))
     assert pictures.files == ["0.jpg", "1.jpg", "2.jpg"]
     with pytest.raises(FileNotFoundError, match="no run 'other'"):
         open_explorer(cbir.Run("other"))
