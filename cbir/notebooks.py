@@ -26,7 +26,8 @@ from .report import image_hashes
 from .run import Run
 from .search import METRICS
 
-PATHS = {"images", "queries", "picture", "pictures", "store", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files", "im_query_files"}  # taken as they are typed
+PATHS = {"images", "queries", "picture", "pictures", "store", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files",
+         "im_query_files"}  # taken as they are typed
 PACKAGES = ["cbir", "torch", "torchvision", "numpy", "numba", "pandas", "pillow", "zarr", "dask", "safetensors", "matplotlib", "papermill"]  # results depend on
 SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
