@@ -338,6 +338,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import cbir
+cbir.extract, cbir.search  # imported, when they are first named
 what, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if what == "extract":
     cbir.extract(cbir.list_images(path)[[i % 600 for i in range(n)]], cbir.load_network(), f"{path}/../memory-{n}")
@@ -358,7 +359,7 @@ def memory(folder, rows):
         cases.append(("search", folder / f"rows-{n}", n))
     peaks = [int(subprocess.run([sys.executable, "-c", MEMORY, what, path, str(n)], capture_output=True, text=True, check=True).stdout) / 1024
              for what, path, n in [("import", "", 0), *cases]]
-    say(f"Of a process of its own each; `import cbir` alone takes {peaks[0]:,.0f} MB.\n")
+    say(f"Of a process of its own each; what `cbir.extract` and `cbir.search` import alone takes {peaks[0]:,.0f} MB.\n")
     table(["", "images", "descriptors, MB", "peak, MB"], [[what, f"{n:,}", f"{4 * n * DIMS / 1e6:,.0f}" if what == "search" else "", f"{peak:,.0f}"]
                                                           for (what, _, n), peak in zip(cases, peaks[1:])])
 

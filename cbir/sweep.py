@@ -73,8 +73,8 @@ def read_sweep(path: AnyPath) -> Sweep:
     known = set().union(*map(known_parameters, NOTEBOOKS)) - {"run_name"}
     if not {*grid, *parameters} <= known or {*grid} & {*parameters}:
         wrong = sorted({*grid, *parameters} - known or {*grid} & {*parameters})
-        raise ValueError(f"{path}: {wrong}{meant(wrong[0], known)} must be parameters of notebooks 02-04, "
-                         f"fixed or on the grid; there are {sorted(known)}")
+        raise ValueError(f"{path}: {wrong} must be parameters of notebooks 02-04, "
+                         f"fixed or on the grid{meant(wrong[0], known)}; there are {sorted(known)}")
     return Sweep(path.stem, content.get("profile", "embedded"), parameters, grid)
 
 
