@@ -1,15 +1,27 @@
 """Figs 1-10 of the paper, and those that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from .descriptors import NAMES, SYMBOLS
+from .networks import Network
+
+Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
+Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes
+Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
 # One colour and one marker per descriptor everywhere. The colours are Okabe and Ito's, told apart by colour-blind readers too (their black as a
 # dark grey); in grey some of them are alike, hence the markers.
@@ -22,24 +34,24 @@ WIDTH = 7.16  # inches: the text of a page of two columns. No figure is wider, s
 SMALL = 7  # points: the smallest text
 
 
-def color(descriptor):
+def color(descriptor: str) -> str:
     """A descriptor's colour; variants of it ("eta, whitened") have the same one."""
     return COLORS.get(descriptor.split(",")[0], BASELINE)
 
 
-def marker(descriptor):
+def marker(descriptor: str) -> str:
     """A descriptor's marker; variants of it have the same one."""
     return MARKERS.get(descriptor.split(",")[0], "v")
 
 
-def symbol(descriptor, names=SYMBOLS):
+def symbol(descriptor: str, names: Mapping[str, str] = SYMBOLS) -> str:
     """How a descriptor is written: as in `names` (`SYMBOLS`, or `NAMES` for plain text), parts w_1, y_6, .. as formulas; a variant's remark
     stays behind the comma."""
     name, *remark = descriptor.split(",")
     return ",".join([names.get(name, re.sub(r"^([wy]_\d+)$", r"$\1$", name)), *remark])
 
 
-def use_style():
+def use_style() -> None:
     """Typography and sizes shared by all figures; the fonts are matplotlib's own, the same on every machine. PDFs keep their text as text."""
     plt.rcParams.update({
         "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
@@ -48,7 +60,7 @@ def use_style():
         "pdf.fonttype": 42, "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
 
 
-def show(fig, caption):
+def show(fig: Figure, caption: str) -> None:
     """Displays a figure in a notebook, in the formats of its inline backend, with the caption as alternative text, and closes it."""
     from IPython import get_ipython  # the command line draws without it
     from IPython.display import display
@@ -58,7 +70,7 @@ def show(fig, caption):
     plt.close(fig)
 
 
-def grid(rows, columns, width=0.95, height=0.95, below=0.3, left=0.25):
+def grid(rows: int, columns: int, width: float = 0.95, height: float = 0.95, below: float = 0.3, left: float = 0.25) -> tuple[Figure, NDArray[Any]]:
     """A figure with rows x columns axes, each `width` x `height` inches with `below` inches under it and `left` before a row for text: (fig, axes).
 
     The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
@@ -70,7 +82,7 @@ def grid(rows, columns, width=0.95, height=0.95, below=0.3, left=0.25):
         "left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h, "wspace": gap / width, "hspace": below / height})
 
 
-def network(ax, net):
+def network(ax: Axes, net: Network) -> Axes:
     """Fig. 1. The network as blocks y_1..y_N and codes: every convolution, pooling and fully connected layer of `net`, found by
     running it. The side of a slab is the map's side (square root), its thickness the number of channels (logarithm)."""
     x, taps = 0.0, {name: f"$y_{m}$" for m, name in enumerate([*net.blocks, *net.codes], start=1)}
@@ -101,7 +113,7 @@ def network(ax, net):
     return ax
 
 
-def significant_regions(axes, image, maps, titles=()):
+def significant_regions(axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()) -> Panels:
     """Fig. 2. Maps z_m over the image, which keeps its colours where a neuron is significant and is grey elsewhere. Where maps count
     channels, the more agree, the brighter the tint.
 
@@ -125,7 +137,8 @@ def significant_regions(axes, image, maps, titles=()):
     return axes
 
 
-def retrieval(axes, images, labels, distances, names=None):
+def retrieval(axes: Grid, images: Sequence[Sequence[Picture]], labels: Sequence[Sequence[str]], distances: Sequence[Sequence[float]] | NDArray[np.floating],
+              names: Sequence[str] | None = None) -> Grid:
     """Figs 3-6. One row a query: the query, then its k nearest images, the class and the distance under each.
 
     axes: (Q, 1 + k); images: Q lists of 1 + k arrays (H, W, 3); labels: Q lists of 1 + k names ("" for none); distances: (Q, k).
@@ -151,7 +164,8 @@ def retrieval(axes, images, labels, distances, names=None):
     return axes
 
 
-def histograms(axes, histograms, numbers):
+def histograms(axes: Grid, histograms: Sequence[Sequence[NDArray[np.floating]]] | NDArray[np.floating],
+               numbers: Sequence[Sequence[float] | NDArray[np.floating]] | NDArray[np.floating]) -> Grid:
     """Figs 7-10. One row a query: the colour histogram of the query, then of its k nearest images, the distance under each.
 
     axes: (Q, 1 + k); histograms: (Q, 1 + k, 75), each channel with sum 1; numbers: (Q, k). The letters under the query's say which channel is which.
@@ -174,7 +188,7 @@ def histograms(axes, histograms, numbers):
     return axes
 
 
-def intervals(axes, table, of=None):
+def intervals(axes: Panels, table: pd.DataFrame, of: str | None = None) -> Panels:
     """Means over all queries with their 95 % intervals, one panel a metric. The points of variants ("eta, whitened") are empty.
 
     axes: as many as metrics; table: DataFrame with columns metric, descriptor, mean, low, high. of: the descriptor whose colour and marker
@@ -192,7 +206,7 @@ def intervals(axes, table, of=None):
     return axes
 
 
-def plane(ax, table, line="Pareto front"):
+def plane(ax: Axes, table: pd.DataFrame, line: str = "Pareto front") -> Axes:
     """Descriptors in a plane of two metrics: a point with both intervals each, its name beside it, and a line along the Pareto front.
 
     table: DataFrame with columns descriptor, x, x_low, x_high, y, y_low, y_high and front (bool); x is better to the right, y downwards.
@@ -210,7 +224,7 @@ def plane(ax, table, line="Pareto front"):
     return ax
 
 
-def _name(ax, table):
+def _name(ax: Axes, table: pd.DataFrame) -> None:
     """Names beside points: of the places around each, nearest first, the one that covers least of other points, names and the lines that lead to them."""
     ax.figure.draw_without_rendering()  # the layout decides what covers what
     near = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
@@ -218,7 +232,7 @@ def _name(ax, table):
     points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
     names, lines = [], []
     for i, row in enumerate(table.itertuples()):
-        def write(place, **arrow):
+        def write(place: tuple[float, float], **arrow: Any) -> Annotation:
             text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=SMALL,
                                ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
             text.set_in_layout(False)
@@ -239,19 +253,19 @@ def _name(ax, table):
         write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if found[best][1] else {}))
 
 
-def _along(a, b):
+def _along(a: Bbox, b: Bbox) -> list[Bbox]:
     """Small boxes along the line between the middles of two."""
     start, end = ((box.p0 + box.p1) / 2 for box in (a, b))
     return [Bbox.from_bounds(*(start + t * (end - start) - 2), 4, 4) for t in np.linspace(0.2, 0.8, 10)]
 
 
-def _shared(a, b):
+def _shared(a: Bbox, b: Bbox) -> float:
     """The area that two boxes share."""
     both = Bbox.intersection(a, b)
     return both.width * both.height if both else 0
 
 
-def heat_map(ax, table, best="max", text="%.2f"):
+def heat_map(ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max", text: str = "%.2f") -> Axes:
     """A DataFrame of numbers as coloured cells with the numbers in them; light is good. Groups of columns (a MultiIndex) are parted by lines.
 
     best: "max" or "min", whichever is good; text: how a number is written. Cells of NaN stay empty.
@@ -277,7 +291,7 @@ def heat_map(ax, table, best="max", text="%.2f"):
     return ax
 
 
-def curves(axes, table, x, names=None):
+def curves(axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None) -> Panels:
     """How metrics change with a setting: one panel a metric, one line a curve, with a point a row.
 
     axes: as many as metrics; table: DataFrame with columns metric, curve, `x` and value; names: {curve: text} for the legend, in the last panel.
@@ -293,7 +307,7 @@ def curves(axes, table, x, names=None):
     return axes
 
 
-def sweep(axes, table, name):
+def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
     """Means over all queries with their 95 % intervals against a parameter, one panel a metric, one line a descriptor.
 
     axes: as many as metrics; table: DataFrame with columns x, metric, descriptor, mean, low, high; name: the parameter's. Numbers are
@@ -318,7 +332,7 @@ def sweep(axes, table, name):
     return axes
 
 
-def contributions(ax, table):
+def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """What the parts of a descriptor add to a distance: one bar a row, its pieces the shares of the parts, from the left.
 
     table: DataFrame of numbers >= 0, a row a bar, a column a part "y_6" or "w_1": layers in blues, blocks in reds, later ones darker.
@@ -341,18 +355,18 @@ def contributions(ax, table):
     return ax
 
 
-def ranks(axes):
+def ranks(axes: Sequence[Sequence[Axes]] | NDArray[Any]) -> None:
     """Titles over the first row of a grid: the query, then the ranks 1..k."""
     for rank, ax in enumerate(axes[0]):
         ax.set_title(rank or "query")
 
 
-def shorten(name, most):
+def shorten(name: str, most: int) -> str:
     """A name cut to `most` characters, so that it stays under its picture."""
     return name if len(name) <= most else f"{name[:most - 1]}…"
 
 
-def bare(ax):
+def bare(ax: Axes) -> Axes:
     """No ticks and no spines; labels stay."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

@@ -6,11 +6,13 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any, TextIO
 
 import papermill
 import psutil
@@ -19,6 +21,7 @@ import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from . import project
+from .choices import AnyPath
 from .descriptors import named_recipe
 from .images import load_images
 from .project import EVIDENCE, PAPER, ROOT
@@ -33,12 +36,13 @@ SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
 
 @cache
-def known_parameters(notebook):
+def known_parameters(notebook: str) -> dict[str, Any]:
     """The parameters of a notebook with their defaults (dict). Raises ValueError where there is no such notebook."""
     return {name: about.default for name, about in project.parameters(notebook).items()}
 
 
-def check_parameters(profile="embedded", name=None, parameters=None, notebooks=PAPER):
+def check_parameters(profile: str = "embedded", name: str | None = None, parameters: dict[str, Any] | None = None,
+                     notebooks: Sequence[str] = PAPER) -> dict[str, Any]:
     """What notebooks are given: profiles/<profile>.yaml with `parameters` and the run's name over it (dict), paths made absolute.
 
     Raises ValueError for an unknown profile, an unknown parameter or a value that has no meaning, and what `load_images` raises
@@ -64,12 +68,13 @@ def check_parameters(profile="embedded", name=None, parameters=None, notebooks=P
     return given
 
 
-def with_defaults(parameters, notebooks):
+def with_defaults(parameters: dict[str, Any], notebooks: Sequence[str]) -> dict[str, Any]:
     """Parameters with the defaults of `notebooks` for those not given: all that a run depends on."""
     return {k: v for n in notebooks if n != PAPER[0] for k, v in known_parameters(n).items()} | parameters
 
 
-def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, log=None):
+def reproduce(profile: str = "embedded", name: str | None = None, parameters: dict[str, Any] | None = None, notebooks: Sequence[str] = PAPER,
+              log: TextIO | None = None) -> Run:
     """Executes `notebooks` in order with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
 
     Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html. metrics.json gets, of every notebook when
@@ -113,13 +118,13 @@ def reproduce(profile="embedded", name=None, parameters=None, notebooks=PAPER, l
 
 
 @contextmanager
-def peak_memory():
+def peak_memory() -> Iterator[list[int]]:
     """Gives a list that grows, all through the block, by the resident memory (bytes) of the processes that the block started, theirs included:
     a notebook's kernel, and on this machine its workers. Sampled every `SAMPLING` seconds; pages that several share count for each."""
     own, done, samples = psutil.Process(), Event(), [0]
     before = set(own.children(recursive=True))
 
-    def look():
+    def look() -> None:
         while not done.wait(SAMPLING):
             samples.append(sum(map(_resident, set(own.children(recursive=True)) - before)))
 
@@ -132,14 +137,14 @@ def peak_memory():
         watch.join()
 
 
-def _resident(process):
+def _resident(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
     except psutil.Error:  # it has just ended
         return 0
 
 
-def environment():
+def environment() -> dict[str, str]:
     """What results and times may depend on besides the parameters: code, Python, packages, machine (dict of str)."""
     processors = (line.split(":")[1].strip() for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name"))
     return {"code": commit(), "Python": platform.python_version(), **{package: version(package) for package in PACKAGES},
@@ -148,7 +153,7 @@ def environment():
             "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
 
 
-def commit():
+def commit() -> str:
     """The git commit of this code and whether files that git knows were changed since; "no git checkout" where it is none."""
     if not (ROOT / ".git").exists():
         return "no git checkout"
@@ -160,11 +165,11 @@ def commit():
     return told.stdout.strip().replace("-dirty", ", with changes")
 
 
-def _text(path):
+def _text(path: AnyPath) -> str:
     return Path(path).read_text() if Path(path).exists() else ""
 
 
-def _tidy(path):
+def _tidy(path: AnyPath) -> None:
     """Progress bars in an executed notebook, reduced to the last state of each."""
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(papermill.iorw.load_notebook_node(str(path)), {})
     papermill.iorw.write_ipynb(notebook, str(path))

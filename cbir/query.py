@@ -2,22 +2,27 @@
 
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from . import figures, project
-from .choices import meant
+from .choices import AnyPath, Metric, meant
 from .images import UnreadableImage, open_image
+from .networks import Network
 from .project import runs_folder
 from .run import Run
 from .search import search
-from .store import open_store
+from .store import Store, open_store
 from .zoo import load_network
 
 
-def open_database(run="embedded", store="", weights=""):
+def open_database(run: str = "embedded", store: AnyPath = "", weights: str | None = "") -> tuple[Store, Network]:
     """The store of a run's database, or another one, and the network that made it: (`Store`, `Network`).
 
     store: a path or URL; "": the run's. weights: as in `load_network`; "": the run's, else the default.
@@ -36,7 +41,8 @@ def open_database(run="embedded", store="", weights=""):
                                precision=store.network.get("precision", "float32"))
 
 
-def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric="l1", k=5, folder="."):
+def query(images: Iterable[AnyPath], store: Store, net: Network | None = None, descriptors: Iterable[str] = ("h", "eta_conv", "eta"), metric: Metric = "l1",
+          k: int = 5, folder: AnyPath = ".") -> tuple[dict[str, Path], dict[str, str]]:
     """Writes query_<stem>.png and query_<stem>.json into `folder` for every image.
 
     Returns (pictures, unreadable): the .png of every image (dict: file -> path), and what could not be read (dict: file -> reason).
@@ -57,7 +63,8 @@ def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric=
     hits = search(store, list(pictures), list(descriptors), metric=metric, k=k, net=net)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    taken, written = set(), {}
+    taken: set[str] = set()
+    written: dict[str, Path] = {}
     for i, (file, picture) in enumerate(pictures.items()):
         found = {d: [{"file": store.files[j], "label": store.labels[j], "distance": float(x)} for j, x in zip(h.indices[i], h.distances[i])]
                  for d, h in hits.items()}
@@ -71,7 +78,7 @@ def query(images, store, net=None, descriptors=("h", "eta_conv", "eta"), metric=
     return written, unreadable
 
 
-def _draw(picture, found, store):
+def _draw(picture: NDArray[np.uint8], found: Mapping[str, Sequence[Mapping[str, Any]]], store: Store) -> Figure:
     """The query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
     figures.use_style()
     fig, axes = figures.grid(len(found), 1 + max(map(len, found.values())), left=0.5)
@@ -81,14 +88,14 @@ def _draw(picture, found, store):
     return fig
 
 
-def _picture(path):
+def _picture(path: Path) -> NDArray[np.uint8]:
     try:
         return np.asarray(open_image(path))
     except UnreadableImage:
         return np.full((8, 8, 3), 200, np.uint8)
 
 
-def _name(file, taken):
+def _name(file: str, taken: set[str]) -> str:
     """query_<stem>, fit for any file system, with a number where another image has that stem already."""
     stem = name = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
     n = 1

@@ -6,20 +6,31 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from .choices import AnyPath
 from .descriptors import NAMES, RECIPES
 from .evaluation import COLOR
 from .metrics import bootstrap_interval, common_in_top_k
 from .networks import ROOT
 from .store import find_store
 from .tables import GROUPS
+
+if TYPE_CHECKING:
+    from .run import Run  # which imports this module
+
+Record: TypeAlias = dict[str, Any]  # from metrics.json: metric, descriptor, mean, low, high, ..
+Metrics: TypeAlias = Mapping[str, Any]  # what metrics.json holds
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 LARGE = 2 ** 20  # bytes of a PNG above which a page embeds it as WebP, a seventh of that for photographs; figures/ keeps the PNG
 WEBP_SIDE = 16383  # pixels, the most that WebP knows
@@ -37,7 +48,7 @@ PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_na
                            trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 
 
-def report(run):
+def report(run: "Run") -> Path:
     """Writes report.html, one file with everything inside, into a run's folder and returns its path."""
     metrics, figures = run.metrics, _figures(run)
     table1 = run.path / "table1.html"
@@ -45,7 +56,8 @@ def report(run):
     for figure in figures.values():
         if not figure["of_paper"]:
             sections.setdefault(f"Figures of {figure['notebook']}", []).append(figure)
-    main, *others = _groups(metrics) or [None]
+    groups = _groups(metrics)
+    main, others = groups[0] if groups else None, groups[1:]
     commits = {e["code"] for e in metrics.get("environment", {}).values()}
     page = PAGES.get_template("report.html.j2").render(
         name=run.name, status=metrics.get("status", ""), summary=_summary(metrics, main), main=main, others=others,
@@ -55,7 +67,7 @@ def report(run):
     return _write(run.path / "report.html", page)
 
 
-def compare(a, b, output=None):
+def compare(a: "Run", b: "Run", output: AnyPath | None = None) -> Path:
     """Writes one page with what differs between two runs, by default compare_<a>_<b>.html in the current folder; returns its path.
 
     Results over other queries or another database stand side by side without a verdict. Raises ValueError for a folder that holds no run.
@@ -84,7 +96,7 @@ def compare(a, b, output=None):
 
 # ---- what was run -----------------------------------------------------------------------------------------------------------
 
-def facts(run, notebooks=None):
+def facts(run: "Run", notebooks: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
     """All that a run's numbers depend on: {section: {name: value}}, as text; of the parameters those of `notebooks`, default all that were run."""
     metrics = run.metrics
     recipe, images = (metrics.get(key, {}) for key in ("recipe", "images"))
@@ -100,7 +112,7 @@ def facts(run, notebooks=None):
     return {title: {k: _text(values[k]) for k in sorted(values, key=str.casefold)} for title, values in sections.items() if values}
 
 
-def image_hashes(run):
+def image_hashes(run: "Run") -> dict[str, str]:
     """SHA-256 of the names and classes of the run's images, in order, as JSON [names, classes]: {"database": hex, "queries": hex}.
 
     Read from its stores; where these are gone, what metrics.json recorded. A store that cannot be read says why instead.
@@ -116,9 +128,9 @@ def image_hashes(run):
     return found
 
 
-def _merged(of_notebooks):
+def _merged(of_notebooks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """{notebook: {name: value}} -> {name: value}; where values differ, all of them, each with its notebooks."""
-    merged = {}
+    merged: dict[str, dict[str, list[str]]] = {}
     for notebook, values in of_notebooks.items():
         for key, value in values.items():
             merged.setdefault(key, {}).setdefault(_text(value), []).append(notebook)
@@ -126,24 +138,24 @@ def _merged(of_notebooks):
             for key, values in merged.items()}
 
 
-def _stages(metrics):
+def _stages(metrics: Metrics) -> list[dict[str, Any]]:
     """A dict for every notebook that has been run, with what is known of its beginning, seconds and memory (bytes)."""
     return [{"notebook": n, "began": metrics.get("dates", {}).get(n), "seconds": seconds, "memory": metrics.get("memory", {}).get(n)}
             for n, seconds in sorted(metrics.get("seconds", {}).items())]
 
 
-def _recipe_name(recipe):
+def _recipe_name(recipe: Mapping[str, Any]) -> str:
     name = next((name for name, known in RECIPES.items() if known | {"q": recipe.get("q")} == recipe), "one of its own")
     return name.replace("_", " ")
 
 
-def _text(value):
+def _text(value: object) -> str:
     return "none" if value is None else "(empty)" if value == "" else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 # ---- results ----------------------------------------------------------------------------------------------------------------
 
-def _groups(metrics):
+def _groups(metrics: Metrics) -> list[dict[str, Any]]:
     """All results with intervals, the paper's notebooks' first: [{"title", "prefix", "metrics": {metric: {descriptor: record}}, ..}, ..]."""
     records = metrics.get("results", [])
     key = [r for r in records if r["metric"].startswith("same ") or r["metric"] == COLOR] or records
@@ -155,8 +167,8 @@ def _groups(metrics):
     return [_group(title, prefix, records) for title, prefix, records in groups if records]
 
 
-def _group(title, prefix, records):
-    table = {}
+def _group(title: str, prefix: str, records: Iterable[Record]) -> dict[str, Any]:
+    table: dict[str, dict[str, Record]] = {}
     for r in records:
         table.setdefault(r["metric"], {})[r["descriptor"]] = dict(r)
     for metric, row in table.items():
@@ -171,7 +183,7 @@ def _group(title, prefix, records):
             "differences": any("verdict" in r for r in records)}
 
 
-def leaders(metric, row):
+def leaders(metric: str, row: Mapping[str, Record]) -> tuple[list[str], list[str]]:
     """(best, near): the descriptors of the best mean, and those whose intervals overlap the best one's. row: {descriptor: record}."""
     row = {d: r for d, r in row.items() if math.isfinite(r["mean"])}
     if not row:
@@ -181,16 +193,17 @@ def leaders(metric, row):
     return best, [d for d, r in row.items() if d not in best and _overlap(r, row[best[0]])]
 
 
-def _overlap(a, b):
+def _overlap(a: Record, b: Record) -> bool:
     return a["low"] <= b["high"] and b["low"] <= a["high"]
 
 
-def _summary(metrics, main):
+def _summary(metrics: Metrics, main: dict[str, Any] | None) -> str:
     """The run in two sentences: what was done, and which descriptor is ahead in what."""
     images, network, recipe = (metrics.get(key) for key in ("images", "network", "recipe"))
     done = ([f"{_count(images['queries'], 'query was', 'queries were')} searched for in a database of {_count(images['database'], 'image', 'images')}"] if images else []) + (
         [f"described by the network “{network['name']}” and the recipe {_recipe_name(recipe)} (q = {recipe['q']})"] if network and recipe else [])
-    apart, close = {}, []
+    apart: dict[str, list[str]] = {}
+    close: list[str] = []
     for metric, row in main["metrics"].items() if main else []:
         best, near = leaders(metric, row)
         if len(row) < 2 or not best:
@@ -205,28 +218,28 @@ def _summary(metrics, main):
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in (", ".join(done), "; ".join(found)) if text)
 
 
-def descriptor_name(descriptor):
+def descriptor_name(descriptor: str) -> str:
     """A descriptor as text, "η, unit length" for "eta, unit length"."""
     return ", ".join(NAMES.get(part, part) for part in descriptor.split(", "))
 
 
-def _listed(words):
+def _listed(words: Iterable[str]) -> str:
     *first, last = map(descriptor_name, words)
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _number(metric, x, sign=""):
+def _number(metric: str, x: float, sign: str = "") -> str:
     return f"{x:{sign}.{4 if 'distance' in metric else 3}f}" if math.isfinite(x) else "–"
 
 
 # ---- two runs ---------------------------------------------------------------------------------------------------------------
 
-def _paired(a, b, default=None):
+def _paired(a: dict[Key, Value], b: dict[Key, Value], default: Any = None) -> list[tuple[Key, Any, Any]]:
     """Two dicts side by side: [(key, value in a, value in b), ..]."""
     return [(key, a.get(key, default), b.get(key, default)) for key in a | b]
 
 
-def _same_images(a, b):
+def _same_images(a: "Run", b: "Run") -> tuple[bool | None, str]:
     """(True, False or None where it cannot be told, a sentence about it)."""
     left, right = image_hashes(a), image_hashes(b)
     told = {part: left[part] == right[part] for part in left.keys() & right.keys() if "unknown" not in left[part] + right[part]}
@@ -239,10 +252,10 @@ def _same_images(a, b):
     return True, ""
 
 
-def _compared_groups(of_a, of_b, comparable):
+def _compared_groups(of_a: Metrics, of_b: Metrics, comparable: bool) -> dict[str, list[tuple[Any, ...]]]:
     """{title: [(metric, descriptor, cell of a, cell of b, difference, verdict), ..]}, for what both have; cells are records of `_group` or None."""
     groups = [{g["title"]: g for g in _groups(metrics)} for metrics in (of_a, of_b)]
-    compared = {}
+    compared: dict[str, list[tuple[Any, ...]]] = {}
     for title in [title for title in groups[0] if title in groups[1]]:
         cells = [{(metric, d): r for metric, row in of[title]["metrics"].items() for d, r in row.items()} for of in groups]
         rows = compared[title] = []
@@ -254,7 +267,7 @@ def _compared_groups(of_a, of_b, comparable):
     return compared
 
 
-def _common(a, b):
+def _common(a: "Run", b: "Run") -> list[tuple[str, int, float, float, float, float]]:
     """Of runs over the same images: [(descriptor, k, mean, low, high, share of queries whose k images are all the same), ..]."""
     if not all((run.path / "hits").is_dir() for run in (a, b)):
         return []
@@ -267,9 +280,9 @@ def _common(a, b):
     return rows
 
 
-def _compared_table1(a, b):
+def _compared_table1(a: "Run", b: "Run") -> list[tuple[str, ...]]:
     """The means of Table I: [(group, descriptor, mean of a, of b, difference), ..] as text; without the paper's own."""
-    means = []
+    means: list[Any] = []
     for run in (a, b):
         path = run.path / "table1.csv"
         means.append(pd.read_csv(path).iloc[-1] if path.exists() else {})
@@ -281,9 +294,9 @@ def _compared_table1(a, b):
     return [tuple(text.replace("+nan", "–").replace("nan", "–") for text in row) for row in rows]
 
 
-def _compared_figures(a, b):
+def _compared_figures(a: "Run", b: "Run") -> dict[str, list[Any]]:
     """{"differ": [(figure of a, figure of b), ..], "identical": [figure, ..] (byte for byte), "only in a": .., "only in b": ..}"""
-    figures = {"differ": [], "identical": [], "only in a": [], "only in b": []}
+    figures: dict[str, list[Any]] = {"differ": [], "identical": [], "only in a": [], "only in b": []}
     for _, x, y in _paired(_figures(a), _figures(b)):
         if not (x and y):
             figures["only in a" if x else "only in b"].append(x or y)
@@ -296,7 +309,7 @@ def _compared_figures(a, b):
 
 # ---- figures ----------------------------------------------------------------------------------------------------------------
 
-def _figures(run):
+def _figures(run: "Run") -> dict[str, dict[str, Any]]:
     """{name: what a page shows of a figure}, the paper's first, then by the notebooks that draw them."""
     figures = []
     for png in sorted((run.path / "figures").glob("*.png")):
@@ -311,13 +324,13 @@ def _figures(run):
 
 
 @cache
-def _notebooks():
+def _notebooks() -> list[tuple[str, str]]:
     """[(name, source of its code), ..] of this repository."""
     cells = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     return [(name, "\n".join("".join(cell["source"]) for cell in of if cell["cell_type"] == "code")) for name, of in cells.items()]
 
 
-def embedded(png):
+def embedded(png: Path) -> str:
     """A figure's file as the source of an <img>: as it is, or as WebP where it is `LARGE`."""
     data, kind = png.read_bytes(), "png"
     if len(data) > LARGE:
@@ -329,19 +342,19 @@ def embedded(png):
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _count(n, one, many):
+def _count(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
-def _size(n_bytes):
+def _size(n_bytes: float) -> str:
     return f"{n_bytes / 2 ** 30:.2f} GiB" if n_bytes >= 2 ** 30 else f"{n_bytes / 2 ** 20:.0f} MiB"
 
 
-def _time(seconds):
+def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _write(path, page):
+def _write(path: Path, page: str) -> Path:
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(page, encoding="utf-8")
     aside.replace(path)

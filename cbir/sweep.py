@@ -97,7 +97,7 @@ def sweep(path: AnyPath, scheduler: str | None = None, tell: Callable[[str], obj
             if _complete(cell, wanted):
                 tell(f"{cell}: complete already")
                 continue
-            load_images(given["profile"], given.get("images"), given.get("queries"))  # rendered or downloaded once, not by many at a time
+            load_images(given["profile"], given.get("images") or "", given.get("queries") or "")  # rendered or downloaded once, not by many at a time
         except Exception as error:  # whatever is wrong with a cell, the others go on
             tell(f"{cell}: {_failed(cell, error)}")
         else:

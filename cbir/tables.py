@@ -1,11 +1,16 @@
 """Table I: colour-histogram distances per query and descriptor, ours beside the paper's."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
 from .descriptors import NAMES, SYMBOLS
-from .images import open_image
+from .images import Images, open_image
 from .networks import ROOT
 
 PAPER = ROOT / "data" / "paper"
@@ -13,12 +18,12 @@ PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 
 
-def color_histograms(store, rows):
+def color_histograms(store: Images, rows: Iterable[int] | NDArray[np.integer]) -> dict[int, NDArray[np.float64]]:
     """Colour histograms of some images of a store: {row: (75,) array}; every file is read once."""
     return {int(i): color_histogram(np.asarray(open_image(store.path(i)))) for i in rows}
 
 
-def table1(queries, database, hits, rows):
+def table1(queries: Images, database: Images, hits: Mapping[str, NDArray[np.integer]], rows: Sequence[int]) -> pd.DataFrame:
     """Table I for chosen queries, as a DataFrame with one row a query and a last one with the means.
 
     hits: {descriptor: (Q, k) rows of the database}; rows: the chosen queries' rows.
@@ -43,14 +48,14 @@ def table1(queries, database, hits, rows):
     return pd.concat([table, means], ignore_index=True)[list(table.columns)]
 
 
-def published_means():
+def published_means() -> pd.DataFrame:
     """Mean of the five printed distances of every row of Figs 7-10 and of the later baselines: DataFrame, queries x descriptors."""
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     table = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
     return table[printed.descriptor.unique()].rename(columns=PUBLISHED).rename_axis(columns=None)
 
 
-def winners(table):
+def winners(table: pd.DataFrame) -> pd.DataFrame:
     """Where a row has its smallest distance, within each group of columns: a bool DataFrame like `table`."""
     mask = pd.DataFrame(False, table.index, table.columns)
     for group in GROUPS:
@@ -60,10 +65,10 @@ def winners(table):
     return mask
 
 
-def summary(table):
+def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Per descriptor: how many rows it wins and its mean, for each group of Table I's columns. DataFrame, names as index."""
     wins, means = winners(table).iloc[:-1].sum(), table.iloc[-1]
-    out = {}
+    out: dict[str, dict[str, float]] = {}
     for group, title in GROUPS.items():
         for c in (c for c in table.columns if c.startswith(f"{group} ")):
             out.setdefault(f"{title}: mean", {})[c.split()[1]] = float(means[c])
@@ -71,7 +76,7 @@ def summary(table):
     return pd.DataFrame(out).rename(NAMES)
 
 
-def style(table, escape="html"):
+def style(table: pd.DataFrame, escape: Literal["html", "latex"] = "html") -> Styler:
     """Table I as a pandas Styler, the winner of each row in bold. escape: "html" or "latex", for which it is meant."""
     shown = table.copy()
     names = SYMBOLS if escape == "latex" else NAMES
@@ -83,14 +88,14 @@ def style(table, escape="html"):
             .format(precision=6, na_rep="", escape=escape))
 
 
-def markdown(table, mask=None, float_format="%.6f"):
+def markdown(table: pd.DataFrame, mask: pd.DataFrame | None = None, float_format: str = "%.6f") -> str:
     """A DataFrame as a Markdown table (str); cells that `mask` marks in bold."""
-    def cell(value, bold):
+    def cell(value: Any, bold: bool) -> str:
         text = "" if pd.isna(value) else float_format % value if isinstance(value, float) else str(value)
         text = text.replace("|", "\\|")
         return f"**{text}**" if bold else text
 
     mask = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()
-    rows = [table.columns, ["---"] * table.shape[1]]
+    rows: list[Iterable[Any]] = [table.columns, ["---"] * table.shape[1]]
     rows += [[cell(v, m) for v, m in zip(row, marks)] for row, marks in zip(table.itertuples(index=False), mask)]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
