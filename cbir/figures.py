@@ -54,8 +54,9 @@ def symbol(descriptor: str, names: Mapping[str, str] = SYMBOLS) -> str:
 def use_style() -> None:
     """Typography and sizes shared by all figures; the fonts are matplotlib's own, the same on every machine. PDFs keep their text as text."""
     plt.rcParams.update({
-        "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
-        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "legend.frameon": False, "axes.linewidth": 0.6,
+        "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "font.size": 8, "axes.titlesize": SMALL, "axes.labelsize": 8,
+        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "legend.frameon": False, "legend.handlelength": 1.5,
+        "legend.handletextpad": 0.5, "figure.constrained_layout.w_pad": 0.06, "axes.linewidth": 0.6,
         "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 200,
         "pdf.fonttype": 42, "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
 
@@ -294,7 +295,7 @@ def heat_map(ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max",
 def curves(axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None) -> Panels:
     """How metrics change with a setting: one panel a metric, one line a curve, with a point a row.
 
-    axes: as many as metrics; table: DataFrame with columns metric, curve, `x` and value; names: {curve: text} for the legend, in the last panel.
+    axes: as many as metrics; table: DataFrame with columns metric, curve, `x` and value; names: {curve: text} for the legend, in the first panel.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
@@ -303,7 +304,7 @@ def curves(axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] |
         ax.set(title=metric, xlabel=x)
         ax.locator_params(nbins=5)
         ax.margins(y=0.1)
-    axes[-1].legend()
+    axes[0].legend()
     return axes
 
 

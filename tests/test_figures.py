@@ -242,6 +242,18 @@ def test_intervals_of_descriptors_without_a_name_of_their_own():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
 
 
+def test_nothing_is_cut_off_at_the_width_of_a_page():
+    """Five panels, as many as there are: titles are wider than their axes."""
+    figures.use_style()
+    fig, axes = plt.subplots(1, 5, figsize=(figures.WIDTH, 1.8))
+    panels = {"class P@5": 0.5, "class AP": 0.4, "background P@5": 0.3, "palette P@5": 0.5, "histogram distance": 0.01}
+    figures.intervals(axes, pd.DataFrame([(metric, d, 0, -x, x) for metric, x in panels.items() for d in FOUR],
+                                         columns=["metric", "descriptor", "mean", "low", "high"]))
+    fig.canvas.draw()
+    ink = (np.asarray(fig.canvas.buffer_rgba())[..., :3] < 250).any(axis=2)
+    assert ink.any() and not (ink[[0, 1, -2, -1]].any() or ink[:, [0, 1, -2, -1]].any())
+
+
 def test_intervals_of_variants_and_of_recipes():
     """A variant has the colour and the marker of its descriptor, and an empty point; what else is named takes those of the descriptor it is of."""
     def points(names, **options):
@@ -342,7 +354,7 @@ def test_curves():
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
         assert ax.get_lines()[0].get_color() == figures.COLORS["eta"]
-    assert [t.get_text() for t in axes[1].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
 
 
 def test_colors_and_symbols_of_parts_and_variants():
