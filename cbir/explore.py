@@ -1,5 +1,6 @@
 """One picture after another against a store, fast enough to play with: what it finds, which regions were significant, what made a distance."""
 
+import re
 from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
@@ -13,14 +14,14 @@ from PIL import Image
 
 from .choices import AnyPath, Metric
 from .color import color_histogram
-from .descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh, window_means
+from .descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh
 from .extract import Describer, extract
 from .images import ImageSet, list_images, load_images, open_image
 from .networks import Network, pick_device, to_picture
 from .query import open_database
 from .run import Run
 from .search import search
-from .store import Store, open_store
+from .store import Store, find_store, open_store
 from .zoo import load_network
 
 EXTRAS = {"windows": "windows"}
@@ -54,8 +55,8 @@ class Explorer:
         self.live = self.live and self.store is not store  # from disk it would take minutes
         self.recipes = {self._name(store.recipe): store.recipe} | {name: what for name, what in store.extras.items() if isinstance(what, dict)}
         if self.live:
-            self.recipes |= RECIPES
-        self.descriptors = [name for name in store.descriptors if name not in {"windows", *self.recipes}]
+            self.recipes = RECIPES | self.recipes
+        self.descriptors = self.offered(name for name in store.descriptors if name not in {"windows", *self.recipes})
         self._describer = Describer(self.net, store.recipe, store.extras)
         self._of_recipe = lru_cache(4)(self._computed)
         self._looks = lru_cache(64)(self._look_at)
@@ -70,6 +71,10 @@ class Explorer:
     @staticmethod
     def _name(recipe: Recipe) -> str:
         return next((name for name, known in RECIPES.items() if known == recipe), "as stored")
+
+    def offered(self, descriptors: Iterable[str]) -> list[str]:
+        """Those that can be searched by: h has no dimensions where the network has no codes. Raises ValueError for unknown ones."""
+        return [name for name in descriptors if self.store[name].shape[1]]
 
     def look(self, image: AnyPath | int | Image.Image) -> Look:
         """A `Look` at an image: a file, or a row of the store (int), which are remembered, or a `PIL.Image` in RGB.
@@ -95,8 +100,10 @@ class Explorer:
         Raises ValueError as `search` does, and for a recipe that the store does not have and cannot compute.
         """
         recipe = check_recipe(**recipe or self.store.recipe)
-        store = self._with(recipe)
-        hits = search(store, {d: self._vector(store, look, d, recipe) for d in descriptors}, list(descriptors), metric=metric, k=k)
+        store, descriptors = self._with(recipe), list(descriptors)
+        if not descriptors:
+            return {}
+        hits = search(store, {d: self._vector(store, look, d, recipe) for d in descriptors}, descriptors, metric=metric, k=k)
         return {d: (h.indices[0], h.distances[0]) for d, h in hits.items()}
 
     def regions(self, look: Look, recipe: Recipe | None = None) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
@@ -126,19 +133,23 @@ class Explorer:
 
     def _parts(self, descriptor: str) -> list[str]:
         letters = {"h": "y", "eta_conv": "w", "eta": "yw"}.get(descriptor)
-        return [name for name in self.store.descriptors if name[:2] in {f"{letter}_" for letter in letters}] if letters else [descriptor]
+        return [name for name in self.store.descriptors if re.fullmatch(rf"[{letters}]_\d+", name)] if letters else [descriptor]
 
     def _with(self, recipe: Recipe) -> Store:
         """The store as if it had been made by another recipe."""
         if recipe == self.store.recipe:
             return self.store
-        name = next((name for name, known in self.recipes.items() if known == recipe and name in self.store.arrays), None)
+        name = self._stored(recipe)
         if name is None and not self.live:
             raise ValueError(f"this store holds the recipes {list(self.recipes)} only: describe the images again with extras={{'windows': 'windows'}}, "
                              f"and every other one can be computed")
         other = copy(self.store)
         other.arrays = self.store.arrays | {"conv": self.store.arrays[name] if name else self._of_recipe(tuple(recipe.items()))}
         return other
+
+    def _stored(self, recipe: Recipe) -> str | None:
+        """The extra that holds a recipe's eta_conv."""
+        return next((name for name, what in self.store.extras.items() if what == recipe), None)
 
     def _computed(self, recipe: tuple[tuple[str, Any], ...]) -> NDArray[np.float32]:
         """eta_conv of all images by another recipe, from the windows: (N, sum C_m) float32."""
@@ -153,7 +164,10 @@ class Explorer:
 
     def _vector(self, store: Store, look: Look, descriptor: str, recipe: Recipe) -> NDArray[np.float32]:
         """A picture's descriptor (1, D), by a recipe."""
-        arrays = look.arrays if recipe == self.store.recipe else look.arrays | {"conv": weigh(window_means(look.ys), **recipe)}
+        arrays = look.arrays
+        if recipe != self.store.recipe:  # by the way that the store's rows went, rounding included
+            name = self._stored(recipe)
+            arrays = arrays | {"conv": arrays[name] if name else weigh(self._means(arrays["windows"].numpy()), **recipe)}
         return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
 
 
@@ -168,8 +182,9 @@ def open_explorer(run: Run, store: AnyPath = "", pictures: AnyPath = "", weights
     if not store and run.name == "embedded":
         net = load_network(device=device)
         for part, images in zip(("database", "queries"), load_images("embedded")):
-            if not (stores / part).exists():
-                extract(images, net, stores / part, extras=EXTRAS)
+            known = find_store(stores / part)
+            if known is None or known.missing():  # an interrupted one goes on as it began
+                extract(images, net, stores / part, extras=known.extras if known else EXTRAS, **(known.recipe if known else {}))
     database, net = open_database(run.name, store, weights)
     chosen = list_images(pictures) if pictures else database if store or not (stores / "queries").is_dir() else open_store(stores / "queries")
     return Explorer(database, net.to(pick_device(device))), chosen

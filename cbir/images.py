@@ -132,17 +132,17 @@ def _below(root: Path) -> Iterator[AnyPath]:
                 yield entry.path
 
 
-def open_image(path: AnyPath) -> Image.Image:
+def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image file as `PIL.Image` in RGB, the way a viewer shows it. Raises UnreadableImage with the reason.
 
     The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8. One of `FORMATS`, up to
-    `MAX_PIXELS`, `MAX_BYTES` and `MAX_RATIO`: whatever the file says, no other program is run, and time and memory are bounded.
+    `max_pixels`, `MAX_BYTES` and `MAX_RATIO`: whatever the file says, no other program is run, and time and memory are bounded.
     """
     try:
         with _open_regular(path) as file, _open(file) as image:
             pixels, (short, long) = image.width * image.height, sorted(image.size)
-            if pixels > MAX_PIXELS:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            if pixels > max_pixels:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
             if long > MAX_RATIO * short:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels, one side more than {MAX_RATIO} times the other")
             if image.format in ("JPEG", "MPO") and pixels * (scans := _scans(file)) > MAX_SCANNED:
@@ -207,7 +207,7 @@ def open_first(images: Images, rows: Sequence[int]) -> tuple[int, Image.Image]:
             return row, open_image(images.path(row))
         except UnreadableImage as error:
             reasons.append(f"{images.files[row]}: {error}")
-    raise UnreadableImage(f"none of {len(rows)} images can be read, first {reasons[0]}")
+    raise UnreadableImage(f"none of {len(rows)} images can be read" + (f", first {reasons[0]}" if reasons else ""))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -3,8 +3,10 @@
 import base64
 import io
 import os
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -24,11 +26,12 @@ from .choices import Metric
 from .color import color_histogram, histogram_distance
 from .descriptors import NAMES, Recipe
 from .explore import Explorer, Look
-from .images import ImageSet, UnreadableImage, choose_queries, open_image
+from .images import ImageSet, UnreadableImage, choose_queries, open_first, open_image
 from .store import Store
 
 Found = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 UPLOAD = 10_000_000  # bytes of a picture; Jupyter's servers close a connection that sends more than 10 MiB at once
+PIXELS = 50_000_000  # of an upload: decoding takes up to 20 bytes each
 SIDE = 224           # pixels of a picture on the page
 CHOICES = 1000       # names offered; any other can be typed
 
@@ -53,6 +56,7 @@ class Clickable(anywidget.AnyWidget):
     _esm = ASSETS / "clickable.js"
     _css = ASSETS / "page.css"
     html = traitlets.Unicode().tag(sync=True)
+    live = traitlets.Bool(False).tag(sync=True)  # whether screen readers tell what appears here
 
 
 class Page(ipywidgets.VBox):
@@ -66,29 +70,32 @@ class Page(ipywidgets.VBox):
                  metric: Metric = "l1", k: int = 5) -> None:
         self.explorer, self.pictures = explorer, pictures
         self.thumbnail = lru_cache(4096)(self._thumbnail)
-        self.message, self.query, self.results, self.reasons = (Clickable() for _ in range(4))
+        self.message, self.query, self.results, self.reasons = Clickable(live=True), Clickable(), Clickable(), Clickable()
         names = [*pictures.files[:CHOICES]]
         wide = {"style": {"description_width": "5rem"}, "layout": {"width": "19rem", "max_width": "100%"}}
         self.upload = Upload()
         self.name = ipywidgets.Combobox(options=names, placeholder="name of an image", description="or choose", continuous_update=False, **wide)
         self.another = ipywidgets.Button(description="or draw one", tooltip="An image at random", layout={"width": "8rem"})
+        descriptors = explorer.offered(descriptors)
         self.chosen = {d: ipywidgets.ToggleButton(value=d in descriptors, description=_plain(d), tooltip=f"Search by {_plain(d)}",
                                                   layout={"width": "auto", "min_width": "2.6rem"})
-                       for d in explorer.descriptors}
+                       for d in dict.fromkeys([*explorer.descriptors, *descriptors])}
         named = {name.replace("_", " "): what for name, what in explorer.recipes.items()}
         self.recipe = ipywidgets.Dropdown(options=named, value=explorer.recipes[recipe] if recipe else explorer.store.recipe, description="recipe", **wide)
-        self.q = ipywidgets.FloatSlider(value=self.recipe.value["q"], min=0, max=5, step=0.05, readout_format=".2f", description="threshold q", **wide)
+        self.q = ipywidgets.FloatSlider(value=self.recipe.value["q"], min=0, max=_most(self.recipe.value), step=0.05, readout_format=".2f", description="threshold q", **wide)
         self.metric = ipywidgets.ToggleButtons(options={"L1": "l1", "L2": "l2", "cosine": "cosine"}, value=metric, tooltips=["L1, as in the paper"],
                                                style={"button_width": "4.5rem"})
-        self.k = ipywidgets.IntSlider(value=k, min=1, max=max(k, min(20, int(explorer.store.described.sum()))), description="images k", **wide)
+        most = max(1, min(max(k, 20), int(explorer.store.described.sum())))
+        self.k = ipywidgets.IntSlider(value=min(k, most), min=1, max=most, description="images k", **wide)
         self.heat = ipywidgets.ToggleButtons(options={"significant": 0, "weighed": 1}, tooltips=[
             "Eq. 13: how many channels find a place significant", "Eq. 14: the mean activation of the block there, times that number"],
             style={"button_width": "7rem"})
-        self.selected = (descriptors[-1], 0)
+        self.selected = (descriptors[-1], 0) if descriptors else ("", 0)
         self.look: Look | None = None
         self.file = self.label = ""
         self.found: Found = {}
         self.searched: Recipe = self.recipe.value
+        self.measured = metric
         super().__init__([
             _box([_box([self.query, _column([self.upload, self.name, self.another], "query")], "cbir-query"),
                   _column([_box([*self.chosen.values()], "cbir-toggles"), self.metric, self.k], "search"),
@@ -105,7 +112,7 @@ class Page(ipywidgets.VBox):
             widget.observe(self._guarded(lambda _change: self.draw()), "value")
         self.heat.observe(self._guarded(lambda _change: self._draw_reasons()), "value")
         self._rng = np.random.default_rng(0)
-        self._guarded(self.show)(int(np.flatnonzero(getattr(pictures, "described", np.ones(len(pictures), bool)))[0]))
+        self._guarded(self._first)(range(len(pictures)))
 
     # What happens
 
@@ -126,24 +133,32 @@ class Page(ipywidgets.VBox):
 
     def say(self, text: object) -> None:
         """A message above the results; "" for none."""
-        self.message.html = f'<p class="cbir-message" role="status">{escape(str(text))}</p>' if text else '<p role="status"></p>'
+        self.message.html = f'<p class="cbir-message">{escape(str(text))}</p>' if text else ""
 
     def show(self, row: int) -> None:
         """Makes an image of `pictures` the query."""
-        self._ask(self.explorer.look(self.pictures.path(row)), self.pictures.files[row], self.pictures.labels[row])
+        try:
+            look = self.explorer.look(self.pictures.path(row))
+        except UnreadableImage as error:
+            raise ValueError(f"{self.pictures.files[row]} cannot be read: {error}") from error
+        self._ask(look, self.pictures.files[row], self.pictures.labels[row])
 
-    def _ask(self, look: Look, file: str, label: str) -> None:
-        self.look, self.file, self.label = look, file, label
-        self.query.html = f'<figure><img alt="the query" src="{_uri(look.picture)}"><figcaption>{escape(file)}</figcaption></figure>'
-        self.draw()
+    def _first(self, rows: Iterable[int]) -> None:
+        """Makes the first of some images that can be read the query."""
+        described = getattr(self.pictures, "described", None)
+        row, _ = open_first(self.pictures, [int(row) for row in rows if described is None or described[row]])
+        self.show(row)
 
     def _named(self, change: dict[str, Any]) -> None:
         if change["new"]:
-            self.show(choose_queries(self.pictures, names=[change["new"]])[0])
-            self.name.value = ""  # else only this name would be offered next
+            try:
+                self.show(choose_queries(self.pictures, names=[change["new"]])[0])
+            finally:
+                with self._silently():
+                    self.name.value = ""  # else only this name would be offered next
 
     def _drawn(self, _button: ipywidgets.Button) -> None:
-        self.show(int(self._rng.integers(len(self.pictures))))
+        self._first(self._rng.permutation(len(self.pictures)))
 
     def _uploaded(self, _widget: Upload, content: dict[str, Any], buffers: Sequence[bytes]) -> None:
         name, size = str(content.get("name", ""))[:100], int(content.get("size", 0))
@@ -155,23 +170,33 @@ class Page(ipywidgets.VBox):
             path = Path(folder, "picture")  # never a name that came with it
             path.write_bytes(buffers[0])
             try:
-                image = open_image(path)
+                image = open_image(path, PIXELS)
             except UnreadableImage as error:
                 raise ValueError(f"{name!r} cannot be read: {error}. Try a JPEG or PNG file") from error
         self._ask(self.explorer.look(image), name, "")
 
     def _clicked(self, _widget: Clickable, content: dict[str, Any], _buffers: object) -> None:
         descriptor, _, rank = str(content.get("key", "")).partition(" ")
-        if descriptor in self.found and 0 <= int(rank) < self.k.value:
+        if descriptor in self.found and 0 <= int(rank) < len(self.found[descriptor][0]):
             self.selected = (descriptor, int(rank))
             self._draw_results()
             self._draw_reasons()
 
     def _other_recipe(self, change: dict[str, Any]) -> None:
-        self._quiet = True
-        self.q.max = 1 if change["new"]["threshold"] == "relative" else 5
-        self.q.value, self._quiet = change["new"]["q"], False
+        with self._silently():
+            self.q.max = max(self.q.max, change["new"]["q"])  # the old maximum must not cut off the new value, nor the new one the old
+            self.q.value = change["new"]["q"]
+            self.q.max = _most(change["new"])
         self.draw()
+
+    @contextmanager
+    def _silently(self) -> Iterator[None]:
+        """What is set here is no action of the user's."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     # What is shown
 
@@ -182,15 +207,20 @@ class Page(ipywidgets.VBox):
 
     def draw(self) -> None:
         """Searches, and shows all of it."""
-        if self.look is None:
-            return
+        if self.look is not None:
+            self._ask(self.look, self.file, self.label)
+
+    def _ask(self, look: Look, file: str, label: str) -> None:
+        """Searches for a picture; the page changes only when that went well, and then all of it."""
         descriptors = [d for d, button in self.chosen.items() if button.value]
         if not descriptors:
             raise ValueError("no descriptor is chosen: press one of the buttons")
-        self.searched = self.asked if self.explorer.live else self.recipe.value
-        self.found = self.explorer.find(self.look, descriptors, self.searched, self.metric.value, self.k.value)
-        if self.selected[0] not in self.found or self.selected[1] >= self.k.value:
+        searched = self.asked if self.explorer.live else self.recipe.value
+        found = self.explorer.find(look, descriptors, searched, self.metric.value, self.k.value)
+        self.look, self.file, self.label, self.found, self.searched, self.measured = look, file, label, found, searched, self.metric.value
+        if self.selected[0] not in found or self.selected[1] >= self.k.value:
             self.selected = (descriptors[-1], 0)
+        self.query.html = f'<figure><img alt="the query" src="{_uri(look.picture)}"><figcaption>{escape(file)}</figcaption></figure>'
         self._draw_results()
         self._draw_reasons()
 
@@ -205,7 +235,10 @@ class Page(ipywidgets.VBox):
         return f'<section><h2 style="border-color:{figures.color(d)}">{_name(d)}</h2><div class="cbir-row">{cards}</div></section>'
 
     def _card(self, d: str, rank: int, row: int, distance: float) -> str:
-        picture, histogram = self.thumbnail(row)
+        try:
+            picture, histogram = self.thumbnail(row)
+        except UnreadableImage:  # gone since: grey, until it is back
+            picture, histogram = _uri(np.full((8, 8, 3), 200, np.uint8)), ""
         label = self.explorer.store.labels[row]
         kind = "" if not (label and self.label) else "same" if label == self.label else "other"
         pressed = str((d, rank) == self.selected).lower()
@@ -214,25 +247,23 @@ class Page(ipywidgets.VBox):
                 f'<span>{escape(label)}</span><span>{_number(distance)}</span>{histogram}</button>')
 
     def _thumbnail(self, row: int) -> tuple[str, str]:
-        """(data URI of the picture, its histogram as SVG) of a row of the store; grey where the image is no longer there."""
-        try:
-            image = open_image(self.explorer.store.path(row))
-        except UnreadableImage:
-            return _uri(np.full((8, 8, 3), 200, np.uint8)), ""
+        """(data URI of the picture, its histogram as SVG) of a row of the store. Raises UnreadableImage."""
+        image = open_image(self.explorer.store.path(row))
         histogram = _svg(color_histogram(np.asarray(image)))
         image.thumbnail((SIDE, SIDE))
         return _uri(np.asarray(image)), histogram
 
     def _draw_reasons(self) -> None:
-        if self.look is None:
-            return
         d, rank = self.selected
+        if self.look is None or d not in self.found:
+            return
         rows, distances = self.found[d]
         row, store = int(rows[rank]), self.explorer.store
         query, regions = self.look, self.explorer.regions(self.look, self.asked)
         try:
             found = self.explorer.look(row)
         except UnreadableImage as error:
+            self.reasons.html = ""
             raise ValueError(f"{store.files[row]} cannot be read any more: {error}") from error
         theirs = self.explorer.regions(found, self.asked)
         blocks = "".join(f'<tr><th scope="row">block {m}</th>{_heat(query.picture, mine, self.heat.value)}{_heat(found.picture, other, self.heat.value)}</tr>'
@@ -244,7 +275,7 @@ class Page(ipywidgets.VBox):
             f'<tr><td></td><td><img alt="query" src="{_uri(query.picture)}"></td><td><img alt="found" src="{_uri(found.picture)}"></td></tr>'
             f'<tr><th scope="row">colours</th><td>{_svg(query.histogram)}</td><td>{_svg(found.histogram)}</td></tr>{blocks}</tbody></table>'
             f'<p>{self._explained()}</p>'
-            f'<h3>What made the distance {_number(distances[rank])}</h3>{_bar(self.explorer.parts(query, row, d, self.searched, self.metric.value))}'
+            f'<h3>What made the distance {_number(distances[rank])}</h3>{_bar(self.explorer.parts(query, row, d, self.searched, self.measured))}'
             f'<p>Colour-histogram distance (L1 / 75): {histogram_distance(query.histogram, found.histogram):.4f}</p></section>')
 
     def _explained(self) -> str:
@@ -265,6 +296,11 @@ def _column(children: Sequence[ipywidgets.Widget], title: str) -> ipywidgets.VBo
     box = ipywidgets.VBox([ipywidgets.HTML(f"<b>{title}</b>"), *children])
     box.add_class("cbir-column")
     return box
+
+
+def _most(recipe: Recipe) -> float:
+    """Where the slider of q ends."""
+    return 1 if recipe["threshold"] == "relative" else max(5, 2 * recipe["q"])
 
 
 def _plain(d: str) -> str:
@@ -316,7 +352,7 @@ def _bar(shares: "pd.Series[float]") -> str:
     """Shares of a distance as one bar, its pieces labelled: layers in blues, blocks in oranges, later ones darker."""
     pieces = []
     for letter, palette in (("y", "Blues"), ("w", "Oranges"), ("", "Greys")):
-        parts = [name for name in shares.index if (name[:2] == f"{letter}_" if letter else name[:2] not in ("y_", "w_"))]
+        parts = [name for name in map(str, shares.index) if (re.fullmatch(rf"{letter}_\d+", name) if letter else not re.fullmatch(r"[wy]_\d+", name))]
         for n, part in enumerate(parts, start=1):
             r, g, b, _ = colormaps[palette](0.25 + 0.6 * n / len(parts), bytes=True)
             text = f"{_name(part)} {shares[part]:.0%}"

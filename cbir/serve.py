@@ -11,8 +11,12 @@ from traitlets.config import Config
 from voila.app import Voila
 
 from . import project
+from .choices import meant
+from .images import list_images
+from .notebooks import PATHS
 from .project import ROOT
 from .run import Run
+from .store import open_store
 
 NOTEBOOK = "09_explore"
 
@@ -21,14 +25,23 @@ def serve(run: str = "embedded", parameters: dict[str, object] | None = None, ho
     """Serves the explorer until it is interrupted, for the database of a run or, by `parameters` of notebook 09, any store.
 
     host: the address to listen on; anything but a loopback address asks for the token that is printed at the start.
-    Raises ValueError for an unknown parameter, OSError where the port is taken, and what notebook 09 would stumble over first.
+    Raises ValueError for an unknown parameter, OSError where the port is taken, and for a run, a store or a folder that is not there what
+    `open_store` and `list_images` raise.
     """
     project.check_names("embedded", parameters or {}, [NOTEBOOK])
+    given = {k: os.path.abspath(os.path.expanduser(str(v))) if v and k in PATHS and "://" not in str(v) and (k != "weights" or os.path.exists(str(v))) else v
+             for k, v in (parameters or {}).items()}  # the kernel runs in another folder
+    if given.get("store"):
+        open_store(str(given["store"]))
+    elif run != "embedded" and run not in project.runs():
+        raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{meant(run, project.runs())}: run `cbir reproduce` first, or give a store")
+    if given.get("pictures"):
+        list_images(str(given["pictures"]))
     with socket.create_server((host, port)):
         pass  # taken ports show here, with a plain message
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent / "assets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])])
     local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    path = prepared(Run(run), parameters)
+    path = prepared(Run(run), given)
     Voila.launch_instance(argv=[str(path)], config=Config({
         "Voila": {"ip": host, "port": port, "open_browser": browser, "auto_token": not local,
                   # a page of somebody else's whose name was made to point here does not get in

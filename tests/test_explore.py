@@ -181,9 +181,88 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
     assert "no descriptor is chosen" in page.message.html
     page.chosen["eta"].value = True
     assert "cbir-message" not in page.message.html
-    store.path(4).unlink()
-    page.k.value = 9
-    assert page.results.html.count("<button") == 9
+    row = int(page.found["eta"][0][1])
+    picture = store.path(row).read_bytes()
+    store.path(row).unlink()
+    explorer._looks.cache_clear()
+    page.thumbnail.cache_clear()
+    page._guarded(page._clicked)(None, {"key": "eta 1"}, [])
+    assert "cannot be read any more" in page.message.html and page.reasons.html == "" and page.results.html.count("<button") == 3
+    store.path(row).write_bytes(picture)
+    page._guarded(page._clicked)(None, {"key": "eta 1"}, [])
+    assert "cbir-message" not in page.message.html and "rank 2" in page.reasons.html
+
+
+def test_nothing_changes_where_a_search_fails(explorer, store):
+    from cbir.page import Page
+    page = Page(explorer, store, ("eta",), k=3)
+    shown = page.query.html, page.results.html, page.reasons.html
+    page.chosen["eta"].value = False
+    page.name.value = store.files[5]
+    assert "no descriptor" in page.message.html and (page.query.html, page.results.html, page.reasons.html) == shown and page.name.value == ""
+    page.chosen["eta"].value = True
+    page.name.value = store.files[2]
+    assert f"{store.files[2].split('/')[1]} cannot be read" in page.message.html and (page.query.html, page.results.html) == shown[:2]
+    for _ in range(20):
+        page._guarded(page._drawn)(page.another)
+        assert "cbir-message" not in page.message.html
+
+
+def test_small_stores_and_networks_without_codes(folder, tmp_path):
+    from cbir.page import Page
+    net = make_net(codes=())
+    store = cbir.extract(cbir.list_images(folder)[[0, 1, 2]], net, tmp_path / "small", q=0.05)
+    page = Page(Explorer(store, net), store, k=5)
+    assert list(page.found) == ["eta_conv", "eta"] and page.results.html.count("<button") == 4 and "cbir-message" not in page.message.html
+    store = cbir.extract(cbir.list_images(folder)[[2, 7]], net, tmp_path / "none")
+    assert "can be read" in Page(Explorer(store, net), store).message.html
+
+
+@pytest.mark.parametrize("recipe, most", [({"q": 7.5}, 15), (cbir.AS_RELEASED, 1), ({"q": 0.05}, 5)], ids=str)
+def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe, most):
+    from cbir.page import Page
+    store = cbir.extract(folder, net, tmp_path / "other", extras={"windows": "windows", "low": {"q": 9.0}}, **recipe)
+    page = Page(Explorer(store, net), store, ("eta",), k=2)
+    assert page.q.max == most and page.searched == store.recipe
+    page.recipe.value = cbir.descriptors.check_recipe(q=9.0)
+    assert (page.q.value, page.q.max, page.searched["q"]) == (9.0, 18, 9.0)
+    page.recipe.value = cbir.AS_RELEASED
+    assert (page.q.value, page.q.max) == (0.5, 1) and page.searched == cbir.AS_RELEASED
+
+
+def test_sums_and_extras_with_a_parts_name(folder, net, tmp_path):
+    from cbir.page import Page
+    store = cbir.extract(folder, net, tmp_path / "named", q=0.05, extras={"w_mac": "mac"})
+    explorer = Explorer(store, net)
+    assert sorted(explorer.parts(explorer.look(0), 4).index) == ["w_1", "w_2", "w_3", "y_4"]
+    assert list(Page(explorer, store, ("h+w_1",), k=2).found) == ["h+w_1"]
+    with pytest.raises(ValueError, match="unknown descriptor"):
+        Page(explorer, store, ("etta",))
+    assert explorer.find(explorer.look(0), []) == {}
+
+
+def test_half_precision_networks_are_0_from_themselves_by_every_recipe(folder, tmp_path):
+    net = make_net().to(dtype=torch.bfloat16)
+    store = cbir.extract(folder, net, tmp_path / "half", batch_size=1, q=0.05, extras={"windows": "windows", "low": {"q": 0.01}})
+    explorer = Explorer(store, net)
+    for q in (0.05, 0.01, 0.1):
+        rows, distances = explorer.find(explorer.look(5), ["eta_conv"], cbir.descriptors.check_recipe(q=q), k=1)["eta_conv"]
+        assert rows.tolist() == [5] and distances[0] < 1e-7
+
+
+def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
+    """Of the embedded images; here three of them."""
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    for i in range(3):
+        write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
+    images, net = cbir.list_images(tmp_path / "images"), cbir.load_network()
+    monkeypatch.setattr("cbir.explore.load_images", lambda profile: (images, images))
+    run = cbir.Run("embedded")
+    full = cbir.extract(images, net, run.path / "stores" / "database", shard_size=2, extras={"windows": "windows"})
+    full._state[2:] = np.array([""], dtype=object)  # as if it had been interrupted
+    assert not full.described.all()
+    explorer, pictures = open_explorer(run)
+    assert explorer.store.described.all() and explorer.live and len(pictures) == 3
 
 
 def test_a_page_says_that_a_plain_store_does_not_follow_q(folder, net, tmp_path):

@@ -9,6 +9,7 @@ function render({ model, el }) {
     const target = event.target.closest("[data-key]");
     if (target) model.send({ key: target.dataset.key });
   });
+  if (model.get("live")) el.setAttribute("role", "status");
   draw();
 }
 export default { render };
