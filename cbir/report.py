@@ -213,7 +213,7 @@ def _summary(metrics: Metrics, main: dict[str, Any] | None) -> str:
             apart.setdefault(descriptor_name(best[0]), []).append(metric)
         else:
             close.append(f"in {metric} {_listed(best)} {'has' if len(best) == 1 else 'have'} the best mean"
-                         + (f", but the interval of {_listed(near)} overlaps" if near else ""))
+                         + (f", but the interval{'s' * (len(near) > 1)} of {_listed(near)} overlap{'s' * (len(near) == 1)}" if near else ""))
     found = [f"in {_listed(of)} {name} is best, its interval{'s' * (len(of) > 1)} apart from all others" for name, of in apart.items()] + close
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in (", ".join(done), "; ".join(found)) if text)
 

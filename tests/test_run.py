@@ -233,7 +233,7 @@ def test_results_are_pivoted_and_marked(page):
 def test_the_summary_says_no_more_than_the_intervals(page):
     lead = words(page.find(class_="lead"))
     assert lead == ("3 queries were searched for in a database of 1,234 images, described by the network “tiny<b>” and the recipe as printed (q = 0.5). "
-                    "In histogram distance η̃ is best, its interval apart from all others; in class IM-like has the best mean, but the interval of h and η overlaps.")
+                    "In histogram distance η̃ is best, its interval apart from all others; in class IM-like has the best mean, but the intervals of h and η overlap.")
 
 
 def test_what_was_run(page):
