@@ -316,7 +316,7 @@ def _figures(run: "Run") -> dict[str, dict[str, Any]]:
         name, of_paper = png.stem, bool(re.fullmatch(r"fig\d\d", png.stem))
         with Image.open(png) as image:
             caption, width = image.info.get("Description", name), image.width / image.info.get("dpi", (200,))[0] * INCH
-        drawn = ((notebook, re.search(rf'save_figure\(\w+, "{re.escape(name)}"', source)) for notebook, source in _notebooks())
+        drawn = ((notebook, re.search(rf'\bshow\(\w+, "{re.escape(name)}"', source)) for notebook, source in _notebooks())
         notebook, place = next(((notebook, found.start()) for notebook, found in drawn if found), ("other notebooks", 0))
         figures.append({"name": name, "caption": caption, "title": (re.match(r"Fig\. \d+", caption) or [name.replace("_", " ")])[0],
                         "png": png, "width": round(width), "of_paper": of_paper, "notebook": notebook, "order": (not of_paper, name if of_paper else notebook, place)})
