@@ -12,6 +12,7 @@ from voila.app import Voila
 
 from . import project
 from .choices import meant
+from .explore import open_explorer
 from .images import list_images
 from .notebooks import PATHS
 from .project import ROOT
@@ -33,8 +34,12 @@ def serve(run: str = "embedded", parameters: dict[str, object] | None = None, ho
              for k, v in (parameters or {}).items()}  # the kernel runs in another folder
     if given.get("store"):
         open_store(str(given["store"]))
-    elif run != "embedded" and run not in project.runs():
-        raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{meant(run, project.runs())}: run `cbir reproduce` first, or give a store")
+    elif run not in project.runs():
+        if run == "embedded":
+            open_explorer(Run(run))  # described here, where a bar tells how far it is
+        else:
+            raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{meant(run, project.runs())}: "
+                                    f"run `cbir reproduce` first, or give a store")
     if given.get("pictures"):
         list_images(str(given["pictures"]))
     with socket.create_server((host, port)):

@@ -1,5 +1,6 @@
 """The explorer without a page: against cbir.search, stores that were described by the other recipe, and literal loops."""
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -297,3 +298,27 @@ def test_names_and_labels_cannot_become_html(net, tmp_path):
     page = Page(Explorer(store, net), store, ("eta",), k=2)
     for html in (page.results.html, page.reasons.html, page.query.html):
         assert "<script" not in html and "<img src=x" not in html
+
+
+def test_serving_checks_first_and_takes_paths_as_typed(folder, net, tmp_path, monkeypatch):
+    from cbir import serve
+    launched = []
+    monkeypatch.setattr(serve.Voila, "launch_instance", lambda **options: launched.append(options))
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("JUPYTER_PATH", "")
+    monkeypatch.chdir(tmp_path)
+    for wrong, error in [(("typo", {}), FileNotFoundError), (("mine", {"store": "nowhere"}), FileNotFoundError), (("mine", {"stor": "x"}), ValueError),
+                         (("mine", {"store": "store", "pictures": "nowhere"}), FileNotFoundError)]:
+        cbir.extract(folder, net, tmp_path / "store")
+        with pytest.raises(error):
+            serve.serve(*wrong)
+        assert not launched and not (tmp_path / "runs").exists()
+    serve.serve("mine", {"store": "store", "k": 7}, port=0)
+    [options] = launched
+    notebook = nbformat.read(options["argv"][0], as_version=4)
+    given = "\n".join(c.source for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
+    assert f'store = "{tmp_path / "store"}"' in given and "k = 7" in given and 'run_name = "mine"' in given
+    assert not [c for c in notebook.cells if "static" in c.metadata.get("tags", [])] and any("Page(" in c.source for c in notebook.cells)
+    assert options["config"].Voila.ip == "127.0.0.1" and not options["config"].Voila.auto_token
+    serve.serve("mine", {"store": "store"}, host="0.0.0.0", port=0)
+    assert launched[1]["config"].Voila.auto_token
