@@ -28,11 +28,11 @@ import sklearn.neighbors
 import torch
 
 import cbir
+from cbir.common import ROOT
 from cbir.descriptors import AS_RELEASED
-from cbir.explore import Explorer
+from cbir.explorer.engine import Explorer
+from cbir.explorer.page import Page
 from cbir.extract import Describer
-from cbir.networks import ROOT
-from cbir.page import Page
 from cbir.scenes import render, sample_scenes
 from cbir.store import create_store
 

@@ -1,38 +1,130 @@
-# What `import cbir` gives, for `lazy_loader`, type checkers and editors ("x as x": a stub offers nothing else). Modules with a function of their own name
-# (extract, query, search) are not among the modules: `cbir.search` is the function.
+# What `import cbir` gives, for `lazy_loader`, type checkers and editors ("x as x": a stub offers nothing else).
+# Modules with a function of their own name (extract, search) are not among the modules: `cbir.search` is the function.
 from . import (
-    baselines as baselines, cluster as cluster, color as color, descriptors as descriptors, evaluation as evaluation, explore as explore, figures as figures,
-    images as images, metrics as metrics, networks as networks, notebooks as notebooks, page as page, pooling as pooling, run as run, scenes as scenes,
-    serve as serve, store as store, sweep as sweep, tables as tables, training as training, whitening as whitening, zoo as zoo)
+    baselines as baselines,
+    cluster as cluster,
+    color as color,
+    datasets as datasets,
+    decoding as decoding,
+    descriptors as descriptors,
+    evaluation as evaluation,
+    explorer as explorer,
+    figures as figures,
+    images as images,
+    labels as labels,
+    networks as networks,
+    nearest as nearest,
+    plots as plots,
+    pooling as pooling,
+    scenes as scenes,
+    store as store,
+    tables as tables,
+    workflow as workflow,
+    zoo as zoo,
+)
 from .baselines import (
-    hidden_codes as hidden_codes, imagenet1m_descriptors as imagenet1m_descriptors, read_fvecs as read_fvecs,
-    train_hidden_layer as train_hidden_layer)
+    hidden_codes as hidden_codes,
+    imagenet1m_descriptors as imagenet1m_descriptors,
+    read_fvecs as read_fvecs,
+    train_hidden_layer as train_hidden_layer,
+)
 from .color import (
-    color_histogram as color_histogram, density_overlap as density_overlap, histogram_distance as histogram_distance,
-    parzen_density as parzen_density, parzen_overlap as parzen_overlap, published_distances as published_distances)
+    color_histogram as color_histogram,
+    density_overlap as density_overlap,
+    histogram_distance as histogram_distance,
+    parzen_density as parzen_density,
+    parzen_overlap as parzen_overlap,
+    published_distances as published_distances,
+)
+from .datasets import (
+    choose_queries as choose_queries,
+    hold_out as hold_out,
+    known_factors as known_factors,
+    load_images as load_images,
+)
+from .decoding import (
+    UnreadableImage as UnreadableImage,
+    open_image as open_image,
+)
 from .descriptors import (
-    AS_PRINTED as AS_PRINTED, AS_RELEASED as AS_RELEASED, NAMES as NAMES, RECIPES as RECIPES, SYMBOLS as SYMBOLS, Descriptors as Descriptors,
-    conv_descriptor as conv_descriptor, describe as describe, named_recipe as named_recipe, significance_map as significance_map,
-    significant as significant, trace as trace)
-from .evaluation import Evaluation as Evaluation, class_color_plane as class_color_plane, comparisons as comparisons, means as means
-from .explore import Explorer as Explorer
-from .extract import extract as extract
+    AS_PRINTED as AS_PRINTED,
+    AS_RELEASED as AS_RELEASED,
+    Descriptors as Descriptors,
+    RECIPES as RECIPES,
+    conv_descriptor as conv_descriptor,
+    describe as describe,
+    named_recipe as named_recipe,
+    significance_map as significance_map,
+    significant as significant,
+    trace as trace,
+)
+from .evaluation import (
+    Evaluation as Evaluation,
+    average_precision as average_precision,
+    bootstrap_interval as bootstrap_interval,
+    class_color_plane as class_color_plane,
+    common_in_top_k as common_in_top_k,
+    comparisons as comparisons,
+    distance_by_part as distance_by_part,
+    means as means,
+    paired_difference as paired_difference,
+    pareto_front as pareto_front,
+    share_in_top_k as share_in_top_k,
+)
+from .explorer.engine import (
+    Explorer as Explorer,
+)
+from .extract import (
+    extract as extract,
+)
 from .images import (
-    ImageSet as ImageSet, UnreadableImage as UnreadableImage, choose_queries as choose_queries, hold_out as hold_out,
-    known_factors as known_factors, list_images as list_images, load_images as load_images, open_first as open_first, open_image as open_image)
-from .metrics import (
-    average_precision as average_precision, bootstrap_interval as bootstrap_interval, common_in_top_k as common_in_top_k,
-    distance_by_part as distance_by_part, paired_difference as paired_difference, pareto_front as pareto_front, share_in_top_k as share_in_top_k)
+    ImageSet as ImageSet,
+    list_images as list_images,
+    open_first as open_first,
+)
+from .labels import (
+    NAMES as NAMES,
+    SYMBOLS as SYMBOLS,
+)
+from .nearest import (
+    Hits as Hits,
+)
 from .networks import (
-    Activations as Activations, Network as Network, pick_device as pick_device, resize_transform as resize_transform, to_picture as to_picture)
-from .pooling import POOLINGS as POOLINGS
-from .query import query as query
-from .run import Run as Run
-from .search import Hits as Hits, search as search
-from .store import Store as Store, open_store as open_store
-from .tables import color_histograms as color_histograms, table1 as table1
-from .whitening import Whitening as Whitening, l2_normalize as l2_normalize, pca_whitening as pca_whitening
-from .zoo import EMBEDDED_WEIGHTS as EMBEDDED_WEIGHTS, NETWORKS as NETWORKS, load_network as load_network, slim_vgg16 as slim_vgg16
+    Activations as Activations,
+    Network as Network,
+    pick_device as pick_device,
+    resize_transform as resize_transform,
+    to_picture as to_picture,
+)
+from .pooling import (
+    POOLINGS as POOLINGS,
+    Whitening as Whitening,
+    l2_normalize as l2_normalize,
+    pca_whitening as pca_whitening,
+)
+from .search import (
+    search as search,
+)
+from .store import (
+    Store as Store,
+    open_store as open_store,
+)
+from .tables import (
+    color_histograms as color_histograms,
+    table1 as table1,
+)
+from .workflow.query import (
+    query as query,
+)
+from .workflow.run import (
+    Run as Run,
+)
+from .zoo import (
+    EMBEDDED_WEIGHTS as EMBEDDED_WEIGHTS,
+    NETWORKS as NETWORKS,
+    load_network as load_network,
+    slim_vgg16 as slim_vgg16,
+)
 
 __version__: str
 __all__: list[str]

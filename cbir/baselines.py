@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from .choices import AnyPath
+from .common import AnyPath
 from .images import Images
 from .store import Rows
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from . import __version__, project
-from .choices import METRICS, meant
-from .project import EVIDENCE, PAPER, ROOT, runs_folder
+from . import __version__
+from .common import METRICS, ROOT, did_you_mean
+from .workflow import project
+from .workflow.project import EVIDENCE, PAPER, runs_folder
 
 STORY = """\
 Image retrieval by the activations of a network: the paper of Staszewski et al.
@@ -81,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        super().error(message + (meant(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""))
+        super().error(message + (did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = parser.parse_known_args(argv)
     if rest:
         options = re.findall(r"(?<!\S)--?[\w-]+", args.parser.format_help())
-        args.parser.error(f"unrecognized arguments: {' '.join(rest)}{meant(rest[0], options)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}{did_you_mean(rest[0], options)}")
     try:
         args.run_command(args)
     except (ValueError, OSError, ImportError) as error:
@@ -198,7 +199,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     project.check_names(args.profile, [name for name, _ in args.parameter], selected)  # a slip of the pen shows at once
     import papermill
 
-    from .notebooks import reproduce
+    from .workflow.notebooks import reproduce
     given = _given(args) | ({"scheduler": args.scheduler} if args.scheduler else {})
     try:
         run = reproduce(args.profile, args.name, given, selected)
@@ -212,7 +213,7 @@ def _reproduce(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from .sweep import read_sweep, sweep
+    from .workflow.sweep import read_sweep, sweep
     table = sweep(args.file, args.scheduler, tell=lambda line: print(line, flush=True))
     print(f"Done: {runs_folder() / read_sweep(args.file).name}")
     failed = table[table["status"] != "complete"]
@@ -222,12 +223,12 @@ def _sweep(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from .run import open_run
+    from .workflow.run import open_run
     print(f"Done: {open_run(args.a).compare(open_run(args.b), args.output)}")
 
 
 def _query(args: argparse.Namespace) -> None:
-    from .query import open_database, query
+    from .workflow.query import open_database, query
     store, net = open_database(args.run, args.store or "", args.weights or "")
     written, unreadable = query(args.images, store, net, args.descriptor or ("h", "eta_conv", "eta"), args.metric, args.k, args.output)
     print("\n".join(map(str, written.values())))
@@ -237,7 +238,7 @@ def _query(args: argparse.Namespace) -> None:
 
 def _explore(args: argparse.Namespace) -> None:
     project.check_names("embedded", [name for name, _ in args.parameter], ["09_explore"])
-    from .serve import serve
+    from .explorer.serve import serve
     serve(args.run, _given(args) | ({"store": args.store} if args.store else {}), args.host, args.port, not args.no_browser)
 
 
@@ -245,7 +246,7 @@ def _given(args: argparse.Namespace) -> dict[str, object]:
     """What -p gave: values as YAML, paths as they are typed."""
     import yaml
 
-    from .notebooks import PATHS
+    from .workflow.notebooks import PATHS
     return {k: v if k in PATHS or not v else yaml.safe_load(v) for k, v in args.parameter}
 
 
@@ -253,7 +254,7 @@ def _list_parameters(args: argparse.Namespace) -> None:
     known = _known_parameters()
     unknown = [name for name in args.names if name not in known]
     if unknown:
-        raise ValueError(f"no notebook has a parameter {unknown[0]!r}{meant(unknown[0], known)}: `cbir parameters` lists all that there are")
+        raise ValueError(f"no notebook has a parameter {unknown[0]!r}{did_you_mean(unknown[0], known)}: `cbir parameters` lists all that there are")
     width = min(shutil.get_terminal_size((150, 24)).columns, 150)
     for name in args.names or known:
         for default, (comment, numbers) in known[name].items():

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack, get_args
 import torch
 import torch.nn.functional as F
 
-from .choices import Counting, Scale, Threshold, unknown
+from .common import Counting, Scale, Threshold, unknown_choice
 from .networks import Network
 
 
@@ -25,12 +25,6 @@ AS_PRINTED: Recipe = {"q": 0.5, "threshold": "absolute", "counting": "count", "s
 AS_RELEASED: Recipe = {"q": 0.5, "threshold": "relative", "counting": "union", "scale": "as_released"}
 RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
 
-# How the descriptors are called in figures and LaTeX, and in plain text and HTML; those that they are compared with are called the same in both.
-BASELINES = {"average": "average of all", "spoc": "SPoC", "mac": "MAC", "gem": "GeM", "rmac": "R-MAC", "crow": "CroW", "pyramid": "pyramid pooling",
-             "color": "colour histogram"}
-SYMBOLS = {"im": "IM-like", "h": r"$h$", "eta_conv": r"$\tilde{\eta}$", "eta": r"$\eta$", "h+color": r"$h$ + colour"} | BASELINES
-NAMES = {"im": "IM-like", "h": "h", "eta_conv": "η̃", "eta": "η", "h+color": "h + colour"} | BASELINES
-
 
 class Descriptors(NamedTuple):
     """`h` (B, D_1 + D_2), `eta_conv` (B, sum C_m) and, from both, `eta`; float32."""
@@ -47,7 +41,7 @@ class Descriptors(NamedTuple):
 def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
     """A recipe of `RECIPES` by its name, with some of its values changed. Raises ValueError like `check_recipe`."""
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, RECIPES))
+        raise ValueError(unknown_choice("recipe", name, RECIPES))
     return check_recipe(**RECIPES[name] | changes)
 
 
@@ -55,7 +49,7 @@ def check_recipe(q: float = 0.5, threshold: Threshold = "absolute", counting: Co
     """The recipe as a dict, its defaults (the paper as printed) filled in; ValueError for a value that has no meaning."""
     for name, value, known in [("threshold", threshold, get_args(Threshold)), ("counting", counting, get_args(Counting)), ("scale", scale, get_args(Scale))]:
         if value not in known:
-            raise ValueError(unknown(name, value, known))
+            raise ValueError(unknown_choice(name, value, known))
     upper = float("inf") if threshold == "absolute" else 1
     if not 0 <= q <= upper:  # also refuses NaN
         raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .choices import AnyPath, Dtype, unknown
 from .color import color_histogram
+from .common import AnyPath, Dtype, unknown_choice
+from .decoding import UnreadableImage, open_image
 from .descriptors import Recipe, check_recipe, join, weigh, window_means
-from .images import Images, UnreadableImage, list_images, open_image
+from .images import Images, list_images
 from .networks import Network, pick_device
 from .pooling import POOLINGS
 from .store import Extras, Store, check_name, check_same, create_store, find_store, local, locked, shared_store
@@ -52,7 +53,7 @@ def extract(images: Images | AnyPath | Iterable[AnyPath], net: Network, path: An
     images, path = list_images(images), local(path)
     describer = Describer(net, recipe, extras)
     if dtype not in get_args(Dtype):
-        raise ValueError(unknown("dtype", dtype, get_args(Dtype)))
+        raise ValueError(unknown_choice("dtype", dtype, get_args(Dtype)))
     wanted = images, net, describer.recipe, describer.extras, dtype
     store = find_store(path)
     if store:
@@ -87,7 +88,7 @@ class Describer:
         for name, what in (extras or {}).items():
             check_name(name)
             if isinstance(what, str) and what not in {*POOLINGS, "color", "windows"}:
-                raise ValueError(f"{unknown('extra', what, ('color', 'windows', *POOLINGS))}, or give a recipe (dict)")
+                raise ValueError(f"{unknown_choice('extra', what, ('color', 'windows', *POOLINGS))}, or give a recipe (dict)")
             self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
 
     def decode(self, path: AnyPath) -> Decoded | str:

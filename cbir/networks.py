@@ -16,8 +16,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2 as T
 
-from .choices import meant
-from .project import ROOT as ROOT
+from .common import did_you_mean
 
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -59,7 +58,7 @@ class Network:
         known = dict(module.named_modules())
         missing = [n for n in [*blocks, *codes] if n not in known]
         if missing:
-            raise ValueError(f"no such submodule: {missing}{meant(missing[0], known)}; this network has e.g. {[n for n in known if n][:8]}: "
+            raise ValueError(f"no such submodule: {missing}{did_you_mean(missing[0], known)}; this network has e.g. {[n for n in known if n][:8]}: "
                              "module.named_modules() gives all")
         if not blocks:
             raise ValueError("a network needs at least one block: name the submodules whose outputs are y_1..y_N")

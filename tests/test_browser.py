@@ -19,7 +19,7 @@ from conftest import write_image
 from PIL import Image
 
 import cbir
-from cbir.networks import ROOT
+from cbir.common import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -40,7 +40,7 @@ def world(tmp_path_factory):
     net = cbir.load_network(device="cpu")
     store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
     (folder / "tmp").mkdir()
-    return folder, cbir.explore.Explorer(store, net)
+    return folder, cbir.explorer.engine.Explorer(store, net)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 import cbir
-from cbir import cli, project
-from cbir.project import ROOT
+from cbir import cli
+from cbir.common import ROOT
+from cbir.workflow import project
+from cbir.workflow.sweep import read_sweep
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -54,7 +56,7 @@ def test_the_sweep_of_the_help_is_one(capsys, tmp_path):
     out, _, _ = say(capsys, "sweep", "--help")
     (tmp_path / "grid.yaml").write_text(out[out.index("  profile: folder"):].replace("\n  ", "\n").strip())
     assert set(yaml.safe_load((tmp_path / "grid.yaml").read_text())) == {"profile", "parameters", "grid"}
-    assert len(cbir.sweep.read_sweep(tmp_path / "grid.yaml").cells) == 6
+    assert len(read_sweep(tmp_path / "grid.yaml").cells) == 6
 
 
 def test_profiles_are_described_in_the_help(capsys):

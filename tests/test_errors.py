@@ -10,16 +10,17 @@ from conftest import make_net, write_image
 from torch import nn
 
 import cbir
-from cbir.choices import meant, unknown
+from cbir.common import did_you_mean, unknown_choice
+from cbir.workflow.sweep import read_sweep
 
 
 def test_meant():
-    assert meant("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
-    assert meant("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
-    assert meant("colour", ["metric", "k"]) == meant("k", ["metric", "k"]) == meant("k", []) == ""
-    assert unknown("metric", "l3", ("l1", "l2")) == "unknown metric 'l3': choose one of 'l1', 'l2'"
-    assert unknown("metric", "cosin", ("l1", "cosine")) == "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
-    assert meant("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))  # in a second, however many
+    assert did_you_mean("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
+    assert did_you_mean("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
+    assert did_you_mean("colour", ["metric", "k"]) == did_you_mean("k", ["metric", "k"]) == did_you_mean("k", []) == ""
+    assert unknown_choice("metric", "l3", ("l1", "l2")) == "unknown metric 'l3': choose one of 'l1', 'l2'"
+    assert unknown_choice("metric", "cosin", ("l1", "cosine")) == "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
+    assert did_you_mean("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))  # in a second, however many
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_store_offers_its_descriptors_to_the_tab_key(store):
 def test_sweeps(tmp_path):
     (tmp_path / "grid.yaml").write_text("grid: {metrc: [l1]}")
     with pytest.raises(ValueError, match=r"\['metrc'\] must be parameters .* \(did you mean 'metric'\?\); there are"):
-        cbir.sweep.read_sweep(tmp_path / "grid.yaml")
+        read_sweep(tmp_path / "grid.yaml")
 
 
 def test_weights_that_are_none(tmp_path):

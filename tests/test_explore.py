@@ -8,7 +8,7 @@ from conftest import make_net, write_image
 from PIL import Image
 
 import cbir
-from cbir.explore import Explorer, open_explorer
+from cbir.explorer.engine import Explorer, open_explorer
 
 RECIPES = [{}, {"q": 0.05}, {"q": 0.12}, {"q": 0.2, "threshold": "relative"}, cbir.AS_RELEASED, {"q": 0.0}]
 
@@ -160,7 +160,7 @@ def test_a_store_by_parameter_and_pictures_of_ones_own(tmp_path, monkeypatch):
 
 def test_pages_draw_what_the_explorer_finds(explorer, store):
     """The page's HTML, without a browser: rank, class, distance and reasons of what was found; a file that vanished is grey."""
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     page = Page(explorer, store, ("h", "eta"), k=3)
     assert page.results.html.count("<button") == 6
     for d, (rows, distances) in explorer.find(explorer.look(0), ["h", "eta"], k=3).items():
@@ -195,7 +195,7 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
 
 
 def test_nothing_changes_where_a_search_fails(explorer, store):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     page = Page(explorer, store, ("eta",), k=3)
     shown = page.query.html, page.results.html, page.reasons.html
     page.chosen["eta"].value = False
@@ -210,7 +210,7 @@ def test_nothing_changes_where_a_search_fails(explorer, store):
 
 
 def test_small_stores_and_networks_without_codes(folder, tmp_path):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     net = make_net(codes=())
     store = cbir.extract(cbir.list_images(folder)[[0, 1, 2]], net, tmp_path / "small", q=0.05)
     page = Page(Explorer(store, net), store, k=5)
@@ -221,7 +221,7 @@ def test_small_stores_and_networks_without_codes(folder, tmp_path):
 
 @pytest.mark.parametrize("recipe, most", [({"q": 7.5}, 15), (cbir.AS_RELEASED, 1), ({"q": 0.05}, 5)], ids=str)
 def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe, most):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     store = cbir.extract(folder, net, tmp_path / "other", extras={"windows": "windows", "low": {"q": 9.0}}, **recipe)
     page = Page(Explorer(store, net), store, ("eta",), k=2)
     assert page.q.max == most and page.searched == store.recipe
@@ -232,7 +232,7 @@ def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe
 
 
 def test_sums_and_extras_with_a_parts_name(folder, net, tmp_path):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     store = cbir.extract(folder, net, tmp_path / "named", q=0.05, extras={"w_mac": "mac"})
     explorer = Explorer(store, net)
     assert sorted(explorer.parts(explorer.look(0), 4).index) == ["w_1", "w_2", "w_3", "y_4"]
@@ -257,7 +257,7 @@ def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
     for i in range(3):
         write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
     images, net = cbir.list_images(tmp_path / "images"), cbir.load_network()
-    monkeypatch.setattr("cbir.explore.load_images", lambda profile: (images, images))
+    monkeypatch.setattr("cbir.explorer.engine.load_images", lambda profile: (images, images))
     run = cbir.Run("embedded")
     full = cbir.extract(images, net, run.path / "stores" / "database", shard_size=2, extras={"windows": "windows"})
     full._state[2:] = np.array([""], dtype=object)  # as if it had been interrupted
@@ -267,7 +267,7 @@ def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
 
 
 def test_a_page_says_that_a_plain_store_does_not_follow_q(folder, net, tmp_path):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     page = Page(Explorer(cbir.extract(folder, net, tmp_path / "plain"), net), cbir.open_store(tmp_path / "plain"), ("eta",), k=2)
     assert "cbir-note" not in page.results.html
     found, regions = page.found["eta"][1].tolist(), page.reasons.html
@@ -280,7 +280,7 @@ def test_a_page_says_that_a_plain_store_does_not_follow_q(folder, net, tmp_path)
     ({"name": "a.png", "size": 5}, [bytes(10_000_001)], "more than 10 MB"), ({"name": "a", "size": 0}, [b""], "empty file"),
     ({"name": "a", "size": 1, "failed": True}, [], "could not read"), ({}, [], "more than"), ({"name": "<b>", "size": 3}, [b"abc"], "&lt;b&gt;")])
 def test_bad_uploads_are_told_and_the_page_goes_on(explorer, store, content, buffers, message):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     page = Page(explorer, store, ("eta",), k=2)
     before = page.results.html
     page._guarded(page._uploaded)(page.upload, content, buffers)
@@ -291,7 +291,7 @@ def test_bad_uploads_are_told_and_the_page_goes_on(explorer, store, content, buf
 
 
 def test_names_and_labels_cannot_become_html(net, tmp_path):
-    from cbir.page import Page
+    from cbir.explorer.page import Page
     for i in range(3):
         write_image(tmp_path / "images" / "<script>alert(1)<" / f'"><img src=x onerror=alert({i})>.png', seed=i)
     store = cbir.extract(tmp_path / "images", net, tmp_path / "store")

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from torchvision import models
 
 import cbir
-from cbir import figures
+from cbir import figures, labels, plots
 
 
 @pytest.fixture(autouse=True)
@@ -105,11 +105,11 @@ def test_fig_2_without_titles():
 
 # ---- Figs 3-6 ---------------------------------------------------------------------------------------------------------------
 
-def draw_retrieval(labels, k=3, **options):
-    fig, axes = plt.subplots(len(labels), 1 + k, squeeze=False)
-    pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(1 + k)] for q in range(len(labels))]
-    distances = np.arange(len(labels) * k).reshape(-1, k) / 100
-    assert figures.retrieval(axes, pictures, labels, distances, **options) is axes
+def draw_retrieval(classes, k=3, **options):
+    fig, axes = plt.subplots(len(classes), 1 + k, squeeze=False)
+    pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(1 + k)] for q in range(len(classes))]
+    distances = np.arange(len(classes) * k).reshape(-1, k) / 100
+    assert figures.retrieval(axes, pictures, classes, distances, **options) is axes
     fig.canvas.draw()
     return axes, pictures
 
@@ -215,7 +215,7 @@ def test_intervals():
     table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(FOUR, (0.1, 0.2, 0.3, 0.4))],
                          columns=["metric", "descriptor", "mean", "low", "high"])
     fig, axes = plt.subplots(1, 2)
-    assert figures.intervals(axes, table) is axes
+    assert plots.intervals(axes, table) is axes
     fig.canvas.draw()
     for ax, metric in zip(axes, ("class", "color")):
         assert ax.get_title() == metric
@@ -223,21 +223,21 @@ def test_intervals():
         assert len(ax.containers) == 4
         for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, FOUR, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
-            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == figures.COLORS[descriptor]
-            assert line.get_marker() == figures.MARKERS[descriptor] and line.get_markerfacecolor() == line.get_color()
+            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == labels.COLORS[descriptor]
+            assert line.get_marker() == labels.MARKERS[descriptor] and line.get_markerfacecolor() == line.get_color()
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
 
 
 def test_intervals_of_one_metric_and_some_descriptors():
     fig, axes = plt.subplots(1, 1, squeeze=False)
     table = pd.DataFrame([("class", "eta", 0.5, 0.5, 0.5)], columns=["metric", "descriptor", "mean", "low", "high"])
-    figures.intervals(axes[0], table)
+    plots.intervals(axes[0], table)
     assert cbir.SYMBOLS["eta"] in texts(axes[0][0])
 
 
 def test_intervals_of_descriptors_without_a_name_of_their_own():
     _, ax = plt.subplots()
-    figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in ("gem", "without $w_2$")],
+    plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in ("gem", "without $w_2$")],
                                          columns=["metric", "descriptor", "mean", "low", "high"]))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
 
@@ -247,7 +247,7 @@ def test_nothing_is_cut_off_at_the_width_of_a_page():
     figures.use_style()
     fig, axes = plt.subplots(1, 5, figsize=(figures.WIDTH, 1.8))
     panels = {"class P@5": 0.5, "class AP": 0.4, "background P@5": 0.3, "palette P@5": 0.5, "histogram distance": 0.01}
-    figures.intervals(axes, pd.DataFrame([(metric, d, 0, -x, x) for metric, x in panels.items() for d in FOUR],
+    plots.intervals(axes, pd.DataFrame([(metric, d, 0, -x, x) for metric, x in panels.items() for d in FOUR],
                                          columns=["metric", "descriptor", "mean", "low", "high"]))
     fig.canvas.draw()
     ink = (np.asarray(fig.canvas.buffer_rgba())[..., :3] < 250).any(axis=2)
@@ -258,10 +258,10 @@ def test_intervals_of_variants_and_of_recipes():
     """A variant has the colour and the marker of its descriptor, and an empty point; what else is named takes those of the descriptor it is of."""
     def points(names, **options):
         _, ax = plt.subplots()
-        figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in names], columns=["metric", "descriptor", "mean", "low", "high"]), **options)
+        plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in names], columns=["metric", "descriptor", "mean", "low", "high"]), **options)
         return [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line, *_ in ax.containers], [t.get_text() for t in ax.get_xticklabels()]
 
-    color, marker = figures.COLORS["eta"], figures.MARKERS["eta"]
+    color, marker = labels.COLORS["eta"], labels.MARKERS["eta"]
     assert points(["eta", "eta, relative"]) == ([(color, marker, color), (color, marker, "white")], [r"$\eta$", r"$\eta$, relative"])
     assert points(["printed", "released"], of="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
 
@@ -275,12 +275,12 @@ POINTS = pd.DataFrame([("eta", 0.9, 0.8, 1.0, 0.3, 0.2, 0.5, True), ("h", 0.8, 0
 
 def test_plane_shows_every_descriptor_with_both_intervals():
     fig, ax = plt.subplots()
-    assert figures.plane(ax, POINTS) is ax
+    assert plots.plane(ax, POINTS) is ax
     fig.canvas.draw()
     assert len(ax.containers) == len(POINTS)
     for bar, row in zip(ax.containers, POINTS.itertuples()):
         point, _, (across, up) = bar
-        color = figures.COLORS.get(row.descriptor, figures.BASELINE)
+        color = labels.COLORS.get(row.descriptor, labels.BASELINE)
         assert (point.get_xdata()[0], point.get_ydata()[0], point.get_color()) == (row.x, row.y, color)
         assert point.get_markerfacecolor() == (color if row.front else "white")
         np.testing.assert_allclose(across.get_segments()[0], [[row.x_low, row.y], [row.x_high, row.y]])
@@ -291,7 +291,7 @@ def test_plane_shows_every_descriptor_with_both_intervals():
 
 def test_the_front_is_drawn_through_its_points_alone():
     _, ax = plt.subplots()
-    line = figures.plane(ax, POINTS).get_lines()[0]
+    line = plots.plane(ax, POINTS).get_lines()[0]
     assert line.get_label() == "Pareto front"
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.2, 0.6, 0.9], [0.1, 0.2, 0.3])
 
@@ -302,7 +302,7 @@ def test_heat_map(best):
     table = pd.DataFrame([[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]], index=["eta", "gem"],
                          columns=pd.MultiIndex.from_tuples([("raw", "l1"), ("raw", "l2"), ("whitened", "l1")]))
     fig, ax = plt.subplots()
-    assert figures.heat_map(ax, table, best=best) is ax
+    assert plots.heat_map(ax, table, best=best) is ax
     fig.canvas.draw()
     cells = {t.get_position(): t for t in ax.texts}
     assert {p: t.get_text() for p, t in cells.items() if t.get_text()[0].isdigit()} == {
@@ -321,7 +321,7 @@ def test_heat_map(best):
 
 def test_heat_map_of_plain_columns():
     fig, ax = plt.subplots()
-    figures.heat_map(ax, pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"]), text="%.0f")
+    plots.heat_map(ax, pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"]), text="%.0f")
     assert {"a", "b", "1", "4", "without $w_1$", "$h$"} <= set(texts(ax)) and not ax.get_lines()
 
 
@@ -334,7 +334,7 @@ def test_names_in_the_plane_cover_no_point_and_no_other_name():
     figures.use_style()
     fig, ax = plt.subplots(figsize=(5, 4))
     ax.set(xlim=(0, 1.05), ylim=(0, 1))
-    figures.plane(ax, table)
+    plots.plane(ax, table)
     fig.canvas.draw()
     notes = [t for t in ax.texts if isinstance(t, Annotation)]
     boxes = [t.get_window_extent() if t.arrow_patch is None else plt.Text.get_window_extent(t) for t in notes]
@@ -349,26 +349,26 @@ def test_curves():
     table = pd.DataFrame([(m, c, x, x * s) for m in ("class", "colour") for c, s in [("eta", 1), ("relative", 2)] for x in (0, 0.5, 1)],
                          columns=["metric", "curve", "q", "value"])
     _, axes = plt.subplots(1, 2)
-    figures.curves(axes, table, "q", names={"relative": "relative threshold"})
+    plots.curves(axes, table, "q", names={"relative": "relative threshold"})
     for ax, metric in zip(axes, ("class", "colour")):
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
-        assert ax.get_lines()[0].get_color() == figures.COLORS["eta"]
+        assert ax.get_lines()[0].get_color() == labels.COLORS["eta"]
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
 
 
 def test_colors_and_symbols_of_parts_and_variants():
-    assert [figures.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
+    assert [labels.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
         r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
-    assert [figures.symbol(d, cbir.NAMES) for d in ("eta_conv", "h+color, unit length")] == ["η̃", "h + colour, unit length"]
-    assert figures.marker("eta, unit length") == figures.MARKERS["eta"] and figures.marker("gem") not in figures.MARKERS.values()
-    assert figures.color("eta, unit length") == figures.COLORS["eta"] and figures.color("w_3") == figures.color("gem") == figures.BASELINE
+    assert [labels.symbol(d, cbir.NAMES) for d in ("eta_conv", "h+color, unit length")] == ["η̃", "h + colour, unit length"]
+    assert labels.marker("eta, unit length") == labels.MARKERS["eta"] and labels.marker("gem") not in labels.MARKERS.values()
+    assert labels.color("eta, unit length") == labels.COLORS["eta"] and labels.color("w_3") == labels.color("gem") == labels.BASELINE
 
 
 def test_contributions_are_shares_of_each_row():
     table = pd.DataFrame({"y_6": [1.0, 0], "y_7": [2.0, 0], "w_1": [1.0, 5]}, index=["as printed", "eta"])
     _, ax = plt.subplots()
-    assert figures.contributions(ax, table) is ax
+    assert plots.contributions(ax, table) is ax
     pieces = np.array([[(bar.get_x(), bar.get_width()) for bar in container] for container in ax.containers])  # part, row, (from, width)
     np.testing.assert_allclose(pieces[:, 0], [(0, 0.25), (0.25, 0.5), (0.75, 0.25)])
     np.testing.assert_allclose(pieces[:, 1], [(0, 0), (0, 0), (0, 1)])
@@ -409,19 +409,19 @@ def lab(color, sight):
 def test_colors_can_be_told_apart_by_everybody(sight):
     """Delta E (CIE 1976) of 15 between any two descriptors, and between the frames; 2 is just noticeable."""
     assert np.linalg.norm(lab("red", SIGHT["normal"]) - lab("black", SIGHT["normal"])) == pytest.approx(117.3, abs=0.1)    # CIELAB of red: 53.2, 80.1, 67.2
-    for some in ([*figures.COLORS.values(), figures.BASELINE], [figures.SAME, figures.OTHER, figures.QUERY], figures.CHANNELS):
+    for some in ([*labels.COLORS.values(), labels.BASELINE], [figures.SAME, figures.OTHER, figures.QUERY], figures.CHANNELS):
         seen = [lab(color, sight) for color in some]
         assert min(np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]) > 15
 
 
 def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
-    assert figures.MARKERS.keys() == figures.COLORS.keys() and len({*figures.MARKERS.values()}) == len(figures.MARKERS)
+    assert labels.MARKERS.keys() == labels.COLORS.keys() and len({*labels.MARKERS.values()}) == len(labels.MARKERS)
 
 
 def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
     figures.use_style()
     fig, ax = plt.subplots(figsize=(3, 2))
-    figures.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in FOUR], columns=["metric", "descriptor", "mean", "low", "high"]))
+    plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in FOUR], columns=["metric", "descriptor", "mean", "low", "high"]))
     fig.savefig(tmp_path / "a.pdf")
     fonts = set(re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?([\w-]+)", (tmp_path / "a.pdf").read_bytes()))
     assert fonts == {b"DejaVuSans", b"DejaVuSans-Oblique"}
@@ -433,7 +433,7 @@ def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkey
     monkeypatch.delenv("MPLBACKEND", raising=False)                                    # else the kernel would draw for files only
     source = f"""import matplotlib.pyplot as plt
 from cbir.figures import show
-from cbir.run import Run
+from cbir.workflow.run import Run
 show(plt.subplots(figsize=(1, 1))[0], "unsaved: a < b")
 Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", "Fig. 1. \\"Quoted\\"")
 print(plt.get_fignums())"""

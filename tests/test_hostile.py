@@ -28,8 +28,9 @@ from PIL import Image
 from torchvision import datasets
 
 import cbir
-from cbir import images as module
-from cbir.networks import ROOT
+from cbir import datasets as image_sets
+from cbir import decoding as module
+from cbir.common import ROOT
 
 SEEDS = fuzz.seeds()
 CHANGES = st.lists(st.tuples(st.sampled_from(fuzz.KINDS), st.floats(0, 1), st.integers(0, 10 ** 6)), min_size=1, max_size=8)
@@ -271,17 +272,17 @@ def archive(tmp_path, monkeypatch):
 
 
 def test_unpacking_that_was_interrupted_is_done_again(tmp_path, monkeypatch, archive):
-    root, extract = tmp_path / "data", module.download_and_extract_archive
+    root, extract = tmp_path / "data", image_sets.download_and_extract_archive
 
     def stops(url, root, aside, md5):
         extract(url, root, aside, md5=md5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "download_and_extract_archive", stops)
+    monkeypatch.setattr(image_sets, "download_and_extract_archive", stops)
     with pytest.raises(KeyboardInterrupt):
         cbir.load_images("imagenette", root)
     assert [p.name for p in root.iterdir()] == ["imagenette2-320.tgz"]
-    monkeypatch.setattr(module, "download_and_extract_archive", extract)
+    monkeypatch.setattr(image_sets, "download_and_extract_archive", extract)
     database, queries = cbir.load_images("imagenette", root)
     assert len(database) == len(queries) == 10 and sorted(p.name for p in root.iterdir()) == ["imagenette2-320", "imagenette2-320.tgz"]
 

@@ -392,7 +392,7 @@ def test_unknown_profile(tmp_path):
 def test_imagenette_without_network_says_what_to_do(tmp_path, monkeypatch):
     def no_network(*_args, **_options):
         raise URLError("no route to host")
-    monkeypatch.setattr(cbir.images, "download_and_extract_archive", no_network)
+    monkeypatch.setattr(cbir.datasets, "download_and_extract_archive", no_network)
     with pytest.raises(RuntimeError, match="no route to host.*imagenette2-320.tgz.*unpack") as error:
         cbir.load_images("imagenette", images=tmp_path)
     assert str(tmp_path) in str(error.value)
@@ -401,7 +401,7 @@ def test_imagenette_without_network_says_what_to_do(tmp_path, monkeypatch):
 def test_imagenette_that_is_there_is_not_downloaded(tmp_path, monkeypatch):
     def fails(*_args, **_options):
         raise AssertionError("downloaded again")
-    monkeypatch.setattr(cbir.images, "download_and_extract_archive", fails)
+    monkeypatch.setattr(cbir.datasets, "download_and_extract_archive", fails)
     for split, n in [("train", 3), ("val", 1)]:
         for i in range(n):
             for wnid in torchvision.datasets.Imagenette._WNID_TO_CLASS:

@@ -8,7 +8,7 @@ import types
 import pytest
 
 import cbir
-from cbir.project import ROOT
+from cbir.common import ROOT
 
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "numba", "zarr", "papermill", "matplotlib", "PIL"}
 
@@ -34,7 +34,7 @@ def test_every_public_name_is_there():
 
 def test_functions_are_not_their_modules():
     """Whatever was imported first: the module sets itself as an attribute of the package."""
-    for first in ("import cbir.search, cbir.extract, cbir.query", "import cbir.tables, cbir.query", "from cbir import query, extract, search", ""):
+    for first in ("import cbir.search, cbir.extract, cbir.workflow.query", "import cbir.tables, cbir.workflow.query", "from cbir import query, extract, search", ""):
         assert run(f"{first}\nimport cbir\nprint(*(type(f).__name__ for f in (cbir.search, cbir.extract, cbir.query)))").split() == 3 * ["function"]
     assert isinstance(cbir.cluster, types.ModuleType)
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cbir.cli import PAPER
-from cbir.networks import ROOT
+from cbir.common import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

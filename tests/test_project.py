@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from cbir.project import ROOT
+from cbir.common import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import cbir
 from cbir import cli
-from cbir.query import query
+from cbir.workflow.query import query
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import cli, notebooks
-from cbir.networks import ROOT
+from cbir import cli
+from cbir.common import ROOT
+from cbir.workflow import notebooks
 
 PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]

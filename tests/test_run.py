@@ -14,8 +14,9 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import report, tables
-from cbir.run import open_run
+from cbir import tables
+from cbir.workflow import report
+from cbir.workflow.run import open_run
 
 CAPTION = "Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & \"quotes\""
 

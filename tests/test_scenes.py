@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 import cbir
-from cbir import scenes, training
-from cbir.scenes import BACKGROUNDS, CLASSES, PALETTES, SPLITS, render, sample_scenes, write_scenes
+from cbir.scenes import BACKGROUNDS, CLASSES, PALETTES, SPLITS, render, sample_scenes, training, write_scenes
+from cbir.scenes import catalog as scenes
 from cbir.zoo import slim_vgg16
 
 FACTORS = {"class": CLASSES, "background": BACKGROUNDS, "palette": PALETTES}

@@ -11,7 +11,7 @@ import nbformat.v4 as nb
 import pytest
 from PIL import Image
 
-from cbir.networks import ROOT
+from cbir.common import ROOT
 
 spec = importlib.util.spec_from_file_location("site_build", ROOT / "docs" / "build.py")
 build = importlib.util.module_from_spec(spec)

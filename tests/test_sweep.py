@@ -10,11 +10,11 @@ import pytest
 import yaml
 from conftest import write_image
 
-from cbir import cli, figures
-from cbir import sweep as module
-from cbir.networks import ROOT
-from cbir.run import Run
-from cbir.sweep import collect, read_sweep, sweep
+from cbir import cli, plots
+from cbir.common import ROOT
+from cbir.workflow import sweep as module
+from cbir.workflow.run import Run
+from cbir.workflow.sweep import collect, read_sweep, sweep
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def results(xs):
                                        ([3], ["3"]), ([1, "auto"], ["1", "auto"])])
 def test_plot_is_to_scale_for_numbers_and_in_order_for_names(xs, ticks):
     fig, axes = plt.subplots(1, 2)
-    figures.sweep(axes, results(xs), "what")
+    plots.sweep(axes, results(xs), "what")
     for ax in axes:
         assert [t.get_text() for t in ax.get_xticklabels()] == ticks and ax.get_xlabel() == "what"
         lines = {c.get_label(): c for c in ax.containers}

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from cbir.project import ROOT
+from cbir.common import ROOT
 
 SCRIPT = ROOT / "notebooks" / "tidy.py"
 spec = importlib.util.spec_from_file_location("tidy", SCRIPT)

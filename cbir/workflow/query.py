@@ -11,15 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import figures, project
-from .choices import AnyPath, Metric, meant
-from .images import UnreadableImage, open_image
-from .networks import Network
+from .. import figures, labels
+from ..common import AnyPath, Metric, did_you_mean
+from ..decoding import UnreadableImage, open_image
+from ..networks import Network
+from ..search import search
+from ..store import Store, open_store
+from ..zoo import load_network
+from . import project
 from .project import runs_folder
 from .run import Run
-from .search import search
-from .store import Store, open_store
-from .zoo import load_network
 
 
 def open_database(run: str = "embedded", store: AnyPath = "", weights: str | None = "") -> tuple[Store, Network]:
@@ -31,7 +32,7 @@ def open_database(run: str = "embedded", store: AnyPath = "", weights: str | Non
     if not store:
         store = runs_folder() / run / "stores" / "database"
         if not store.is_dir():
-            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}{meant(run, project.runs())}: run `cbir reproduce` first, "
+            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}{did_you_mean(run, project.runs())}: run `cbir reproduce` first, "
                                     f"or give a store; runs that have one: {', '.join(project.runs()) or 'none'}")
         known = Run(run).metrics
         made = known.get("parameters_of", {}).get("02_extraction") or known.get("parameters", {})
@@ -84,7 +85,7 @@ def _draw(picture: NDArray[np.uint8], found: Mapping[str, Sequence[Mapping[str, 
     fig, axes = figures.grid(len(found), 1 + max(map(len, found.values())), left=0.5)
     figures.retrieval(axes, [[picture] + [_picture(store.root / hit["file"]) for hit in row] for row in found.values()],
                       [[""] + [hit["label"] for hit in row] for row in found.values()],
-                      [[hit["distance"] for hit in row] for row in found.values()], names=[figures.symbol(d) for d in found])
+                      [[hit["distance"] for hit in row] for row in found.values()], names=[labels.symbol(d) for d in found])
     return fig
 
 

@@ -11,10 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
-from .choices import Split
-from .networks import IMAGENET_MEAN, IMAGENET_STD, pick_device
-from .scenes import CLASSES, render, sample_scenes
-from .zoo import slim_vgg16
+from ..common import Split
+from ..networks import IMAGENET_MEAN, IMAGENET_STD, pick_device
+from ..zoo import slim_vgg16
+from .catalog import CLASSES, render, sample_scenes
 
 
 def train_slim_vgg16(n_scenes: int = 3000, n_validation: int = 300, epochs: int = 10, batch_size: int = 32, lr: float = 2e-3, seed: int = 0,

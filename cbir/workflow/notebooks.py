@@ -20,14 +20,13 @@ import torch
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+from ..common import METRICS, ROOT, AnyPath
+from ..datasets import load_images
+from ..descriptors import named_recipe
 from . import project
-from .choices import AnyPath
-from .descriptors import named_recipe
-from .images import load_images
-from .project import EVIDENCE, PAPER, ROOT
+from .project import EVIDENCE, PAPER
 from .report import image_hashes
 from .run import Run
-from .search import METRICS
 
 PATHS = {"images", "queries", "picture", "pictures", "store", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files",
          "im_query_files"}  # taken as they are typed

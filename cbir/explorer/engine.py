@@ -12,17 +12,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .choices import AnyPath, Metric
-from .color import color_histogram
-from .descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh
-from .extract import Describer, extract
-from .images import ImageSet, list_images, load_images, open_image
-from .networks import Network, pick_device, to_picture
-from .query import open_database
-from .run import Run
-from .search import search
-from .store import Store, find_store, open_store
-from .zoo import load_network
+from ..color import color_histogram
+from ..common import AnyPath, Metric
+from ..datasets import load_images
+from ..decoding import open_image
+from ..descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh
+from ..extract import Describer, extract
+from ..images import ImageSet, list_images
+from ..networks import Network, pick_device, to_picture
+from ..search import search
+from ..store import Store, find_store, open_store
+from ..workflow.query import open_database
+from ..workflow.run import Run
+from ..zoo import load_network
 
 EXTRAS = {"windows": "windows"}
 ROWS = 128  # images at a time whose descriptors are computed anew: what they need stays in the cache

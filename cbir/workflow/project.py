@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .choices import meant, unknown
+from ..common import ROOT, did_you_mean, unknown_choice
 
-ROOT = Path(__file__).resolve().parents[1]
 PAPER = ["00_embedded_network", "01_walkthrough", "02_extraction", "03_retrieval", "04_color_histograms"]
 EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations", "08_other_networks", "09_explore"]
 
@@ -46,7 +45,7 @@ def profiles() -> dict[str, str]:
 def check_names(profile: str, names: Iterable[str], among: Iterable[str]) -> None:
     """Raises ValueError for an unknown profile, and for a name that is no parameter of the notebooks `among`."""
     if profile not in profiles():
-        raise ValueError(unknown("profile", profile, profiles()))
+        raise ValueError(unknown_choice("profile", profile, profiles()))
     if "run_name" in names:
         raise ValueError("a run is named by --name, not by a parameter")
     known = {name for notebook in among for name in parameters(notebook)}
@@ -54,7 +53,7 @@ def check_names(profile: str, names: Iterable[str], among: Iterable[str]) -> Non
         elsewhere = [notebook for notebook in notebooks() if name in parameters(notebook)]
         if elsewhere:
             raise ValueError(f"none of the notebooks that are to run has a parameter {name!r}, but {' and '.join(elsewhere)}: see `cbir parameters {name}`")
-        raise ValueError(f"no notebook has a parameter {name!r}{meant(name, known)}: `cbir parameters` lists all that there are")
+        raise ValueError(f"no notebook has a parameter {name!r}{did_you_mean(name, known)}: `cbir parameters` lists all that there are")
 
 
 def runs_folder() -> Path:

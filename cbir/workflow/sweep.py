@@ -14,12 +14,13 @@ import pandas as pd
 import papermill
 import yaml
 
-from . import figures, tables
-from .choices import AnyPath, meant
-from .cluster import connect
-from .images import load_images
+from .. import figures, plots, tables
+from ..cluster import connect
+from ..common import AnyPath, did_you_mean
+from ..datasets import load_images
 from .notebooks import check_parameters, known_parameters, reproduce, with_defaults
-from .run import Run, runs_folder
+from .project import runs_folder
+from .run import Run
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -74,7 +75,7 @@ def read_sweep(path: AnyPath) -> Sweep:
     if not {*grid, *parameters} <= known or {*grid} & {*parameters}:
         wrong = sorted({*grid, *parameters} - known or {*grid} & {*parameters})
         raise ValueError(f"{path}: {wrong} must be parameters of notebooks 02-04, "
-                         f"fixed or on the grid{meant(wrong[0], known)}; there are {sorted(known)}")
+                         f"fixed or on the grid{did_you_mean(wrong[0], known)}; there are {sorted(known)}")
     return Sweep(path.stem, content.get("profile", "embedded"), parameters, grid)
 
 
@@ -215,7 +216,7 @@ def _plot(results: pd.DataFrame, grid: Sequence[str], path: Path) -> None:
         figures.use_style()
         fig, axes = plt.subplots(len(rows), len(metrics), figsize=(2.5 * len(metrics), 0.5 + 2 * len(rows)), squeeze=False, sharex=True, sharey="col")
         for row, panels in zip(rows, axes):
-            figures.sweep(panels, results[results["row"] == row], grid[0])
+            plots.sweep(panels, results[results["row"] == row], grid[0])
             for ax in panels if row != rows[-1] else []:
                 ax.set_xlabel("")
             panels[0].set_ylabel("\n".join(filter(None, [row, "mean over all queries"])))

@@ -10,14 +10,13 @@ import papermill
 from traitlets.config import Config
 from voila.app import Voila
 
-from . import project
-from .choices import meant
-from .explore import open_explorer
-from .images import list_images
-from .notebooks import PATHS
-from .project import ROOT
-from .run import Run
-from .store import open_store
+from ..common import ROOT, did_you_mean
+from ..images import list_images
+from ..store import open_store
+from ..workflow import project
+from ..workflow.notebooks import PATHS
+from ..workflow.run import Run
+from .engine import open_explorer
 
 NOTEBOOK = "09_explore"
 
@@ -38,7 +37,7 @@ def serve(run: str = "embedded", parameters: dict[str, object] | None = None, ho
         if run == "embedded":
             open_explorer(Run(run))  # described here, where a bar tells how far it is
         else:
-            raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{meant(run, project.runs())}: "
+            raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{did_you_mean(run, project.runs())}: "
                                     f"run `cbir reproduce` first, or give a store")
     if given.get("pictures"):
         list_images(str(given["pictures"]))

@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .choices import AnyPath
-from .descriptors import NAMES, RECIPES
-from .evaluation import COLOR
-from .metrics import bootstrap_interval, common_in_top_k
-from .networks import ROOT
-from .store import find_store
-from .tables import GROUPS
+from ..common import ROOT, AnyPath
+from ..descriptors import RECIPES
+from ..evaluation import COLOR, bootstrap_interval, common_in_top_k
+from ..labels import NAMES
+from ..store import find_store
+from ..tables import GROUPS
 
 if TYPE_CHECKING:
     from .run import Run  # which imports this module

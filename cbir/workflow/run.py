@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import figures, report, tables
-from .choices import AnyPath, meant
+from .. import figures, tables
+from ..common import AnyPath, did_you_mean
+from . import report
 from .project import runs, runs_folder
 
 
@@ -101,4 +102,4 @@ def open_run(where: AnyPath) -> Run:
         if (path / "metrics.json").is_file():
             return Run(path.resolve().name, path.resolve().parent)
     raise FileNotFoundError(f"{str(where)!r} is no run: there is no metrics.json in that folder, nor in {runs_folder() / where}"
-                            f"{meant(where, runs())}")
+                            f"{did_you_mean(where, runs())}")

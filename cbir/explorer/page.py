@@ -21,13 +21,16 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import figures
-from .choices import Metric
-from .color import color_histogram, histogram_distance
-from .descriptors import NAMES, Recipe
-from .explore import Explorer, Look
-from .images import ImageSet, UnreadableImage, choose_queries, open_first, open_image
-from .store import Store
+from .. import figures, labels
+from ..color import color_histogram, histogram_distance
+from ..common import Metric
+from ..datasets import choose_queries
+from ..decoding import UnreadableImage, open_image
+from ..descriptors import Recipe
+from ..images import ImageSet, open_first
+from ..labels import NAMES
+from ..store import Store
+from .engine import Explorer, Look
 
 Found = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 UPLOAD = 10_000_000  # bytes of a picture; Jupyter's servers close a connection that sends more than 10 MiB at once
@@ -232,7 +235,7 @@ class Page(ipywidgets.VBox):
 
     def _section(self, d: str, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> str:
         cards = "".join(self._card(d, rank, int(row), x) for rank, (row, x) in enumerate(zip(rows, distances)))
-        return f'<section><h2 style="border-color:{figures.color(d)}">{_name(d)}</h2><div class="cbir-row">{cards}</div></section>'
+        return f'<section><h2 style="border-color:{labels.color(d)}">{_name(d)}</h2><div class="cbir-row">{cards}</div></section>'
 
     def _card(self, d: str, rank: int, row: int, distance: float) -> str:
         try:

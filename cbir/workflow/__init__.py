@@ -1,0 +1,1 @@
+"""The notebooks as a program: runs, sweeps, queries and their reports."""
