@@ -56,9 +56,11 @@ notebooks: .venv/installed  ## executes the committed notebooks in place, and th
 	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
 	cp runs/embedded/figures/one_query.png docs/
 
-site: .venv/installed  ## README and notebooks as web pages, in site/, links checked (ARGS=--external: those to elsewhere, too)
+site: .venv/installed  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[site]"
 	rm -rf site
-	$(BIN)/python docs/build.py $(ARGS)
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d site/doctrees . site/html
+	@echo site/html/index.html
 
 clean:  ## removes runs, rendered scenes and the site; keeps .venv and downloads
 	rm -rf runs data/embedded site
