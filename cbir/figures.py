@@ -5,7 +5,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
@@ -18,6 +20,8 @@ Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")
+TINT_OPACITY = 0.6
+HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
 WIDTH = 7.16  # inches: the text of a page of two columns. No figure is wider, so that none is printed smaller than it was drawn
 SMALL = 7  # points: the smallest text
 
@@ -92,14 +96,15 @@ def significant_regions(axes: Panels, image: Picture, maps: Sequence[NDArray[Any
     axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0.
     """
     height, width = image.shape[:2]
-    gray = np.repeat(image.mean(axis=2, keepdims=True) * 0.35 + 110, 3, axis=2).astype(np.uint8)
+    covers_image = (-0.5, width - 0.5, height - 0.5, -0.5)
     for ax, z in zip(axes, maps):
         rows, cols = z.shape
-        marked = (z > 0)[np.arange(height) * rows // height][:, np.arange(width) * cols // width]
-        ax.imshow(np.where(marked[..., None], image, gray))
+        significant = stretched(z, height, width) > 0
+        ax.imshow(np.where(significant[..., None], image, faded(image)))
         if z.max() > 1:
-            ax.imshow(np.ma.masked_equal(z, 0), cmap="inferno", alpha=0.6, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-                      interpolation="nearest", vmin=-0.2 * z.max())
+            cmap, norm = tint(z)
+            ax.imshow(np.ma.masked_equal(z, 0), cmap=cmap, norm=norm, alpha=TINT_OPACITY,
+                      extent=covers_image, interpolation="nearest")
         if rows <= 28:  # finer grids would cover the picture
             ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, "white", linewidth=0.25, alpha=0.6)
             ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, "white", linewidth=0.25, alpha=0.6)
@@ -107,6 +112,24 @@ def significant_regions(axes: Panels, image: Picture, maps: Sequence[NDArray[Any
     for ax, title in zip(axes, titles):
         ax.set_title(title)
     return axes
+
+
+def stretched(z: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """A map (H_m, W_m) at the size of an image (height, width): every pixel has its cell's value."""
+    rows = np.arange(height) * z.shape[0] // height
+    cols = np.arange(width) * z.shape[1] // width
+    return z[rows][:, cols]
+
+
+def faded(image: Picture) -> Picture:
+    """An image (H, W, 3) in light grey, as Fig. 2 shows what is not significant."""
+    gray = image.mean(axis=2, keepdims=True) * 0.35 + 110
+    return np.repeat(gray, 3, axis=2).astype(np.uint8)
+
+
+def tint(z: NDArray[Any]) -> tuple[Colormap, Normalize]:
+    """The colours of a map's counts: the more channels agree, the brighter."""
+    return colormaps["inferno"], Normalize(-0.2 * z.max(), z.max())
 
 
 def retrieval(axes: Grid, images: Sequence[Sequence[Picture]], labels: Sequence[Sequence[str]], distances: Sequence[Sequence[float]] | NDArray[np.floating],
@@ -146,9 +169,9 @@ def histograms(axes: Grid, histograms: Sequence[Sequence[NDArray[np.floating]]] 
     bins = np.linspace(0, 1, 26)
     for row, (hs, d) in enumerate(zip(histograms, numbers)):
         for col, (ax, h) in enumerate(zip(axes[row], hs)):
-            for c, color in enumerate(CHANNELS):
-                ax.stairs(np.minimum(h[25 * c:25 * c + 25], 0.3), bins + 1.08 * c, fill=True, color=color)
-            ax.set(ylim=(0, 0.3), xlim=(-0.05, 3.21))
+            for c, (color, heights) in enumerate(channel_bars(h)):
+                ax.stairs(heights, bins + 1.08 * c, fill=True, color=color)
+            ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, 3.21))
             bare(ax)
             ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "", fontsize=SMALL, labelpad=2)
             for spine in ax.spines.values():
@@ -158,6 +181,11 @@ def histograms(axes: Grid, histograms: Sequence[Sequence[NDArray[np.floating]]] 
         axes[row][0].set_ylabel(row + 1, rotation=0, ha="right", va="center")
     ranks(axes)
     return axes
+
+
+def channel_bars(histogram: NDArray[np.floating]) -> list[tuple[str, NDArray[np.floating]]]:
+    """A colour histogram (75,) as the bars of R, G and B: three (colour, heights (25,))."""
+    return list(zip(CHANNELS, np.minimum(histogram, HISTOGRAM_TOP).reshape(3, 25)))
 
 
 def ranks(axes: Sequence[Sequence[Axes]] | NDArray[Any]) -> None:

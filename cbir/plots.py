@@ -1,13 +1,14 @@
 """Figures that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -166,17 +167,36 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))
-    for letter, palette in (("y", "Blues"), ("w", "Oranges")):
-        parts = [c for c in table.columns if c.startswith(letter)]
-        for n, part in enumerate(parts, start=1):
-            ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=plt.get_cmap(palette)(0.25 + 0.6 * n / len(parts)),
-                    edgecolor="white", linewidth=0.5, label=symbol(part))
-            for row, share in enumerate(shares[part]):
-                if share > 0.05:
-                    ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=SMALL, color="white" if n / len(parts) > 0.6 else "black")
-            left = left + shares[part].to_numpy()
+    for part, (shade, ink) in part_colors(table.columns).items():
+        ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=shade,
+                edgecolor="white", linewidth=0.5, label=symbol(part))
+        for row, share in enumerate(shares[part]):
+            if share > 0.05:
+                ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center",
+                        fontsize=SMALL, color=ink)
+        left = left + shares[part].to_numpy()
     ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def part_colors(parts: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """How the pieces of a bar are drawn, from the left: {part: (its colour, the colour of text on it)}.
+
+    Layers ("y_6") come first, in blues, then blocks ("w_1") in oranges, then anything else in
+    greys; later ones are darker.
+    """
+    groups: dict[str, list[str]] = {"Blues": [], "Oranges": [], "Greys": []}
+    palettes = {"y": "Blues", "w": "Oranges"}
+    for part in parts:
+        letter = re.match(r"([wy])_\d+$", part)
+        groups[palettes[letter[1]] if letter else "Greys"].append(part)
+    colors = {}
+    for palette, group in groups.items():
+        for n, part in enumerate(group, start=1):
+            depth = n / len(group)
+            shade = to_hex(plt.get_cmap(palette)(0.25 + 0.6 * depth))
+            colors[part] = (shade, "white" if depth > 0.6 else "black")
+    return colors
