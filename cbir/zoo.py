@@ -98,6 +98,43 @@ def load_network(name: str = "embedded", weights: Weights = "default", device: s
     return net.to(device, getattr(torch, precision))
 
 
+def network_of(
+    made_by: Mapping[str, Any],
+    net: Network | None = None,
+    weights: Weights = "default",
+    device: str | torch.device = "auto",
+) -> Network:
+    """The network that made a store.
+
+    Args:
+        made_by: the store's `network` (dict), as `Network.provenance` gives it.
+        net: the network that is said to have made it. Without one it is loaded by its name, with
+            the crop and the precision that `made_by` tells.
+        weights: as in `load_network`; unused where `net` is given.
+        device: as in `load_network`; unused where `net` is given.
+
+    Returns:
+        `net`, or the network that was loaded.
+
+    Raises:
+        ValueError: the network is another one, or `made_by` has a name that is unknown.
+    """
+    if net is None:
+        net = load_network(
+            made_by["name"],
+            weights,
+            device,
+            crop="CenterCrop" in made_by["transform"],
+            precision=made_by.get("precision", "float32"),
+        )
+    if net.provenance != made_by:
+        raise ValueError(
+            f"the store was made by another network or other weights than {net.name!r}: "
+            "pass that one as `net`"
+        )
+    return net
+
+
 def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     """The embedded network or one of torchvision's, as `Network`."""
     presets = models.get_model_weights(name).__members__ if name != "embedded" else {}

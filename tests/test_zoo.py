@@ -389,3 +389,21 @@ def test_precision(tmp_path):
         assert cbir.load_network(precision="auto").dtype == torch.float32
     with pytest.raises(ValueError, match="unknown precision 'float16'"):
         cbir.load_network(precision="float16")
+
+
+def test_the_network_of_a_store_is_found_again():
+    """By its name, with the transform and the precision that made the store."""
+    cropped = cbir.load_network(crop=True, device="cpu")
+    found = zoo.network_of(cropped.provenance, device="cpu")
+    assert found.provenance == cropped.provenance and "CenterCrop" in str(found.transform)
+    half = cbir.load_network(precision="bfloat16", device="cpu")
+    assert zoo.network_of(half.provenance, device="cpu").dtype == torch.bfloat16
+    assert zoo.network_of(cropped.provenance, cropped) is cropped
+
+
+def test_another_network_than_the_stores_is_refused():
+    made_by = cbir.load_network(crop=True, device="cpu").provenance
+    with pytest.raises(ValueError, match="made by another network or other weights than 'embedded'"):
+        zoo.network_of(made_by, cbir.load_network(device="cpu"))
+    with pytest.raises(ValueError, match="made by another network or other weights"):
+        zoo.network_of(made_by, weights=None)
