@@ -57,6 +57,44 @@ def test_the_folder_of_all_runs(tmp_path, monkeypatch):
     assert cbir.Run().name == "embedded"
 
 
+# ---- both parts described ---------------------------------------------------------------------
+
+
+def test_both_parts_of_a_profile_are_described_into_the_run(run, folder):
+    net, database, queries = run.describe(
+        "folder", folder, weights=None, device="cpu", recipe="as_released", q=0.25, dtype="float16"
+    )
+    assert net.name == "embedded" and database.recipe == cbir.AS_RELEASED | {"q": 0.25}
+    assert (len(database), len(queries)) == (9, 2)
+    stores = run.path / "stores"
+    assert sorted(p.name for p in stores.iterdir() if p.is_dir()) == ["database", "queries"]
+    again = run.describe(
+        "folder",
+        folder,
+        network=net,
+        recipe="as_released",
+        q=0.25,
+        dtype="float16",
+    )
+    assert again.database.computed == again.queries.computed == 0 and again.net is net
+
+
+@pytest.mark.parametrize("start, found", [("a/", ["a"]), ("a_", ["a_database", "a_queries"])])
+def test_parts_that_are_loaded_already_are_taken_as_they_are(run, folder, tiny_net, start, found):
+    images = cbir.list_images(folder)
+    net, database, queries = run.describe(
+        images=images[[0, 1]],
+        queries=images[[6]],
+        network=tiny_net,
+        extras={"color": "color"},
+        folder=start,
+    )
+    assert net is tiny_net and database.files == images.files[:2] and queries["color"].shape == (1, 75)
+    assert sorted(p.name for p in (run.path / "stores").iterdir() if p.is_dir()) == found
+    with pytest.raises(ValueError, match="both be an ImageSet"):
+        run.describe(images=images, network=tiny_net)
+
+
 # ---- metrics, figures, tables -----------------------------------------------------------------------------------------------
 
 def test_records_add_up(run):

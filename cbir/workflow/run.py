@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,25 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .. import figures, tables
-from ..common import AnyPath, did_you_mean
+from ..cluster import connect
+from ..common import AnyPath, Dtype, Precision, did_you_mean
+from ..datasets import load_images
+from ..descriptors import named_recipe
+from ..extract import extract
+from ..images import ImageSet
+from ..networks import Network
+from ..store import Extras, Store
+from ..zoo import Weights, load_network
 from . import report
 from .project import runs, runs_folder
+
+
+class Described(NamedTuple):
+    """What `Run.describe` gives: the network and the two stores that it filled."""
+
+    net: Network
+    database: Store
+    queries: Store
 
 
 class Run:
@@ -28,6 +45,81 @@ class Run:
         self.name = name
         self.path = Path(folder or runs_folder()) / name
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
+
+    def describe(
+        self,
+        profile: str = "embedded",
+        images: AnyPath | ImageSet = "",
+        queries: AnyPath | ImageSet = "",
+        network: str | Network = "embedded",
+        weights: Weights = "default",
+        crop: bool = False,
+        precision: Precision = "float32",
+        recipe: str = "as_printed",
+        q: float = 0.5,
+        seed: int = 0,
+        device: str = "auto",
+        batch_size: int = 0,
+        scheduler: str | None = "",
+        dtype: Dtype = "float32",
+        extras: Extras | None = None,
+        max_images: int = 0,
+        max_queries: int = 0,
+        query_names: Sequence[str] = (),
+        folder: str = "",
+    ) -> Described:
+        """Describes the database and the queries of a profile into two stores of this run.
+
+        What the stores have already is not described again, see `extract`.
+
+        Args:
+            profile: as in `load_images`, like `seed`, `max_images`, `max_queries`, `query_names`.
+            images: the database's folder as in `load_images`, or an `ImageSet`.
+            queries: the queries' folder as in `load_images`, or an `ImageSet`, where `images` is
+                one; then nothing is loaded.
+            network: a name as in `load_network`, like `weights`, `crop`, `precision`, `device`; or
+                a `Network`, which is taken as it is.
+            recipe: a name of `RECIPES`.
+            q: the recipe's threshold.
+            scheduler: where the work is done, see `cbir.cluster.connect`.
+            extras: more descriptors as in `extract`, like `batch_size` and `dtype`.
+            folder: what the stores' paths begin with: stores/<folder>database and
+                stores/<folder>queries. "as_released/" is a folder, "baselines_" is none.
+
+        Returns:
+            `Described`: the network, the database's store, the queries' store.
+
+        Raises:
+            ValueError: one part is an `ImageSet` and the other is not; and what `load_images`,
+                `load_network`, `named_recipe` and `extract` raise.
+        """
+        if isinstance(images, ImageSet) and isinstance(queries, ImageSet):
+            parts = images, queries
+        elif isinstance(images, ImageSet) or isinstance(queries, ImageSet):
+            raise ValueError("images and queries must both be an ImageSet, or neither")
+        else:
+            parts = load_images(
+                profile, images, queries, seed, max_images, max_queries, query_names
+            )
+        if isinstance(network, str):
+            network = load_network(network, weights, device, crop=crop, precision=precision)
+        settings = named_recipe(recipe, q=q)
+        stores = []
+        with connect(scheduler) as client:
+            for name, part in zip(("database", "queries"), parts):
+                path = self.path / "stores" / f"{folder}{name}"
+                store = extract(
+                    part,
+                    network,
+                    path,
+                    batch_size=batch_size,
+                    extras=extras,
+                    dtype=dtype,
+                    client=client,
+                    **settings,
+                )
+                stores.append(store)
+        return Described(network, *stores)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """figures/<name>.png and .pdf; the caption travels inside both files."""
