@@ -1,6 +1,5 @@
 """Figures that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from .figures import SMALL, Panels
-from .labels import NAMES, color, marker, symbol
+from .labels import color, is_part, marker, plain_name, symbol
 
 
 def intervals(axes: Panels, table: pd.DataFrame, of: str | None = None) -> Panels:
@@ -27,7 +26,7 @@ def intervals(axes: Panels, table: pd.DataFrame, of: str | None = None) -> Panel
             shade = color(of or row.descriptor)
             ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt=marker(of or row.descriptor), markersize=3.5, capsize=2.5, linewidth=1,
                         color=shade, markerfacecolor="white" if "," in row.descriptor else shade)
-        slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(len(symbol(d, NAMES)) for d in rows.descriptor) > 7 else {}
+        slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(len(plain_name(d)) for d in rows.descriptor) > 7 else {}
         ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor], **slant)
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
@@ -191,8 +190,7 @@ def part_colors(parts: Iterable[str]) -> dict[str, tuple[str, str]]:
     groups: dict[str, list[str]] = {"Blues": [], "Oranges": [], "Greys": []}
     palettes = {"y": "Blues", "w": "Oranges"}
     for part in parts:
-        letter = re.match(r"([wy])_\d+$", part)
-        groups[palettes[letter[1]] if letter else "Greys"].append(part)
+        groups[palettes[part[0]] if is_part(part) else "Greys"].append(part)
     colors = {}
     for palette, group in groups.items():
         for n, part in enumerate(group, start=1):

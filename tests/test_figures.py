@@ -18,6 +18,7 @@ from torchvision import models
 
 import cbir
 from cbir import figures, labels, plots
+from cbir.labels import LABELS
 
 
 @pytest.fixture(autouse=True)
@@ -223,8 +224,8 @@ def test_intervals():
         assert len(ax.containers) == 4
         for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, FOUR, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
-            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == labels.COLORS[descriptor]
-            assert line.get_marker() == labels.MARKERS[descriptor] and line.get_markerfacecolor() == line.get_color()
+            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == LABELS[descriptor].color
+            assert line.get_marker() == LABELS[descriptor].marker and line.get_markerfacecolor() == line.get_color()
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
 
 
@@ -261,7 +262,7 @@ def test_intervals_of_variants_and_of_recipes():
         plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in names], columns=["metric", "descriptor", "mean", "low", "high"]), **options)
         return [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line, *_ in ax.containers], [t.get_text() for t in ax.get_xticklabels()]
 
-    color, marker = labels.COLORS["eta"], labels.MARKERS["eta"]
+    color, marker = LABELS["eta"].color, LABELS["eta"].marker
     assert points(["eta", "eta, relative"]) == ([(color, marker, color), (color, marker, "white")], [r"$\eta$", r"$\eta$, relative"])
     assert points(["printed", "released"], of="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
 
@@ -280,7 +281,7 @@ def test_plane_shows_every_descriptor_with_both_intervals():
     assert len(ax.containers) == len(POINTS)
     for bar, row in zip(ax.containers, POINTS.itertuples()):
         point, _, (across, up) = bar
-        color = labels.COLORS.get(row.descriptor, labels.BASELINE)
+        color = labels.color(row.descriptor)
         assert (point.get_xdata()[0], point.get_ydata()[0], point.get_color()) == (row.x, row.y, color)
         assert point.get_markerfacecolor() == (color if row.front else "white")
         np.testing.assert_allclose(across.get_segments()[0], [[row.x_low, row.y], [row.x_high, row.y]])
@@ -353,16 +354,46 @@ def test_curves():
     for ax, metric in zip(axes, ("class", "colour")):
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
-        assert ax.get_lines()[0].get_color() == labels.COLORS["eta"]
+        assert ax.get_lines()[0].get_color() == LABELS["eta"].color
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
 
 
-def test_colors_and_symbols_of_parts_and_variants():
-    assert [labels.symbol(d) for d in ("eta", "eta, unit length", "w_3", "y_6", "h+w_1", "something else")] == [
-        r"$\eta$", r"$\eta$, unit length", "$w_3$", "$y_6$", "h+w_1", "something else"]
-    assert [labels.symbol(d, cbir.NAMES) for d in ("eta_conv", "h+color, unit length")] == ["η̃", "h + colour, unit length"]
-    assert labels.marker("eta, unit length") == labels.MARKERS["eta"] and labels.marker("gem") not in labels.MARKERS.values()
-    assert labels.color("eta, unit length") == labels.COLORS["eta"] and labels.color("w_3") == labels.color("gem") == labels.BASELINE
+def test_names_of_parts_and_variants():
+    symbols = {
+        "eta": r"$\eta$",
+        "eta, unit length": r"$\eta$, unit length",
+        "w_3": "$w_3$",
+        "y_6": "$y_6$",
+        "h+w_1": "h+w_1",
+        "something else": "something else",
+    }
+    assert {d: labels.symbol(d) for d in symbols} == symbols
+    names = {
+        "eta_conv": "η̃",
+        "h+color, unit length": "h + colour, unit length",
+        "w_12": "w₁₂",
+        "w_1, later": "w₁, later",
+        "h+w_1": "h+w_1",
+        "something else": "something else",
+    }
+    assert {d: labels.plain_name(d) for d in names} == names
+
+
+def test_colors_and_markers_of_variants():
+    assert labels.marker("eta, unit length") == LABELS["eta"].marker
+    assert labels.marker("gem") not in {label.marker for label in colored().values()}
+    assert labels.color("eta, unit length") == LABELS["eta"].color
+    assert labels.color("w_3") == labels.color("gem") == labels.BASELINE
+
+
+def test_names_of_layers():
+    assert labels.layer_names(5, 2) == (["w_1", "w_2", "w_3", "w_4", "w_5"], ["y_6", "y_7"])
+    assert labels.layer_names(3, 0) == (["w_1", "w_2", "w_3"], [])
+
+
+def colored():
+    """The descriptors that have a colour of their own."""
+    return {d: label for d, label in LABELS.items() if label.color != labels.BASELINE}
 
 
 def test_contributions_are_shares_of_each_row():
@@ -409,13 +440,17 @@ def lab(color, sight):
 def test_colors_can_be_told_apart_by_everybody(sight):
     """Delta E (CIE 1976) of 15 between any two descriptors, and between the frames; 2 is just noticeable."""
     assert np.linalg.norm(lab("red", SIGHT["normal"]) - lab("black", SIGHT["normal"])) == pytest.approx(117.3, abs=0.1)    # CIELAB of red: 53.2, 80.1, 67.2
-    for some in ([*labels.COLORS.values(), labels.BASELINE], [figures.SAME, figures.OTHER, figures.QUERY], figures.CHANNELS):
-        seen = [lab(color, sight) for color in some]
+    descriptors = [*(label.color for label in colored().values()), labels.BASELINE]
+    frames = [figures.SAME, figures.OTHER, figures.QUERY]
+    for colors in (descriptors, frames, figures.CHANNELS):
+        seen = [lab(color, sight) for color in colors]
         assert min(np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]) > 15
 
 
 def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
-    assert labels.MARKERS.keys() == labels.COLORS.keys() and len({*labels.MARKERS.values()}) == len(labels.MARKERS)
+    with_marker = {d for d, label in LABELS.items() if label.marker != labels.BASELINE_MARKER}
+    assert with_marker == {*colored()} == {"im", "h", "eta_conv", "eta", "color", "h+color"}
+    assert len({label.marker for label in colored().values()}) == len(colored())
 
 
 def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
