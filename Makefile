@@ -5,16 +5,23 @@ PROFILE ?= embedded
 SWEEP ?= metric
 BIN = .venv/bin
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
+PAPER = $(wildcard notebooks/0[0-4]_*.ipynb)
+WORKERS ?= 2
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep explore check test bench lab notebooks site clean
+.PHONY: help reproduce evidence sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'cbir needs Python 3.11 or later: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+# What only some targets need: the extras of pyproject.toml.
+.venv/installed-%: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
 	touch $@
 
 options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
@@ -24,40 +31,49 @@ options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
 reproduce: .venv/installed  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
 	$(BIN)/cbir reproduce $(options)
 
-evidence: .venv/installed  ## the notebooks that test the paper's claims, in runs/<name>/ as well
+evidence: .venv/installed-offline  ## the notebooks that test the paper's claims, in runs/<name>/ as well
 	$(BIN)/cbir evidence $(options)
 
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-check: .venv/installed  ## seconds: ruff, mypy, the notebooks' metadata
+check: .venv/installed-test  ## seconds: ruff, mypy, the notebooks' metadata
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
 	$(BIN)/python notebooks/tidy.py --check $(NOTEBOOKS)
 
-test: check  ## every test: pytest, and nbval over the committed notebooks
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+format: .venv/installed-test  ## the code as ruff lays it out
+	$(BIN)/python -m ruff format
+	$(BIN)/python -m ruff check --fix
 
-bench: .venv/installed  ## speed against peers and physical limits, in bench/results.md (a quarter of an hour)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
+# pytest, and nbval over the notebooks, in as many processes as there are WORKERS, one thread each. The
+# paper's notebooks are not among them: tests/test_reproduce.py runs those and compares their outputs.
+pytest = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+    --no-loadscope-reorder --nbval --nbval-current-env $(filter-out $(PAPER), $(NOTEBOOKS)) tests
+
+test: check  ## what every change must pass: tests, and the committed notebooks' outputs (WORKERS=2)
+	$(pytest)
+
+test-all: check  ## the slow tests as well: kills and fuzzing by the hundred, VGG16, a browser
+	$(pytest) -m ""
+
+bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (a quarter of an hour)
 	$(BIN)/python bench/run.py
 
-lab: .venv/installed  ## the notebooks in JupyterLab
+lab: .venv/installed-explorer  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-explore: .venv/installed  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
+explore: .venv/installed-explorer  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
 	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,PICTURES,pictures) $(call given,WEIGHTS,weights) \
 	    $(if $(PORT),--port $(PORT)) $(ARGS)
 
-notebooks: .venv/installed  ## executes the committed notebooks in place, and the README's figure
+notebooks: .venv/installed-offline  ## executes the committed notebooks in place, and the README's figure
 	rm -rf runs/embedded
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
 	cp runs/embedded/figures/one_query.png docs/
 
-site: .venv/installed  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[site]"
+site: .venv/installed-site  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
 	rm -rf site
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d site/doctrees . site/html
 	@echo site/html/index.html
