@@ -1,4 +1,4 @@
-"""What all modules share: the root folder, types, words that can be chosen, and writing a file whole."""
+"""What all modules share: the root folder, types, did-you-mean, and writing a file whole."""
 
 import os
 from collections.abc import Iterable
@@ -20,22 +20,52 @@ Split = Literal["database", "query", "training", "validation"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+MAX_COMPARED = 10_000  # known words: they take a second, and files may be millions
+
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """ " (did you mean 'x'?)" for the known word that is nearest, whatever the case; "" where none is near, or it is one of them."""
-    spelt = {str(k).lower(): str(k) for k in islice(known, 10_000)}  # a second for that many, and files may be millions
-    near = get_close_matches(str(word).lower(), spelt, 1)
-    return f" (did you mean {spelt[near[0]]!r}?)" if near and spelt[near[0]] != word else ""
+    """Suggests the known word that is nearest to another one, whatever the case.
+
+    Args:
+        word: the word that is not known.
+        known: the words that are; only the first `MAX_COMPARED` are compared.
+
+    Returns:
+        " (did you mean 'x'?)"; "" where none is near, or `word` is one of them.
+    """
+    spelling = {str(k).lower(): str(k) for k in islice(known, MAX_COMPARED)}
+    near = get_close_matches(str(word).lower(), spelling, 1)
+    if not near or spelling[near[0]] == word:
+        return ""
+    return f" (did you mean {spelling[near[0]]!r}?)"
 
 
 def unknown_choice(what: str, word: object, known: Iterable[object]) -> str:
-    """The message for a word that is none of the known ones: which was probably meant, and what there is."""
+    """Words the message for a choice that does not exist.
+
+    Args:
+        what: what is chosen, such as "metric".
+        word: the choice that does not exist.
+        known: the choices that do.
+
+    Returns:
+        The message: the word, the one that was probably meant, and all that there are.
+    """
     known = list(known)
-    return f"unknown {what} {word!r}{did_you_mean(word, known)}: choose one of {', '.join(map(repr, known))}"
+    choices = ", ".join(map(repr, known))
+    return f"unknown {what} {word!r}{did_you_mean(word, known)}: choose one of {choices}"
 
 
 def write_atomically(path: AnyPath, text: str) -> Path:
-    """Writes a text file aside and moves it into place, so that whoever reads it finds all of it; returns its path."""
+    """Writes a text file aside and moves it into place: a reader finds all of it or the old one.
+
+    Args:
+        path: the file. Its folder exists.
+        text: what it shall hold, written as UTF-8.
+
+    Returns:
+        The file's path.
+    """
     path = Path(path)
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text, encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Opening image files that anybody may have made: whatever a file says, time and memory are bounded."""
+"""Opening image files that anybody may have made.
+
+Whatever a file says, no other program is run, and time and memory are bounded.
+"""
 
 import io
 import os
@@ -13,18 +16,32 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .common import AnyPath
 
-# Formats of photographs, decoded in this process: Pillow would give EPS to Ghostscript, and reads many that nobody keeps photographs in.
+# Formats of photographs, decoded in this process. Pillow would give EPS to Ghostscript, and it
+# reads many formats that nobody keeps photographs in.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 100_000_000  # 300 MB as RGB; anything larger is taken for a decompression bomb
-MAX_BYTES = 1_000_000_000  # more than that many pixels take in any format
-MAX_RATIO = 1000  # of the longer to the shorter side: a resize by the shorter side makes the longer one as much larger
-MAX_HEAD = 16_000_000  # bytes of a JPEG's metadata, which Pillow joins in quadratic time
-MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG (a progressive one has about ten): each is a pass over the image, however few its bytes
-MAX_SLOW = 5_000_000  # pixels of the few variants that Pillow decodes in Python, byte by byte
-LARGE = 25_000_000  # pixels: larger images, or tiles of a TIFF, are decoded one at a time or not at all, since decoding takes up to 20 bytes a pixel
+# 300 MB as RGB; anything larger is taken for a decompression bomb.
+MAX_PIXELS = 100_000_000
+# More than that many pixels take in any format.
+MAX_BYTES = 1_000_000_000
+# Of the longer to the shorter side: a resize by the shorter side makes the longer one as much
+# larger.
+MAX_RATIO = 1000
+# Bytes of a JPEG's metadata, which Pillow joins in quadratic time.
+MAX_HEAD = 16_000_000
+# Pixels times scans of a JPEG (a progressive one has about ten scans). Each is a pass over the
+# image, however few its bytes.
+MAX_SCANNED = 20 * MAX_PIXELS
+# Pixels of the few variants that Pillow decodes in Python, byte by byte.
+MAX_SLOW = 5_000_000
+# Pixels. Decoding takes up to 20 bytes a pixel: larger images are decoded one at a time, larger
+# tiles of a TIFF not at all.
+LARGE = 25_000_000
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
+
 _one_large = threading.Lock()
 
-# Pillow's warnings on odd files would fill the screen; what matters of them is raised by `open_image`.
+# Pillow's warnings on odd files would fill the screen. What matters of them is raised by
+# `open_image`.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -34,25 +51,26 @@ class UnreadableImage(ValueError):
 
 
 def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image file as `PIL.Image` in RGB, the way a viewer shows it. Raises UnreadableImage with the reason.
+    """Opens an image file the way a viewer shows it.
 
-    The first frame of an animation; turned as its EXIF tag says; transparency over white; 16 bits reduced to 8. One of `FORMATS`, up to
-    `max_pixels`, `MAX_BYTES` and `MAX_RATIO`: whatever the file says, no other program is run, and time and memory are bounded.
+    An animation gives its first frame. The image is turned as its EXIF tag says, laid over white
+    where it is transparent, and 16 bits are reduced to 8.
+
+    Args:
+        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`.
+        max_pixels: a larger image is refused, and so is one whose sides differ by `MAX_RATIO`.
+
+    Returns:
+        The image in RGB.
+
+    Raises:
+        UnreadableImage: with the reason.
     """
     try:
-        with _open_regular(path) as file, _open(file) as image:
-            pixels, (short, long) = image.width * image.height, sorted(image.size)
-            if pixels > max_pixels:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
-            if long > MAX_RATIO * short:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels, one side more than {MAX_RATIO} times the other")
-            if image.format in ("JPEG", "MPO") and pixels * (scans := _scans(file)) > MAX_SCANNED:
-                raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
-            if image.tile and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW:
-                raise UnreadableImage(f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels")
-            if isinstance(image, TiffImageFile) and image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0) > LARGE:  # TileWidth, TileLength
-                raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
-            with _one_large if pixels > LARGE else nullcontext():
+        with _open_regular(path) as file, _read_header(file) as image:
+            _check_cost(image, file, max_pixels)
+            large = image.width * image.height > LARGE
+            with _one_large if large else nullcontext():
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return _to_rgb(image)
@@ -62,37 +80,70 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(f"not an image, or none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged data, each of them means: unreadable
-        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data
+        reason = " ".join(str(error).split())[:200]
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 
 
 def _open_regular(path: AnyPath) -> io.BufferedReader:
-    """A file for reading. Opening a pipe or a device would wait for ever, even one that takes a file's place meanwhile."""
+    """Opens a file, and never a pipe or a device, even one that takes its place meanwhile."""
     if not os.path.isfile(path):
         raise UnreadableImage("no regular file")
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")
     about = os.fstat(file.fileno())
-    regular, size = stat.S_ISREG(about.st_mode), about.st_size
-    if regular and 0 < size <= MAX_BYTES:
+    if not stat.S_ISREG(about.st_mode):
+        reason = "no regular file"
+    elif about.st_size == 0:
+        reason = "empty file"
+    elif about.st_size > MAX_BYTES:
+        reason = f"{about.st_size:,} bytes, more than {MAX_BYTES:,}"
+    else:
         return file
     file.close()
-    raise UnreadableImage("no regular file" if not regular else f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "empty file")
+    raise UnreadableImage(reason)
 
 
-def _open(file: io.BufferedReader) -> ImageFile.ImageFile:
-    """What Pillow makes of an open file, its header read and no pixel yet. Of a JPEG, MAX_HEAD bytes must be enough for that."""
-    if file.peek(2).startswith(b"\xff\xd8") and os.fstat(file.fileno()).st_size > MAX_HEAD:
+def _read_header(file: io.BufferedReader) -> ImageFile.ImageFile:
+    """Pillow's image with its header read and no pixel yet; a JPEG's lies in MAX_HEAD bytes."""
+    is_jpeg = file.peek(2).startswith(b"\xff\xd8")
+    if is_jpeg and os.fstat(file.fileno()).st_size > MAX_HEAD:
         try:
             Image.open(io.BytesIO(file.read(MAX_HEAD)), formats=["JPEG"]).close()
         except OSError as error:
-            raise UnreadableImage(f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata") from error
+            raise UnreadableImage(
+                f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata"
+            ) from error
         file.seek(0)
     return Image.open(file, formats=FORMATS)
 
 
-def _scans(file: io.BufferedReader) -> int:
-    """How many scans a JPEG has at most: start-of-scan markers, which do not occur within a scan."""
+def _check_cost(image: ImageFile.ImageFile, file: io.BufferedReader, max_pixels: int) -> None:
+    """Raises UnreadableImage for an image that would take too long or too much memory."""
+    size = f"{image.width} x {image.height} pixels"
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise UnreadableImage(f"{size}, more than {max_pixels:,}")
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise UnreadableImage(f"{size}, one side more than {MAX_RATIO} times the other")
+    if image.format in ("JPEG", "MPO"):
+        scans = _count_scans(file)
+        if pixels * scans > MAX_SCANNED:
+            raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
+    if image.tile and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW:
+        raise UnreadableImage(
+            f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels"
+        )
+    if isinstance(image, TiffImageFile):
+        tile_pixels = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
+        if tile_pixels > LARGE:
+            raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
+
+
+def _count_scans(file: io.BufferedReader) -> int:
+    """Counts a JPEG's start-of-scan markers: they do not occur within a scan."""
     position = file.tell()
     file.seek(0)
     scans = file.read(MAX_BYTES).count(b"\xff\xda")

@@ -1,4 +1,4 @@
-"""Image folders and what is in them: listing, decoding, Imagenette, ImageNet, choosing queries."""
+"""Images of a folder: listing them, their labels, opening the first that can be read."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,8 @@ from PIL import Image
 
 from .common import AnyPath, did_you_mean
 from .decoding import UnreadableImage, open_image
+
+AnyImages = TypeVar("AnyImages", bound="Images")
 
 
 @runtime_checkable
@@ -28,12 +30,15 @@ class Images(Protocol):
     def path(self, i: int) -> Path: ...
 
 
-AnyImages = TypeVar("AnyImages", bound=Images)
-
-
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of a folder. files: sorted names relative to `root` with forward slashes; labels: class names, "" for none."""
+    """Images of a folder.
+
+    Attributes:
+        root: the folder.
+        files: names relative to `root`, with forward slashes; sorted where a folder was listed.
+        labels: one class name an image, "" for none.
+    """
 
     root: Path
     files: list[str]
@@ -43,10 +48,11 @@ class ImageSet:
         return len(self.files)
 
     def __getitem__(self, rows: Sequence[int] | NDArray[np.integer]) -> "ImageSet":
-        """The images of some rows (a sequence of int), in that order."""
+        """The images of some rows, in the order of the rows."""
         return ImageSet(self.root, [self.files[i] for i in rows], [self.labels[i] for i in rows])
 
     def path(self, i: int) -> Path:
+        """The file of image `i`."""
         return self.root / self.files[i]
 
 
@@ -55,48 +61,58 @@ def list_images(images: AnyImages) -> AnyImages: ...
 @overload
 def list_images(images: AnyPath | Iterable[AnyPath]) -> ImageSet: ...
 def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
-    """An `ImageSet` from a folder (all files below it, hidden ones left out) or from a list of files.
+    """Lists the images of a folder, or takes a list of files.
 
-    The label of an image is the first folder on its way down from the root (for a list: from the files' common folder),
-    "" where it lies in the root itself. Links to folders are not followed. Files that are no images are listed too: they
-    come out as unreadable, with the reason, rather than vanish, and so do folders that cannot be listed.
-    Raises FileNotFoundError for a folder or file that does not exist, ValueError for one without files.
+    Links to folders are not followed. Files that cannot be read are listed like all others.
+
+    Args:
+        images: a folder, listed to any depth without what is hidden; or a list of files. An
+            `ImageSet` or a store is returned as it is.
+
+    Returns:
+        The images. A label is the first folder below the root, "" where there is none. The root
+        of a list is the files' common folder.
+
+    Raises:
+        FileNotFoundError: the folder or a file does not exist.
+        ValueError: there are no files.
     """
     if isinstance(images, Images):
         return images
     if isinstance(images, (str, os.PathLike)):
         root = Path(images).expanduser().resolve()
         if not root.is_dir():
-            near = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
-            raise FileNotFoundError(f"no image folder at {root}{' (it is a file)' if root.exists() else did_you_mean(root.name, near)}")
+            siblings = [path.name for path in root.parent.glob("*/")]
+            hint = " (it is a file)" if root.exists() else did_you_mean(root.name, siblings)
+            raise FileNotFoundError(f"no image folder at {root}{hint}")
         files = sorted(Path(file).relative_to(root).as_posix() for file in _below(root))
     else:
         paths = [Path(os.path.abspath(p)) for p in images]
-        missing = [str(p) for p in paths if not p.is_file()]
+        missing = [p for p in paths if not p.is_file()]
         if missing:
-            raise FileNotFoundError(f"{len(missing)} of {len(paths)} image files do not exist, first {missing[0]}")
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(paths)} image files do not exist, first {missing[0]}"
+            )
         root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
         files = [p.relative_to(root).as_posix() for p in paths]
     if not files:
-        raise ValueError(f"no files in {images}: give a folder that has images in it, or in its subfolders")
-    return ImageSet(root, files, [f.split("/")[0] if "/" in f else "" for f in files])
+        raise ValueError(f"no files in {images}: give a folder that has images in it or below it")
+    return ImageSet(root, files, [file.rpartition("/")[0].split("/")[0] for file in files])
 
 
 def _below(root: Path) -> Iterator[AnyPath]:
-    """All files below a folder, as paths. A loop where os.walk recurses: folders may lie deeper than Python can call."""
+    """All files below a folder. A loop: folders may lie deeper than Python can call."""
     folders: list[AnyPath] = [root]
     while folders:
         folder = folders.pop()
         try:
-            entries = list(os.scandir(folder))
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
         except OSError:  # no permission, or too long a path
             if folder == root:
                 raise
             yield folder
             continue
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             elif not (entry.is_symlink() and os.path.isdir(entry.path)):
@@ -104,11 +120,22 @@ def _below(root: Path) -> Iterator[AnyPath]:
 
 
 def open_first(images: Images, rows: Sequence[int]) -> tuple[int, Image.Image]:
-    """The first of some rows of an `ImageSet` whose image can be read: (row, `PIL.Image`). UnreadableImage where none can."""
-    reasons = []
+    """Opens the first of some images that can be read.
+
+    Args:
+        images: an `ImageSet` or a store.
+        rows: the rows to try, in this order.
+
+    Returns:
+        The row and its image in RGB.
+
+    Raises:
+        UnreadableImage: none can be read.
+    """
+    reason = ""
     for row in rows:
         try:
             return row, open_image(images.path(row))
         except UnreadableImage as error:
-            reasons.append(f"{images.files[row]}: {error}")
-    raise UnreadableImage(f"none of {len(rows)} images can be read" + (f", first {reasons[0]}" if reasons else ""))
+            reason = reason or f", first {images.files[row]}: {error}"
+    raise UnreadableImage(f"none of {len(rows)} images can be read{reason}")
