@@ -1,10 +1,11 @@
-"""What several test files share: tiny networks, image files, and where the photographs and the paper's pictures lie."""
+"""What test files share: tiny networks, image files, and what some need of a machine."""
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +18,75 @@ from torch import nn
 
 import cbir
 
-settings.register_profile("cbir", deadline=None, max_examples=40, database=None)
+# Examples are drawn anew from the test's name, not from a clock: the same in every run.
+settings.register_profile("cbir", deadline=None, max_examples=40, database=None, derandomize=True)
 settings.load_profile("cbir")
+
+# Files that take longest are begun first, so that no worker is left alone with one.
+SLOWEST = ["test_reproduce.py", "test_zoo.py", "test_store.py", "test_sweep.py", "test_cluster.py"]
+
+BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
+
+# Markers and fixtures of tests that need more than packages: is it there, and how to get it.
+NEEDS = {
+    "cuda": (torch.cuda.is_available(), "an NVIDIA graphics card"),
+    "browser": (
+        CHROMIUM or os.environ.get("CBIR_BROWSER"),
+        "Chromium: apt-get install chromium, or any other way",
+    ),
+    "photos": (os.environ.get("CBIR_PHOTOS"), "CBIR_PHOTOS=folder with photographs"),
+    "paper": (
+        os.environ.get("CBIR_PAPER"),
+        "CBIR_PAPER=folder with the paper's numbers and thumbnails",
+    ),
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """The slowest files first; one skip for everything that is missing, not one for every test."""
+    ranks = {name: rank for rank, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    for need, (available, to_get) in NEEDS.items():
+        if available:
+            continue
+        wanting = [item for item in items if needs(item, need)]
+        for item in wanting[:1]:
+            reason = f"{len(wanting)} tests need {to_get}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        config.hook.pytest_deselected(items=wanting[1:])
+        items[:] = [item for item in items if item not in wanting[1:]]
+
+
+def needs(item, need):
+    return need in getattr(item, "fixturenames", ()) or item.get_closest_marker(need)
 
 
 def make_net(seed=0, codes=("hidden",), size=32):
-    """Three blocks (4, 6 and 5 channels; sides size / 2, / 4 and / 8) and one code of 7 values, seeded."""
+    """Three blocks of 4, 6 and 5 channels and one code of 7 values, seeded.
+
+    The sides of the blocks are size / 2, size / 4 and size / 8.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         side = size // 8
         module = nn.Sequential()
         for name, (before, after) in {"one": (3, 4), "two": (4, 6), "three": (6, 5)}.items():
-            module.add_module(name, nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)))
+            convolution = nn.Conv2d(before, after, 3, padding=1)
+            module.add_module(name, nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2)))
         module.add_module("flat", nn.Flatten())
         module.add_module("hidden", nn.Sequential(nn.Linear(5 * side * side, 7), nn.ReLU()))
-    return cbir.Network(module, ["one", "two", "three"], codes, cbir.resize_transform(size), name="tiny")
+    transform = cbir.resize_transform(size)
+    return cbir.Network(module, ["one", "two", "three"], codes, transform, name="tiny")
 
 
 def write_image(path, size=(40, 30), seed=0, **options):
     """A picture of coloured noise, as the suffix says; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed)
+    pixels = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
     return path
 
@@ -48,14 +96,26 @@ def read_page(path):
     return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
 
 
+RUNS_OR_LOADS = ["script", "link", "iframe", "object", "embed", "base", "form", "meta"]
+LOADING_ATTRIBUTES = {"srcset", "data", "action", "poster", "background", "style"}
+LOADING_STYLES = ["url(", "@import", "http", "expression"]
+
+
 def check_self_contained(page):
-    """Fails where a browser would load anything from elsewhere, or run anything; links that a reader may follow are fine."""
-    assert not page.find_all(["script", "link", "iframe", "object", "embed", "base", "form", "meta"], attrs={"charset": False, "name": lambda n: n != "viewport"})
+    """Fails where a browser would load anything from elsewhere, or run anything.
+
+    Links that a reader may follow are fine.
+    """
+    harmless = {"charset": False, "name": lambda name: name != "viewport"}
+    assert not page.find_all(RUNS_OR_LOADS, attrs=harmless)
     for tag in page.find_all(True):
-        assert not [name for name in tag.attrs if name.startswith("on") or name in ("srcset", "data", "action", "poster", "background", "style")], tag
+        assert not LOADING_ATTRIBUTES & set(tag.attrs), tag
+        assert not [name for name in tag.attrs if name.startswith("on")], tag
         assert str(tag.get("src", "data:image/")).startswith("data:image/"), tag
-        assert tag.name == "a" and tag["href"].startswith(("#", "https://doi.org/")) or not {"href", "xlink:href"} & set(tag.attrs), tag
-    assert not any(word in style.get_text() for style in page.find_all("style") for word in ("url(", "@import", "http", "expression"))
+        if {"href", "xlink:href"} & set(tag.attrs):
+            assert tag.name == "a" and tag["href"].startswith(("#", "https://doi.org/")), tag
+    for style in page.find_all("style"):
+        assert not [word for word in LOADING_STYLES if word in style.get_text()]
 
 
 @pytest.fixture
@@ -67,7 +127,8 @@ def tiny_net():
 def folder(tmp_path):
     """A folder of 11 images in two classes; rows 2 and 7 cannot be read."""
     for i in range(11):
-        write_image(tmp_path / "images" / ("cat" if i < 6 else "dog") / f"{i:02}.png", seed=i)
+        label = "cat" if i < 6 else "dog"
+        write_image(tmp_path / "images" / label / f"{i:02}.png", seed=i)
     files = cbir.list_images(tmp_path / "images")
     files.path(2).write_text("no image")
     files.path(7).write_bytes(files.path(7).read_bytes()[:500])
@@ -77,14 +138,10 @@ def folder(tmp_path):
 @pytest.fixture
 def photos():
     """The folder of photographs that CBIR_PHOTOS names."""
-    if not os.environ.get("CBIR_PHOTOS"):
-        pytest.skip("CBIR_PHOTOS names no folder of photographs")
     return Path(os.environ["CBIR_PHOTOS"])
 
 
 @pytest.fixture
 def paper():
-    """The folder with the published numbers and the thumbnails of the published pictures that CBIR_PAPER names."""
-    if not os.environ.get("CBIR_PAPER"):
-        pytest.skip("CBIR_PAPER names no folder with the paper's thumbnails and numbers")
+    """The folder that CBIR_PAPER names: published numbers, thumbnails of published pictures."""
     return Path(os.environ["CBIR_PAPER"])

@@ -373,10 +373,7 @@ def test_a_damaged_file_in_the_cache_is_named(server, tmp_path, full_weights):
 
 # ---- accelerators -----------------------------------------------------------------------------------------------------------
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-@cuda
+@pytest.mark.cuda
 def test_cuda_gives_the_same_descriptors(embedded, tmp_path):
     on_gpu = cbir.load_network("embedded", weights=None, device="cuda")
     assert on_gpu.device.type == "cuda" and on_gpu.weights_hash == embedded.weights_hash
@@ -384,7 +381,7 @@ def test_cuda_gives_the_same_descriptors(embedded, tmp_path):
     torch.testing.assert_close(cbir.describe(on_gpu, batch).eta.cpu(), cbir.describe(embedded, batch).eta, rtol=1e-2, atol=1e-3)
 
 
-@cuda
+@pytest.mark.cuda
 def test_the_global_cuda_generator_is_left_alone():
     torch.cuda.manual_seed(7)
     before = torch.cuda.get_rng_state()

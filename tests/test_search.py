@@ -4,7 +4,6 @@ import importlib
 
 import numpy as np
 import pytest
-import torch
 from conftest import make_net, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,7 +113,7 @@ def test_the_sum_over_eta_is_the_sum_over_its_parts(stores):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_bounds_from_torch(blocks, metric, device):
     rows, queries = codes(60, 300), codes(5, 300, seed=1)
     rows[7] = np.nan
