@@ -1,5 +1,9 @@
 """The explorer without a page: against cbir.search, stores that were described by the other recipe, and literal loops."""
 
+import os
+import subprocess
+import sys
+
 import nbformat
 import numpy as np
 import pytest
@@ -8,7 +12,9 @@ from conftest import make_net, write_image
 from PIL import Image
 
 import cbir
-from cbir.explorer.engine import Explorer, open_explorer
+from cbir.explorer import serve as serving
+from cbir.explorer.engine import Explorer
+from cbir.explorer.serve import open_explorer, serve
 
 RECIPES = [{}, {"q": 0.05}, {"q": 0.12}, {"q": 0.2, "threshold": "relative"}, cbir.AS_RELEASED, {"q": 0.0}]
 
@@ -144,6 +150,32 @@ def test_another_network_is_refused(store):
         Explorer(store, make_net(seed=1))
 
 
+def test_a_store_that_was_made_with_crop_needs_no_network(tmp_path):
+    for i in range(3):
+        write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
+    net = cbir.load_network(crop=True, device="cpu")
+    store = cbir.extract(tmp_path / "images", net, tmp_path / "store")
+    explorer = Explorer(store)
+    assert explorer.net.provenance == net.provenance
+    rows, distances = explorer.find(explorer.look(1), ["eta"], k=1)["eta"]
+    assert rows.tolist() == [1] and distances[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_only_the_page_needs_the_packages_of_the_page(monkeypatch):
+    code = """import sys
+sys.modules |= {"anywidget": None, "voila": None, "ipywidgets": None}
+from cbir.explorer.serve import in_browser, open_explorer
+print(in_browser())
+import cbir.explorer.page"""
+    bare = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+    assert "pip install '.[explorer]'" in done.stderr.splitlines()[-1]
+    monkeypatch.setattr(serving, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"voila and anywidget: pip install '\.\[explorer\]'"):
+        serve("embedded")
+
+
 def test_a_store_by_parameter_and_pictures_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     for i in range(3):
@@ -257,7 +289,7 @@ def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
     for i in range(3):
         write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
     images, net = cbir.list_images(tmp_path / "images"), cbir.load_network()
-    monkeypatch.setattr("cbir.explorer.engine.load_images", lambda profile: (images, images))
+    monkeypatch.setattr("cbir.explorer.serve.load_images", lambda profile: (images, images))
     run = cbir.Run("embedded")
     full = cbir.extract(images, net, run.path / "stores" / "database", shard_size=2, extras={"windows": "windows"})
     full._state[2:] = np.array([""], dtype=object)  # as if it had been interrupted
@@ -301,9 +333,8 @@ def test_names_and_labels_cannot_become_html(net, tmp_path):
 
 
 def test_serving_checks_first_and_takes_paths_as_typed(folder, net, tmp_path, monkeypatch):
-    from cbir import serve
     launched = []
-    monkeypatch.setattr(serve.Voila, "launch_instance", lambda **options: launched.append(options))
+    monkeypatch.setattr("voila.app.Voila.launch_instance", lambda **options: launched.append(options))
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("JUPYTER_PATH", "")
     monkeypatch.chdir(tmp_path)
@@ -311,14 +342,14 @@ def test_serving_checks_first_and_takes_paths_as_typed(folder, net, tmp_path, mo
                          (("mine", {"store": "store", "pictures": "nowhere"}), FileNotFoundError)]:
         cbir.extract(folder, net, tmp_path / "store")
         with pytest.raises(error):
-            serve.serve(*wrong)
+            serve(*wrong)
         assert not launched and not (tmp_path / "runs").exists()
-    serve.serve("mine", {"store": "store", "k": 7}, port=0)
+    serve("mine", {"store": "store", "k": 7}, port=0)
     [options] = launched
     notebook = nbformat.read(options["argv"][0], as_version=4)
     given = "\n".join(c.source for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
     assert f'store = "{tmp_path / "store"}"' in given and "k = 7" in given and 'run_name = "mine"' in given
     assert not [c for c in notebook.cells if "static" in c.metadata.get("tags", [])] and any("Page(" in c.source for c in notebook.cells)
     assert options["config"].Voila.ip == "127.0.0.1" and not options["config"].Voila.auto_token
-    serve.serve("mine", {"store": "store"}, host="0.0.0.0", port=0)
+    serve("mine", {"store": "store"}, host="0.0.0.0", port=0)
     assert launched[1]["config"].Voila.auto_token

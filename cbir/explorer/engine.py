@@ -1,10 +1,12 @@
-"""One picture after another against a store, fast enough to play with: what it finds, which regions were significant, what made a distance."""
+"""The explorer without a page: one picture after another against a store, fast enough to play with.
 
-import re
+It says what a picture finds, which regions were significant, and what made a distance.
+"""
+
 from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,25 +16,41 @@ from PIL import Image
 
 from ..color import color_histogram
 from ..common import AnyPath, Metric
-from ..datasets import load_images
 from ..decoding import open_image
-from ..descriptors import RECIPES, Recipe, check_recipe, significance_map, significant, trace, weigh
-from ..extract import Describer, extract
-from ..images import ImageSet, list_images
-from ..networks import Network, pick_device, to_picture
+from ..descriptors import (
+    RECIPES,
+    Recipe,
+    Windows,
+    check_recipe,
+    significance_map,
+    significant,
+    trace,
+    weigh,
+)
+from ..extract import Describer
+from ..labels import layer_names
+from ..networks import Network, to_picture
 from ..search import search
-from ..store import Store, find_store, open_store
-from ..workflow.query import open_database
-from ..workflow.run import Run
-from ..zoo import load_network
+from ..store import Store
+from ..zoo import network_of
 
-EXTRAS = {"windows": "windows"}
-ROWS = 128  # images at a time whose descriptors are computed anew: what they need stays in the cache
+BATCH = 128  # images whose descriptors are computed at once: what they need stays in the cache
+
+# {descriptor: (rows (k,) int64, distances (k,) float64)}, nearest first
+Found: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+# a block's (z_m, z_m * mean_k y_{m,k}), both (H_m, W_m)
+Region: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 class Look(NamedTuple):
-    """One picture and what the network made of it: `picture` (H, W, 3) uint8 as the network saw it, `histogram` (75,) of the image itself,
-    `ys` the blocks [(1, C_m, H_m, W_m), ..], `arrays` {array of the store: (1, D)}, tensors on the CPU."""
+    """One picture and what the network made of it.
+
+    Attributes:
+        picture: (H, W, 3) uint8, as the network saw it.
+        histogram: (75,) float64, of the image itself.
+        ys: the blocks [(1, C_m, H_m, W_m), ..], float32 on the CPU.
+        arrays: {array of the store: (1, D)}, tensors on the CPU.
+    """
 
     picture: NDArray[np.uint8]
     histogram: NDArray[np.float64]
@@ -43,150 +61,265 @@ class Look(NamedTuple):
 class Explorer:
     """A store to ask again and again. Its arrays are kept in memory where they fit.
 
-    store: a `Store`; with the extra "windows" every recipe can be asked for (`live`), else those that it holds (`recipes`, {name: recipe}).
-    net: the network that made it, default the one that it names. memory: bytes that its arrays may take; a larger store is searched on disk.
-    Raises ValueError where `net` is another network.
+    Args:
+        store: the store. With the extra "windows" every recipe can be asked for; without it only
+            those that the store holds.
+        net: the network that made it, by default the one that the store names.
+        memory: bytes that the arrays may take. A larger store is searched on disk.
+
+    Attributes:
+        live: whether every recipe can be asked for.
+        recipes: {name: recipe}, those that a page offers.
+        descriptors: the names that can be searched by, without the recipes' arrays.
+
+    Raises:
+        ValueError: `net` is not the network that made the store.
     """
 
     def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
-        self.net = net or load_network(store.network["name"], precision=store.network.get("precision", "float32"))
-        if self.net.provenance != store.network:
-            raise ValueError(f"the store was made by another network or other weights than {self.net.name!r}: pass that one as `net`")
-        self.live = store.extras.get("windows") == "windows"
-        self.store = self._in_memory(store) if sum(4 * a.shape[0] * a.shape[1] for a in store.arrays.values()) <= memory else store
-        self.live = self.live and self.store is not store  # from disk it would take minutes
-        self.recipes = {self._name(store.recipe): store.recipe} | {name: what for name, what in store.extras.items() if isinstance(what, dict)}
+        self.net = network_of(store.network, net, device="auto")
+        size = sum(4 * array.shape[0] * array.shape[1] for array in store.arrays.values())
+        in_memory = size <= memory
+        self.store = _loaded(store) if in_memory else store
+        # From disk, another recipe would take minutes.
+        self.live = in_memory and store.extras.get("windows") == "windows"
+        self.recipes = _stored_recipes(store)
         if self.live:
             self.recipes = RECIPES | self.recipes
-        self.descriptors = self.offered(name for name in store.descriptors if name not in {"windows", *self.recipes})
+        hidden = {"windows", *self.recipes}
+        self.descriptors = self.offered(name for name in store.descriptors if name not in hidden)
         self._describer = Describer(self.net, store.recipe, store.extras)
-        self._of_recipe = lru_cache(4)(self._computed)
-        self._looks = lru_cache(64)(self._look_at)
-
-    @staticmethod
-    def _in_memory(store: Store) -> Store:
-        """The same store with its arrays in memory, as float32; of a lost shard `search` says so."""
-        loaded = copy(store)
-        loaded.arrays = {name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays}
-        return loaded
-
-    @staticmethod
-    def _name(recipe: Recipe) -> str:
-        return next((name for name, known in RECIPES.items() if known == recipe), "as stored")
+        self._conv_by_recipe = lru_cache(4)(self._all_conv_descriptors)
+        self._looks = lru_cache(64)(self._look_at_file)
 
     def offered(self, descriptors: Iterable[str]) -> list[str]:
-        """Those that can be searched by: h has no dimensions where the network has no codes. Raises ValueError for unknown ones."""
+        """Selects the descriptors that can be searched by.
+
+        Args:
+            descriptors: names of the store's descriptors.
+
+        Returns:
+            Those that have dimensions: h has none where the network has no codes.
+
+        Raises:
+            ValueError: a descriptor is unknown.
+        """
         return [name for name in descriptors if self.store[name].shape[1]]
 
     def look(self, image: AnyPath | int | Image.Image) -> Look:
-        """A `Look` at an image: a file, or a row of the store (int), which are remembered, or a `PIL.Image` in RGB.
+        """Describes an image. Files and rows are remembered.
 
-        Raises UnreadableImage.
+        Args:
+            image: a file, a row of the store (int), or a `PIL.Image` in RGB.
+
+        Returns:
+            The `Look`.
+
+        Raises:
+            UnreadableImage: the file cannot be read.
         """
-        return self._look(image) if isinstance(image, Image.Image) else self._looks(str(self.store.path(image) if isinstance(image, int) else image))
+        if isinstance(image, Image.Image):
+            return self._look(image)
+        if isinstance(image, int):
+            image = self.store.path(image)
+        return self._looks(str(image))
 
-    def _look_at(self, path: str) -> Look:
+    def _look_at_file(self, path: str) -> Look:
         return self._look(open_image(path))
 
     def _look(self, image: Image.Image) -> Look:
-        batch = self.net.transform(image)[None]
+        batch = self.net.transform(image)[None]  # (1, 3, H, W)
         ys, codes = self.net(batch)
         histogram = color_histogram(np.asarray(image))
         arrays = self._describer.arrays(ys, codes, torch.from_numpy(histogram).float()[None])
-        return Look(to_picture(batch[0], self.net.transform), histogram, [y.float().cpu() for y in ys], {name: a.cpu() for name, a in arrays.items()})
+        return Look(
+            picture=to_picture(batch[0], self.net.transform),
+            histogram=histogram,
+            ys=[y.float().cpu() for y in ys],
+            arrays={name: array.cpu() for name, array in arrays.items()},
+        )
 
-    def find(self, look: Look, descriptors: Iterable[str] = ("h", "eta_conv", "eta"), recipe: Recipe | None = None, metric: Metric = "l1",
-             k: int = 5) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """{descriptor: (rows (k,), distances (k,))}, nearest first. recipe: a dict, default the store's.
+    def find(
+        self,
+        look: Look,
+        descriptors: Iterable[str] = ("h", "eta_conv", "eta"),
+        recipe: Recipe | None = None,
+        metric: Metric = "l1",
+        k: int = 5,
+    ) -> Found:
+        """Finds the k nearest images by each descriptor.
 
-        Raises ValueError as `search` does, and for a recipe that the store does not have and cannot compute.
+        Args:
+            look: the picture that is searched for.
+            descriptors: names as in `search`.
+            recipe: of eta_conv, by default the store's.
+            metric: as in `search`.
+            k: how many images are found.
+
+        Returns:
+            {descriptor: (rows (k,) int64, distances (k,) float64)}, nearest first.
+
+        Raises:
+            ValueError: what `search` raises, and for a recipe that the store neither holds nor can
+                compute.
         """
         recipe = check_recipe(**recipe or self.store.recipe)
-        store, descriptors = self._with(recipe), list(descriptors)
+        store = self._store_by(recipe)
+        descriptors = list(descriptors)
         if not descriptors:
             return {}
-        hits = search(store, {d: self._vector(store, look, d, recipe) for d in descriptors}, descriptors, metric=metric, k=k)
-        return {d: (h.indices[0], h.distances[0]) for d, h in hits.items()}
+        queries = {name: self._vector(store, look, name, recipe) for name in descriptors}
+        hits = search(store, queries, descriptors, metric=metric, k=k)
+        return {name: (hit.indices[0], hit.distances[0]) for name, hit in hits.items()}
 
-    def regions(self, look: Look, recipe: Recipe | None = None) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        """Eq. 8-13 and what Eq. 14 weighs, for every block: [(z_m (H_m, W_m) counts, z_m * mean_k y_{m,k} (H_m, W_m) float), ..], m = 1..N."""
-        recipe = check_recipe(**recipe or self.store.recipe)
-        z = significance_map(significant(look.ys[-1], recipe["q"], recipe["threshold"]), recipe["counting"])
-        zs = [trace(z, y.shape[-2:])[0].int().numpy() for y in look.ys]
-        return [(z_m, z_m * y[0].mean(dim=0).numpy()) for z_m, y in zip(zs, look.ys)]
+    def regions(self, look: Look, recipe: Recipe | None = None) -> list[Region]:
+        """Computes the significant regions of every block (Eq. 8-13), and what Eq. 14 weighs.
 
-    def parts(self, look: Look, row: int, descriptor: str = "eta", recipe: Recipe | None = None, metric: Metric = "l1") -> "pd.Series[float]":
-        """What each part (y_6, w_1, ..) has of the distance between a picture and a row of the store: a Series of shares, sum 1.
+        Args:
+            look: the picture.
+            recipe: by default the store's.
 
-        Of L1 the absolute differences are shared out, of L2 the squared ones, of cosine the squared ones of vectors of unit length,
-        whose sum is twice the distance. All 0 where there is no distance.
+        Returns:
+            [(z_m (H_m, W_m) int32, z_m * mean_k y_{m,k} (H_m, W_m) float32), ..], m = 1..N.
         """
         recipe = check_recipe(**recipe or self.store.recipe)
-        store = self._with(recipe)
-        names = [part for name in descriptor.split("+") for part in self._parts(name)]
-        a, b = ({part: values.astype(float) for part, values in vectors.items()} for vectors in (
-            {part: self._vector(store, look, part, recipe)[0] for part in names}, {part: store[part][row] for part in names}))
+        z_N = significant(look.ys[-1], recipe["q"], recipe["threshold"])
+        z = significance_map(z_N, recipe["counting"])  # (1, H_N, W_N)
+        regions = []
+        for y in look.ys:
+            z_m = trace(z, y.shape[-2:])[0].int().numpy()  # (H_m, W_m)
+            regions.append((z_m, z_m * y[0].mean(dim=0).numpy()))
+        return regions
+
+    def parts(
+        self,
+        look: Look,
+        row: int,
+        descriptor: str = "eta",
+        recipe: Recipe | None = None,
+        metric: Metric = "l1",
+    ) -> "pd.Series[float]":
+        """Shares a distance out among the parts of a descriptor (y_6, w_1, ..).
+
+        Of L1 the absolute differences are shared out, of L2 the squared ones. Of cosine it is the
+        squared ones of vectors of unit length, whose sum is twice the distance.
+
+        Args:
+            look: the picture.
+            row: the row of the store that it is compared with.
+            descriptor: a name, or several joined by "+".
+            recipe: by default the store's.
+            metric: as in `search`.
+
+        Returns:
+            {part: share} with sum 1, or all 0 where there is no distance.
+        """
+        recipe = check_recipe(**recipe or self.store.recipe)
+        store = self._store_by(recipe)
+        query, found = {}, {}
+        for name in self._part_names(descriptor):
+            query[name] = self._vector(store, look, name, recipe)[0].astype(float)
+            found[name] = store[name][row].astype(float)
         if metric == "cosine":
-            for vectors in (a, b):
-                norm = np.sqrt(sum((v ** 2).sum() for v in vectors.values()))
-                vectors |= {part: v / norm if norm else v for part, v in vectors.items()}
-        sums = pd.Series({part: (np.abs(a[part] - b[part]) ** (1 if metric == "l1" else 2)).sum() for part in names})
+            query = _unit(query)
+            found = _unit(found)
+        power = 1 if metric == "l1" else 2
+        sums = pd.Series(
+            {name: (np.abs(query[name] - found[name]) ** power).sum() for name in query}
+        )
         return sums / (sums.sum() or 1)
 
-    def _parts(self, descriptor: str) -> list[str]:
-        letters = {"h": "y", "eta_conv": "w", "eta": "yw"}.get(descriptor)
-        return [name for name in self.store.descriptors if re.fullmatch(rf"[{letters}]_\d+", name)] if letters else [descriptor]
+    def _part_names(self, descriptor: str) -> list[str]:
+        """The layers and blocks of a descriptor; what has none is its own only part."""
+        dims = self.store.dims
+        blocks, codes = layer_names(len(dims["blocks"]), len(dims["codes"]))
+        layers = {"h": codes, "eta_conv": blocks, "eta": blocks + codes}
+        names: list[str] = []
+        for name in descriptor.split("+"):
+            names += layers.get(name, [name])
+        return names
 
-    def _with(self, recipe: Recipe) -> Store:
+    def _store_by(self, recipe: Recipe) -> Store:
         """The store as if it had been made by another recipe."""
         if recipe == self.store.recipe:
             return self.store
-        name = self._stored(recipe)
+        name = self._array_of(recipe)
         if name is None and not self.live:
-            raise ValueError(f"this store holds the recipes {list(self.recipes)} only: describe the images again with extras={{'windows': 'windows'}}, "
-                             f"and every other one can be computed")
+            raise ValueError(
+                f"this store holds the recipes {list(self.recipes)} only: describe the images "
+                "again with extras={'windows': 'windows'}, and every other one can be computed"
+            )
+        conv = self.store.arrays[name] if name else self._conv_by_recipe(tuple(recipe.items()))
         other = copy(self.store)
-        other.arrays = self.store.arrays | {"conv": self.store.arrays[name] if name else self._of_recipe(tuple(recipe.items()))}
+        other.arrays = self.store.arrays | {"conv": conv}
         return other
 
-    def _stored(self, recipe: Recipe) -> str | None:
-        """The extra that holds a recipe's eta_conv."""
-        return next((name for name, what in self.store.extras.items() if what == recipe), None)
+    def _array_of(self, recipe: Recipe) -> str | None:
+        """The name of the extra that holds eta_conv by a recipe."""
+        for name, made_by in self.store.extras.items():
+            if made_by == recipe:
+                return name
+        return None
 
-    def _computed(self, recipe: tuple[tuple[str, Any], ...]) -> NDArray[np.float32]:
+    def _all_conv_descriptors(self, recipe: tuple[tuple[str, Any], ...]) -> NDArray[np.float32]:
         """eta_conv of all images by another recipe, from the windows: (N, sum C_m) float32."""
-        windows, rows = self.store.arrays["windows"], range(0, len(self.store), ROWS)
-        return np.concatenate([weigh(self._means(windows[i:i + ROWS]), **dict(recipe)).numpy() for i in rows])
+        windows = self.store.arrays["windows"]
+        pieces = []
+        for start in range(0, len(self.store), BATCH):
+            means = self._window_means(windows[start : start + BATCH])
+            pieces.append(weigh(means, **dict(recipe)).numpy())
+        return np.concatenate(pieces)
 
-    def _means(self, windows: NDArray[np.float32]) -> list[tuple[torch.Tensor, int]]:
-        """(n, D) of the extra "windows" -> what `window_means` gives."""
-        blocks, (_, *last) = self.store.dims["blocks"], self.store.dims["blocks"][-1]
-        maps = torch.from_numpy(windows).reshape(len(windows), -1, *last)
-        return [(y, h * w // (last[0] * last[1])) for y, (_, h, w) in zip(maps.split([c for c, *_ in blocks], dim=1), blocks)]
+    def _window_means(self, windows: NDArray[np.float32]) -> Windows:
+        """Rows (n, D) of the extra "windows" as what `window_means` gives."""
+        blocks = self.store.dims["blocks"]  # [(C_m, H_m, W_m), ..]
+        _, height, width = blocks[-1]
+        maps = torch.from_numpy(windows).reshape(len(windows), -1, height, width)
+        by_block = maps.split([channels for channels, _, _ in blocks], dim=1)
+        return [(y, h * w // (height * width)) for y, (_, h, w) in zip(by_block, blocks)]
 
-    def _vector(self, store: Store, look: Look, descriptor: str, recipe: Recipe) -> NDArray[np.float32]:
-        """A picture's descriptor (1, D), by a recipe."""
+    def _vector(
+        self, store: Store, look: Look, descriptor: str, recipe: Recipe
+    ) -> NDArray[np.float32]:
+        """A picture's descriptor (1, D) by a recipe, made as the store's rows were."""
         arrays = look.arrays
-        if recipe != self.store.recipe:  # by the way that the store's rows went, rounding included
-            name = self._stored(recipe)
-            arrays = arrays | {"conv": arrays[name] if name else weigh(self._means(arrays["windows"].numpy()), **recipe)}
-        return np.concatenate([arrays[name][:, a:b] for name, a, b in store.parts(descriptor)], axis=1)
+        if recipe != self.store.recipe:
+            name = self._array_of(recipe)
+            if name is not None:
+                conv = arrays[name]
+            else:
+                conv = weigh(self._window_means(arrays["windows"].numpy()), **recipe)
+            arrays = arrays | {"conv": conv}
+        pieces = [arrays[name][:, first:end] for name, first, end in store.parts(descriptor)]
+        return np.concatenate(pieces, axis=1)
 
 
-def open_explorer(run: Run, store: AnyPath = "", pictures: AnyPath = "", weights: str | None = "", device: str = "auto") -> tuple[Explorer, ImageSet | Store]:
-    """An `Explorer` and the pictures to choose from (an `ImageSet` or a `Store`), by the parameters of notebook 09.
+def _loaded(store: Store) -> Store:
+    """The same store with its arrays in memory, as float32. Of a lost shard `search` says so."""
+    loaded = copy(store)
+    loaded.arrays = {
+        name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays
+    }
+    return loaded
 
-    run: a `Run`, whose database is explored. The embedded images are described now where that has not been done.
-    store: the path or URL of another store. pictures: a folder to choose from; "": the run's queries, or the store's own images.
-    Raises FileNotFoundError for a run that has not described anything, and what `open_database` raises.
-    """
-    stores = run.path / "stores"
-    if not store and run.name == "embedded":
-        net = load_network(device=device)
-        for part, images in zip(("database", "queries"), load_images("embedded")):
-            known = find_store(stores / part)
-            if known is None or known.missing():  # an interrupted one goes on as it began
-                extract(images, net, stores / part, extras=known.extras if known else EXTRAS, **(known.recipe if known else {}))
-    database, net = open_database(run.name, store, weights)
-    chosen = list_images(pictures) if pictures else database if store or not (stores / "queries").is_dir() else open_store(stores / "queries")
-    return Explorer(database, net.to(pick_device(device))), chosen
+
+def _stored_recipes(store: Store) -> dict[str, Recipe]:
+    """The recipes that a store holds: its own, and those of its extras."""
+    recipes = {_recipe_name(store.recipe): store.recipe}
+    for name, made_by in store.extras.items():
+        if isinstance(made_by, dict):
+            recipes[name] = made_by
+    return recipes
+
+
+def _recipe_name(recipe: Recipe) -> str:
+    for name, known in RECIPES.items():
+        if known == recipe:
+            return name
+    return "as stored"
+
+
+def _unit(parts: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Parts of one vector, divided by the length of the whole; zeros stay zeros."""
+    norm = np.sqrt(sum((part**2).sum() for part in parts.values()))
+    return {name: part / (norm or 1) for name, part in parts.items()}

@@ -1,64 +1,205 @@
-"""The explorer as a web page: notebook 09 with its parameters, served by Voila."""
+"""From a run to its explorer: what notebook 09 opens, and its page served by Voila."""
 
 import ipaddress
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
-import papermill
-from traitlets.config import Config
-from voila.app import Voila
-
-from ..common import ROOT, did_you_mean
-from ..images import list_images
-from ..store import open_store
+from ..common import ROOT, AnyPath
+from ..datasets import load_images
+from ..extract import extract
+from ..images import ImageSet, list_images
+from ..networks import pick_device
+from ..store import Store, find_store, open_store
 from ..workflow import project
 from ..workflow.notebooks import PATHS
+from ..workflow.query import open_database
 from ..workflow.run import Run
-from .engine import open_explorer
+from ..zoo import load_network
+from .engine import Explorer
 
 NOTEBOOK = "09_explore"
+EXTRAS = {"windows": "windows"}  # what a store needs so that every recipe can be asked for
+JUPYTER_ASSETS = Path(__file__).parent / "assets" / "jupyter"
 
 
-def serve(run: str = "embedded", parameters: dict[str, object] | None = None, host: str = "127.0.0.1", port: int = 8866, browser: bool = True) -> None:
-    """Serves the explorer until it is interrupted, for the database of a run or, by `parameters` of notebook 09, any store.
+def open_explorer(
+    run: Run,
+    store: AnyPath = "",
+    pictures: AnyPath = "",
+    weights: str | None = "",
+    device: str = "auto",
+) -> tuple[Explorer, ImageSet | Store]:
+    """Opens an `Explorer` and the pictures to choose from, by the parameters of notebook 09.
 
-    host: the address to listen on; anything but a loopback address asks for the token that is printed at the start.
-    Raises ValueError for an unknown parameter, OSError where the port is taken, and for a run, a store or a folder that is not there what
-    `open_store` and `list_images` raise.
+    The embedded images are described first where that has not been done.
+
+    Args:
+        run: the run whose database is explored.
+        store: the path or URL of another store; "": the run's.
+        pictures: a folder to choose from; "": the run's queries, or the store's own images.
+        weights: of the store's network, as in `open_database`.
+        device: as in `load_network`.
+
+    Returns:
+        The explorer, and an `ImageSet` or a `Store` to choose from.
+
+    Raises:
+        FileNotFoundError: the run has not described anything; and what `open_database` raises.
     """
+    if not store and run.name == "embedded":
+        _describe_embedded(run, device)
+    database, net = open_database(run.name, store, weights)
+    explorer = Explorer(database, net.to(pick_device(device)))
+    queries = run.path / "stores" / "queries"
+    if pictures:
+        return explorer, list_images(pictures)
+    if not store and queries.is_dir():
+        return explorer, open_store(queries)
+    return explorer, database
+
+
+def _describe_embedded(run: Run, device: str) -> None:
+    """Describes the embedded images; a description that was interrupted goes on as it began."""
+    net = load_network(device=device)
+    for part, images in zip(("database", "queries"), load_images("embedded")):
+        path = run.path / "stores" / part
+        known = find_store(path)
+        if known is None:
+            extract(images, net, path, extras=EXTRAS)
+        elif known.missing():
+            extract(images, net, path, extras=known.extras, **known.recipe)
+
+
+def in_browser() -> bool:
+    """Tells whether somebody looks at this notebook in a browser.
+
+    Returns:
+        True where JupyterLab or Voila started the kernel, False in a headless run (papermill,
+        nbconvert, nbval).
+    """
+    by_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return by_voila or "JPY_SESSION_NAME" in os.environ
+
+
+def serve(
+    run: str = "embedded",
+    parameters: dict[str, object] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8866,
+    browser: bool = True,
+) -> None:
+    """Serves the explorer as a web page until it is interrupted.
+
+    Args:
+        run: the run whose database is explored.
+        parameters: of notebook 09, by name; "store" explores any other store.
+        host: the address to listen on. Any but a loopback address asks visitors for the token that
+            is printed at the start.
+        port: the port to listen on.
+        browser: whether a browser is opened.
+
+    Raises:
+        ImportError: the packages of the page are not installed.
+        ValueError: a parameter is unknown.
+        OSError: the port is taken; and what `open_store` and `list_images` raise where there is no
+            such run, store or folder.
+    """
+    _check_installed()
     project.check_names("embedded", parameters or {}, [NOTEBOOK])
-    given = {k: os.path.abspath(os.path.expanduser(str(v))) if v and k in PATHS and "://" not in str(v) and (k != "weights" or os.path.exists(str(v))) else v
-             for k, v in (parameters or {}).items()}  # the kernel runs in another folder
-    if given.get("store"):
-        open_store(str(given["store"]))
-    elif run not in project.runs():
-        if run == "embedded":
-            open_explorer(Run(run))  # described here, where a bar tells how far it is
-        else:
-            raise FileNotFoundError(f"no run {run!r} with descriptors in {project.runs_folder()}{did_you_mean(run, project.runs())}: "
-                                    f"run `cbir reproduce` first, or give a store")
-    if given.get("pictures"):
-        list_images(str(given["pictures"]))
+    given = {name: _absolute(name, value) for name, value in (parameters or {}).items()}
+    _check_sources(run, given)
     with socket.create_server((host, port)):
-        pass  # taken ports show here, with a plain message
-    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent / "assets" / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])])
-    local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    path = prepared(Run(run), given)
-    Voila.launch_instance(argv=[str(path)], config=Config({
-        "Voila": {"ip": host, "port": port, "open_browser": browser, "auto_token": not local,
-                  # a page of somebody else's whose name was made to point here does not get in
-                  "tornado_settings": {"allow_remote_access": not local, "local_hostnames": ["localhost", host]}},
-        "VoilaConfiguration": {"template": "cbir", "file_allowlist": [], "show_tracebacks": True}}))
+        pass  # a taken port shows here, with a plain message
+    _launch(prepared(Run(run), given), host, port, browser)
+
+
+def _check_installed() -> None:
+    """Raises ImportError, which names the next step, where the page cannot be shown."""
+    missing = [name for name in ("voila", "anywidget") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the explorer's page needs {' and '.join(missing)}: pip install '.[explorer]'"
+        )
+
+
+def _absolute(name: str, value: object) -> object:
+    """A parameter as the kernel needs it: it runs in another folder, so paths become absolute."""
+    text = str(value)
+    is_path = name in PATHS and "://" not in text
+    if name == "weights":
+        is_path = os.path.exists(text)  # else it is the name of published weights
+    if not value or not is_path:
+        return value
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _check_sources(run: str, parameters: dict[str, object]) -> None:
+    """Raises an error where the run, the store or the pictures are not there."""
+    if parameters.get("store"):
+        open_store(str(parameters["store"]))
+    elif run == "embedded" and run not in project.runs():
+        open_explorer(Run(run))  # described here, where a bar shows how far it is
+    else:
+        project.database_of(run)
+    if parameters.get("pictures"):
+        list_images(str(parameters["pictures"]))
 
 
 def prepared(run: Run, parameters: dict[str, object] | None = None) -> Path:
-    """explore.ipynb in a run's folder: notebook 09 with parameters, without what it shows to those who have no browser. Returns its path."""
+    """Writes the notebook that is served: notebook 09 without the figures for headless runs.
+
+    Args:
+        run: the run; explore.ipynb in its folder is written.
+        parameters: of notebook 09, by name.
+
+    Returns:
+        The path of explore.ipynb.
+    """
+    import nbformat
+    import papermill
+
     path = run.path / "explore.ipynb"
-    papermill.execute_notebook(str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"), str(path), prepare_only=True, progress_bar=False,
-                               parameters={"run_name": run.name, **(parameters or {})})
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"),
+        str(path),
+        parameters={"run_name": run.name, **(parameters or {})},
+        prepare_only=True,
+        progress_bar=False,
+    )
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "static" not in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell for cell in notebook.cells if "static" not in cell.metadata.get("tags", [])
+    ]
     nbformat.write(notebook, path)
     return path
+
+
+def _launch(notebook: Path, host: str, port: int, browser: bool) -> None:
+    """Serves a notebook by Voila until it is interrupted."""
+    from traitlets.config import Config
+    from voila.app import Voila
+
+    templates = [str(JUPYTER_ASSETS), os.environ.get("JUPYTER_PATH", "")]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, templates))
+    loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    config = {
+        "Voila": {
+            "ip": host,
+            "port": port,
+            "open_browser": browser,
+            "auto_token": not loopback,
+            # A foreign page whose name was made to point here does not get in.
+            "tornado_settings": {
+                "allow_remote_access": not loopback,
+                "local_hostnames": ["localhost", host],
+            },
+        },
+        "VoilaConfiguration": {
+            "template": "cbir",
+            "file_allowlist": [],
+            "show_tracebacks": True,
+        },
+    }
+    Voila.launch_instance(argv=[str(notebook)], config=Config(config))
