@@ -1,6 +1,9 @@
-"""The command line by itself: help that teaches, what it says to a slip of the pen, completion by the Tab key. test_reproduce.py runs the commands."""
+"""The command line by itself: help that teaches, and what it says to a slip of the pen.
 
-import os
+test_reproduce.py runs the commands.
+"""
+
+import json
 import re
 import shlex
 import subprocess
@@ -14,8 +17,6 @@ from cbir import cli
 from cbir.common import ROOT
 from cbir.workflow import project
 from cbir.workflow.sweep import read_sweep
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def say(capsys, *words):
@@ -88,6 +89,57 @@ def test_parameters_are_those_of_the_notebooks():
         project.parameters("99_none")
 
 
+@pytest.fixture
+def parameters_cell(tmp_path, monkeypatch):
+    """Makes a notebook "00_mine" with one parameters cell, and reads its parameters."""
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+
+    def read(source):
+        cells = [
+            {"metadata": {"tags": ["parameters"]}, "source": source.splitlines(keepends=True)},
+            {"metadata": {}, "source": ["x = 1  # no parameter"]},
+        ]
+        notebook = json.dumps({"cells": cells})
+        (tmp_path / "notebooks" / "00_mine.ipynb").write_text(notebook, encoding="utf-8")
+        return project.parameters("00_mine")
+
+    return read
+
+
+def test_parameters_of_every_shape_are_read(parameters_cell):
+    source = '''# what it needs
+a = "#1"    # ends a line, "#" and all
+b = [1,
+     None]  # over two lines
+c = -0.5
+
+d=True # close by
+'''
+    assert parameters_cell(source) == {
+        "a": ("#1", 'ends a line, "#" and all'),
+        "b": ([1, None], "over two lines"),
+        "c": (-0.5, ""),
+        "d": (True, "close by"),
+    }
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("q = 1 / 2  # half", "'q = 1 / 2', whose value is no literal"),
+        ("q, k = 0.5, 5  # both", "'q, k = 0.5, 5', which is no parameter"),
+        ("q: float = 0.5  # annotated", "'q: float = 0.5', which is no parameter"),
+        ("import os", "'import os', which is no parameter"),
+        ("%config x = 1", "invalid syntax"),
+    ],
+)
+def test_a_line_that_is_no_parameter_is_not_dropped(parameters_cell, line, said):
+    with pytest.raises(ValueError, match="00_mine.ipynb: the parameters cell has") as refused:
+        parameters_cell(f"k = 5  # as it should be\n{line}\n")
+    assert said in str(refused.value)
+
+
 def test_parameters_are_listed(capsys):
     out, _, _ = say(capsys, "parameters")
     assert {line.split()[0] for line in out.splitlines() if line[0] != " "} == {
@@ -120,51 +172,3 @@ def test_unknown_names(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
     _, _, code = say(capsys, *words.split())
     assert code.startswith("cbir: ") and said in code and "\n" not in code
-
-
-# ---- completion -------------------------------------------------------------------------------------------------------------
-
-def complete(line, runs, words=" "):
-    """What the Tab key offers after `line`: the protocol of argcomplete, as bash speaks it."""
-    environment = os.environ | {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_COMP_WORDBREAKS": words, "COMP_LINE": line,
-                                "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "CBIR_RUNS": str(runs)}
-    done = subprocess.run(["sh", "-c", 'exec "$0" -m cbir 8>&1 9>&2 1>/dev/null', sys.executable], capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert not done.stderr
-    return {word.strip() for word in done.stdout.split("\n")}
-
-
-@pytest.fixture
-def runs(folder, tiny_net, tmp_path):
-    """A folder of runs, one of which can be searched."""
-    cbir.extract(folder, tiny_net, tmp_path / "runs" / "mine" / "stores" / "database", extras={"mac": "mac"})
-    (tmp_path / "runs" / "other").mkdir()
-    return tmp_path / "runs"
-
-
-@pytest.mark.parametrize("line, offered", [
-    ("cbir ", {"reproduce", "evidence", "sweep", "query", "parameters", "--help", "--version"}),
-    ("cbir rep", {"reproduce"}),
-    ("cbir reproduce --", {"--profile", "--name", "--parameter", "--scheduler", "--help"}),
-    ("cbir reproduce --profile ", {"embedded", "folder", "imagenette", "imagenet"}),
-    ("cbir reproduce -p me", {"metric"}),
-    ("cbir reproduce -p metric ", {"l1", "l2", "cosine"}),
-    ("cbir evidence -p q 1 -p crop ", {"True", "False"}),
-    ("cbir evidence -p images pro", {"profiles/"}),
-    ("cbir sweep sweeps/m", {"sweeps/metric.yaml"}),
-    ("cbir query --metric c", {"cosine"}),
-    ("cbir query --run ", {"mine"}),
-    ("cbir query --run mine --descriptor ", {"h", "eta_conv", "eta", "w_1", "w_2", "w_3", "y_4", "mac"}),
-    ("cbir query --run other --descriptor ", {""}),
-    ("cbir parameters cut", {"cutoffs"}),
-])
-def test_the_tab_key(line, offered, runs):
-    assert complete(line, runs) >= offered if line == "cbir " else complete(line, runs) == offered
-
-
-def test_completion_of_descriptors_is_what_the_store_has(runs):
-    path = runs / "mine" / "stores" / "database"
-    assert project.descriptors(path) == list(cbir.open_store(path).descriptors)
-
-
-def test_the_readme_sets_completion_up():
-    assert all(shell in README for shell in ('eval "$(register-python-argcomplete cbir)"', "register-python-argcomplete --shell fish cbir | source"))

@@ -8,6 +8,7 @@ from test_run import CAPTION, table, words
 
 import cbir
 from cbir import cli
+from cbir.workflow.compare import compare
 
 SAME = {"database": "d" * 64, "queries": "e" * 64}
 
@@ -44,7 +45,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def compared(a, b, **options):
-    page = read_page(a.compare(b, **options))
+    page = read_page(compare(a, b, **options))
     check_self_contained(page)
     return page
 
@@ -67,7 +68,7 @@ def test_what_is_no_run_is_refused(runs, tmp_path, name):
     with pytest.raises(SystemExit, match="is no run: there is no metrics.json"):
         cli.main(["compare", "printed", name])
     with pytest.raises(ValueError, match="is no run"):
-        runs[0].compare(cbir.Run("typo"))
+        compare(runs[0], cbir.Run("typo"))
     assert not list(tmp_path.glob("*.html"))
 
 

@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 
 import cbir
 from cbir import tables
-from cbir.workflow import report
+from cbir.workflow import notebooks, report
 from cbir.workflow.run import open_run
 
 CAPTION = "Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & \"quotes\""
@@ -208,6 +210,7 @@ def full(run, figure):
         run.save_figure(figure, name, caption)
     run.save_table1(table(["<script>1</script>", "b", "c"]))
     run.record(parameters={"k": 10, "q": 0.5, "run_name": "test"}, status="complete",
+               figures={"00_embedded_network": ["gone", "scenes"], "07_baselines_and_ablations": ["weights"]},
                command="cbir reproduce -p images '<b>'\ncbir evidence", recipe=cbir.AS_PRINTED, shown_queries=["<i>q</i>.jpg"],
                network={"name": "tiny<b>", "weights_hash": "abcd", "blocks": ["one", "two"]}, hashes={"database": "d" * 64, "queries": "e" * 64},
                results=RESULTS, pairs=PAIRS, images={"database": 1234, "queries": 3}, unreadable={"<script>3</script>.jpg": "not an image <i>"},
@@ -220,7 +223,7 @@ def full(run, figure):
 
 @pytest.fixture
 def page(full):
-    path = full.report()
+    path = report.report(full)
     assert path == full.path / "report.html"
     return read_page(path)
 
@@ -249,7 +252,24 @@ def test_figures_come_in_the_order_of_the_paper_then_of_the_notebooks(page):
     assert [figure["id"] for figure in page.find_all("figure")] == [f"figure-{n}" for n in ("fig06", "fig10", "scenes", "weights", "zebra")]
     titles = [words(h) for h in page.find_all("h2")]
     at = titles.index("The paper's figures")
-    assert titles[at:at + 4] == ["The paper's figures", "Figures of 00_embedded_network", "Figures of 07_baselines_and_ablations", "Figures of other notebooks"]
+    assert titles[at:at + 4] == ["The paper's figures", "Figures of 00_embedded_network", "Figures of 07_baselines_and_ablations", "Other figures"]
+
+
+def test_a_run_records_which_notebook_drew_a_figure(tmp_path, figure, monkeypatch):
+    """In the order in which they were drawn; a figure drawn again is the later notebook's, too."""
+    drawn = {"02_extraction": ["b", "a"], "03_retrieval": ["c"]}
+
+    def execute(source, output, **_):
+        shutil.copy(source, output)
+        for name in drawn[Path(source).stem]:
+            notebooks.Run("mine").save_figure(figure, name, "A caption")
+
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
+    notebooks.Run("mine").save_figure(figure, "before", "A caption")
+    run = notebooks.reproduce(name="mine", notebooks=list(drawn), log=io.StringIO())
+    assert run.metrics["figures"] == drawn
+    assert list(report.shown_figures(run)) == ["b", "a", "c", "before"]
 
 
 def test_results_are_pivoted_and_marked(page):
@@ -288,49 +308,49 @@ def test_what_was_run(page):
 
 def test_code_that_was_changed_is_not_passed_off_as_its_commit(full):
     full.record(environment={"02_extraction": {"code": "0123abcd, with changes"}})
-    page = read_page(full.report())
+    page = read_page(report.report(full))
     assert "with the changes that its files had since that commit" in words(page)
     assert "git checkout 0123abcd\n" in page.find(id="again").find_next("pre").get_text()
     full.record(environment={"02_extraction": {"code": "no git checkout"}})
-    assert "git checkout" not in read_page(full.report()).find(id="again").find_next("pre").get_text()
+    assert "git checkout" not in read_page(report.report(full)).find(id="again").find_next("pre").get_text()
 
 
 def test_images_of_a_run_are_told_by_their_names_and_classes(run, folder, tiny_net):
     assert report.image_hashes(run) == {}
     store = cbir.extract(folder, tiny_net, run.path / "stores" / "database")
     told = hashlib.sha256(json.dumps([store.files, store.labels]).encode()).hexdigest()
-    assert report.image_hashes(run) == {"database": told} and told in words(read_page(run.report()))
+    assert report.image_hashes(run) == {"database": told} and told in words(read_page(report.report(run)))
     run.record(hashes={"database": "of before", "queries": "kept"})
     assert report.image_hashes(run) == {"database": told, "queries": "kept"}        # the store that is there counts
     (run.path / "stores" / "database" / "files" / "c" / "0").unlink()
     assert report.image_hashes(run)["database"].startswith("unknown: ")
-    assert "unknown: " in words(read_page(run.report()))
+    assert "unknown: " in words(read_page(report.report(run)))
 
 
 def test_an_unfinished_run_says_so(full, page):
     assert not page.find(class_="warning")
     full.record(status="unfinished")
-    assert "This run is unfinished" in words(read_page(full.report()).find(class_="warning"))
+    assert "This run is unfinished" in words(read_page(report.report(full)).find(class_="warning"))
 
 
 def test_an_empty_run_has_a_report_too(run):
-    page = read_page(run.report())
+    page = read_page(report.report(run))
     assert "Nothing is recorded of images" in words(page) and "None yet" in words(page) and not page.find("img") and not page.find("pre")
     run.record(unreadable={}, images={"database": 2, "queries": 1})
-    assert "2 database images, 1 query. None was skipped." in words(read_page(run.report()))
+    assert "2 database images, 1 query. None was skipped." in words(read_page(report.report(run)))
 
 
 def test_numbers_that_do_not_exist_are_not_drawn(run):
     nan = float("nan")
     run.record(results=[{"metric": "same class", "descriptor": d, "mean": m, "low": m, "high": m} for d, m in [("h", nan), ("eta", 0.5)]])
-    cells = read_page(run.report()).find(id="results").find_next("table").find_all("td")
+    cells = read_page(report.report(run)).find(id="results").find_next("table").find_all("td")
     assert [words(c) for c in cells] == ["– [–, –]", "0.500 [0.500, 0.500]"] and [bool(c.svg) for c in cells] == [False, True]
 
 
 def test_long_lists_of_skipped_images_are_folded(run):
     for n in (10, 11):
         run.record(unreadable={f"{i}.jpg": "cut" for i in range(n)})
-        fold = read_page(run.report()).find(id="images").find_next("details")
+        fold = read_page(report.report(run)).find(id="images").find_next("details")
         assert len(fold.find_all("li")) == n and fold.has_attr("open") == (n == 10)
 
 
@@ -340,7 +360,7 @@ def test_a_large_figure_is_embedded_as_webp(run):
     for name, scale in [("large", 16), ("small", 2)]:
         Image.fromarray(noise).resize((75 * scale,) * 2, Image.Resampling.BICUBIC).save(run.path / "figures" / f"{name}.png", dpi=(100, 100))
     assert (run.path / "figures" / "large.png").stat().st_size > report.LARGE > (run.path / "figures" / "small.png").stat().st_size
-    shown = {img["alt"]: img for img in read_page(run.report()).find_all("img")}
+    shown = {img["alt"]: img for img in read_page(report.report(run)).find_all("img")}
     assert shown["small"]["src"].startswith("data:image/png") and embedded_bytes(shown["small"]) == (run.path / "figures" / "small.png").read_bytes()
     assert shown["large"]["src"].startswith("data:image/webp") and shown["large"]["width"] == str(12 * report.INCH)
     with Image.open(io.BytesIO(embedded_bytes(shown["large"]))) as webp, Image.open(run.path / "figures" / "large.png") as png:
@@ -352,9 +372,9 @@ def embedded_bytes(img):
 
 
 def test_the_report_can_be_written_again(run, figure):
-    run.report()
+    report.report(run)
     run.save_figure(figure, "fig01", "Fig. 1. The network")
-    assert "Fig. 1. The network" in words(read_page(run.report()))
+    assert "Fig. 1. The network" in words(read_page(report.report(run)))
 
 
 def test_open_run_takes_names_and_folders_and_makes_none(run, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -20,36 +20,83 @@ import torch
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from ..common import METRICS, ROOT, AnyPath
+from ..common import METRICS, ROOT
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from . import project
 from .project import EVIDENCE, PAPER
-from .report import image_hashes
+from .report import image_hashes, report
 from .run import Run
 
-PATHS = {"images", "queries", "picture", "pictures", "store", "weights", "caffe", "thumbnails", "im_vectors", "im_query_vectors", "im_files",
-         "im_query_files"}  # taken as they are typed
-PACKAGES = ["cbir", "torch", "torchvision", "numpy", "numba", "pandas", "pillow", "zarr", "dask", "safetensors", "matplotlib", "papermill"]  # results depend on
+# Parameters that are taken as they are typed.
+PATHS = {
+    "images",
+    "queries",
+    "picture",
+    "pictures",
+    "store",
+    "weights",
+    "caffe",
+    "thumbnails",
+    "im_vectors",
+    "im_query_vectors",
+    "im_files",
+    "im_query_files",
+}
+PATHS_OR_NAMES = {"weights", "caffe"}
+PACKAGES = [  # that results depend on
+    "cbir",
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "pandas",
+    "pillow",
+    "zarr",
+    "dask",
+    "safetensors",
+    "matplotlib",
+    "papermill",
+]
 SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
 
 @cache
 def known_parameters(notebook: str) -> dict[str, Any]:
-    """The parameters of a notebook with their defaults (dict). Raises ValueError where there is no such notebook."""
+    """The parameters of a notebook with their defaults.
+
+    Raises:
+        ValueError: there is no such notebook.
+    """
     return {name: about.default for name, about in project.parameters(notebook).items()}
 
 
-def check_parameters(profile: str = "embedded", name: str | None = None, parameters: dict[str, Any] | None = None,
-                     notebooks: Sequence[str] = PAPER) -> dict[str, Any]:
-    """What notebooks are given: profiles/<profile>.yaml with `parameters` and the run's name over it (dict), paths made absolute.
+def check_parameters(
+    profile: str = "embedded",
+    name: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    notebooks: Sequence[str] = PAPER,
+) -> dict[str, Any]:
+    """What notebooks are given: a profile with parameters and the run's name over it.
 
-    Raises ValueError for an unknown profile, an unknown parameter or a value that has no meaning, and what `load_images` raises
-    for a folder that is not there.
+    Args:
+        profile: the name of a file in profiles/.
+        name: the run's, default the profile's.
+        parameters: those that differ from the profile.
+        notebooks: the ones that are to run.
+
+    Returns:
+        {parameter: value}, paths made absolute.
+
+    Raises:
+        ValueError: an unknown profile, an unknown parameter or a value that has no meaning.
+        FileNotFoundError: a folder of images is not there, see `load_images`.
     """
     project.check_names(profile, parameters or {}, notebooks)
     path = ROOT / "profiles" / f"{profile}.yaml"
-    given = yaml.safe_load(path.read_text(encoding="utf-8")) | (parameters or {}) | {"run_name": name or profile}
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    given |= parameters or {}
+    given["run_name"] = name or profile
     if isinstance(given.get("query_names"), str):
         given["query_names"] = [given["query_names"]]
     named_recipe(given.get("recipe", "as_printed"), q=given.get("q", 0.5))
@@ -57,75 +104,165 @@ def check_parameters(profile: str = "embedded", name: str | None = None, paramet
         raise ValueError(f"unknown metric {given['metric']!r}: choose one of {METRICS}")
     if given.get("k", 1) < 1:
         raise ValueError(f"k = {given['k']} is out of range")
-    for key in PATHS & set(given):  # the notebooks may run in another folder
-        path = os.path.expanduser(given[key] or "")
-        if path and (key not in ("weights", "caffe") or os.path.exists(path)):  # these may be a name, too
-            given[key] = os.path.abspath(path)
-    kind, folders = given["profile"], (given.get("images"), given.get("queries"))
-    if kind == "folder" or kind == "embedded" and any(folders):  # a wrong folder shows now, not after the network was loaded
-        load_images(kind, *folders)
+    for key in PATHS & given.keys():
+        given[key] = _absolute(key, given[key])
+    kind, images, queries = given["profile"], given.get("images"), given.get("queries")
+    if kind == "folder" or (kind == "embedded" and (images or queries)):
+        load_images(kind, images, queries)  # a wrong folder shows before the network is loaded
     return given
 
 
+def _absolute(key: str, value: str | None) -> str | None:
+    """A path for notebooks, which may run in another folder; names of weights stay as they are."""
+    path = os.path.expanduser(value or "")
+    if not path or (key in PATHS_OR_NAMES and not os.path.exists(path)):
+        return value
+    return os.path.abspath(path)
+
+
 def with_defaults(parameters: dict[str, Any], notebooks: Sequence[str]) -> dict[str, Any]:
-    """Parameters with the defaults of `notebooks` for those not given: all that a run depends on."""
-    return {k: v for n in notebooks if n != PAPER[0] for k, v in known_parameters(n).items()} | parameters
+    """All that a run depends on: parameters, with the defaults of `notebooks` for the others."""
+    complete: dict[str, Any] = {}
+    for notebook in notebooks:
+        if notebook != PAPER[0]:
+            complete |= known_parameters(notebook)
+    return complete | parameters
 
 
-def reproduce(profile: str = "embedded", name: str | None = None, parameters: dict[str, Any] | None = None, notebooks: Sequence[str] = PAPER,
-              log: TextIO | None = None) -> Run:
-    """Executes `notebooks` in order with profiles/<profile>.yaml and `parameters` over it; returns the `Run`.
+def reproduce(
+    profile: str = "embedded",
+    name: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    notebooks: Sequence[str] = PAPER,
+    log: TextIO | None = None,
+) -> Run:
+    """Executes notebooks in order, with a profile's parameters.
 
-    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html. metrics.json gets, of every notebook when
-    it is through, "seconds", "memory" (peak, in bytes: see `peak_memory`), "dates" (when it began, UTC), "environment" and "parameters_of"; when
-    the last one is, its "status" is "complete" and "hashes" tell the images (see `image_hashes`). The report is written even where a notebook fails.
-    log: where the notebooks' stderr goes, default ours.
-    Raises what `check_parameters` raises, and what papermill raises where a notebook fails.
+    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html.
+    Of every notebook that is through, metrics.json gets "seconds", "memory" (peak, in bytes: see
+    `peak_memory`), "dates" (when it began, UTC), "environment", "parameters_of" and "figures" (the
+    names of those it drew, in order). When the last one is through, "status" is "complete", and
+    "hashes" tell the images (see `image_hashes`). The report is written where a notebook fails,
+    too.
+
+    Args:
+        profile: the name of a file in profiles/.
+        name: the run's, default the profile's.
+        parameters: those that differ from the profile.
+        notebooks: the names of those to execute.
+        log: where the notebooks' stderr goes, default ours.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: as `check_parameters` does; and what papermill raises where a notebook fails.
     """
-    given, log = check_parameters(profile, name, parameters, notebooks), log or sys.stderr
+    given = check_parameters(profile, name, parameters, notebooks)
+    if log is None:
+        log = sys.stderr
     run = Run(given["run_name"])
     before = run.metrics
-    start = f"cbir {'evidence' if notebooks == EVIDENCE else 'reproduce'} "
-    command = start + shlex.join(["--profile", profile, "--name", run.name] + [
-        x for k, v in (parameters or {}).items() for x in ("-p", k, "none" if v is None else str(v))])
-    others = [line for line in before.get("command", "").splitlines() if not line.startswith(start)]  # the other command's stays
-    run.record(status="unfinished", parameters=before.get("parameters", {}) | with_defaults(given, notebooks), profile=profile,
-               command="\n".join([*others, command]))
+    run.record(
+        status="unfinished",
+        parameters=before.get("parameters", {}) | with_defaults(given, notebooks),
+        profile=profile,
+        command=_commands(before.get("command", ""), profile, run.name, parameters, notebooks),
+    )
     here = environment()
     try:
         for notebook in notebooks:
             if notebook == PAPER[0] and given["profile"] != "embedded":
                 continue  # it is about the embedded set
-            begin = time.time()
             print(f"\n{notebook}", file=log)
-            output = run.path / "notebooks" / f"{notebook}.ipynb"
-            output.parent.mkdir(exist_ok=True)
             own = {k: v for k, v in given.items() if k in known_parameters(notebook)}
-            with peak_memory() as memory:
-                papermill.execute_notebook(
-                    str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(output), progress_bar=False, stderr_file=log,
-                    extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not its remarks on transport encryption
-                    parameters=own)
-            _tidy(output)
-            stage = {"seconds": round(time.time() - begin, 1), "memory": max(memory), "environment": here, "parameters_of": known_parameters(notebook) | own,
-                     "dates": time.strftime("%Y-%m-%d %H:%M", time.gmtime(begin))}
-            run.record(**{key: run.metrics.get(key, {}) | {notebook: value} for key, value in stage.items()})
+            stage = _execute(notebook, run, own, log)
+            stage["environment"] = here
+            known = run.metrics
+            run.record(**{key: known.get(key, {}) | {notebook: stage[key]} for key in stage})
         run.record(status="complete", hashes=image_hashes(run))
     finally:
-        run.report()
+        report(run)
     return run
+
+
+def _commands(
+    before: str,
+    profile: str,
+    name: str,
+    parameters: Mapping[str, Any] | None,
+    notebooks: Sequence[str],
+) -> str:
+    """The command lines that made a run: this one, after those of another command before it."""
+    start = f"cbir {'evidence' if notebooks == EVIDENCE else 'reproduce'} "
+    words = ["--profile", profile, "--name", name]
+    for key, value in (parameters or {}).items():
+        words += ["-p", key, "none" if value is None else str(value)]
+    others = [line for line in before.splitlines() if not line.startswith(start)]
+    return "\n".join([*others, start + shlex.join(words)])
+
+
+def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -> dict[str, Any]:
+    """Executes one notebook into a run; returns what metrics.json is to say of it."""
+    output = run.path / "notebooks" / f"{notebook}.ipynb"
+    output.parent.mkdir(exist_ok=True)
+    drawn_before = _drawn(run)
+    begin = time.time()
+    with peak_memory() as memory:
+        papermill.execute_notebook(
+            str(ROOT / "notebooks" / f"{notebook}.ipynb"),
+            str(output),
+            progress_bar=False,
+            stderr_file=log,
+            # not the kernel's remarks on transport encryption
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            parameters=parameters,
+        )
+    _tidy(output)
+    drawn = {name: when for name, when in _drawn(run).items() if when != drawn_before.get(name)}
+    return {
+        "seconds": round(time.time() - begin, 1),
+        "memory": max(memory),
+        "dates": time.strftime("%Y-%m-%d %H:%M", time.gmtime(begin)),
+        "parameters_of": known_parameters(notebook) | parameters,
+        "figures": sorted(drawn, key=lambda name: drawn[name]),
+    }
+
+
+def _drawn(run: Run) -> dict[str, int]:
+    """When each figure of a run was drawn, in nanoseconds."""
+    return {png.stem: png.stat().st_mtime_ns for png in (run.path / "figures").glob("*.png")}
+
+
+def _tidy(path: Path) -> None:
+    """Reduces progress bars in an executed notebook to the last state of each."""
+    notebook = papermill.iorw.load_notebook_node(str(path))
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    papermill.iorw.write_ipynb(notebook, str(path))
+
+
+# ---- what results and times depend on -----------------------------------------------------------
 
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Gives a list that grows, all through the block, by the resident memory (bytes) of the processes that the block started, theirs included:
-    a notebook's kernel, and on this machine its workers. Sampled every `SAMPLING` seconds; pages that several share count for each."""
-    own, done, samples = psutil.Process(), Event(), [0]
+    """Measures the memory of the processes that a `with` block starts, and of their children.
+
+    For a notebook these are its kernel and the workers on this machine. Pages that several share
+    count for each.
+
+    Yields:
+        A list that grows all through the block: resident memory (bytes), every `SAMPLING` seconds.
+    """
+    own = psutil.Process()
+    done = Event()
+    samples = [0]
     before = set(own.children(recursive=True))
 
     def look() -> None:
         while not done.wait(SAMPLING):
-            samples.append(sum(map(_resident, set(own.children(recursive=True)) - before)))
+            started = set(own.children(recursive=True)) - before
+            samples.append(sum(map(_resident, started)))
 
     watch = Thread(target=look, daemon=True)
     watch.start()
@@ -144,31 +281,42 @@ def _resident(process: psutil.Process) -> int:
 
 
 def environment() -> dict[str, str]:
-    """What results and times may depend on besides the parameters: code, Python, packages, machine (dict of str)."""
-    processors = (line.split(":")[1].strip() for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name"))
-    return {"code": commit(), "Python": platform.python_version(), **{package: version(package) for package in PACKAGES},
-            "platform": platform.platform(), "processor": next(processors, platform.processor()), "cores": str(os.cpu_count()),
-            "memory": f"{psutil.virtual_memory().total / 2 ** 30:.1f} GiB",
-            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
+    """What results and times may depend on besides parameters: code, Python, packages, machine."""
+    packages = {package: version(package) for package in PACKAGES}
+    return {
+        "code": commit(),
+        "Python": platform.python_version(),
+        **packages,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def _processor() -> str:
+    """The processor's name, as Linux says it, else as Python does."""
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists():
+        for line in cpus.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def commit() -> str:
-    """The git commit of this code and whether files that git knows were changed since; "no git checkout" where it is none."""
+    """The git commit of this code, and whether files that git knows were changed since.
+
+    Returns:
+        The hash, with ", with changes" after it where there are any; or why there is none.
+    """
     if not (ROOT / ".git").exists():
         return "no git checkout"
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    command.append("--exclude=*")  # no tags: the hash alone
     try:
-        told = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                              capture_output=True, text=True, check=True)
+        described = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "a git checkout, of which git says nothing"
-    return told.stdout.strip().replace("-dirty", ", with changes")
-
-
-def _text(path: AnyPath) -> str:
-    return Path(path).read_text() if Path(path).exists() else ""
-
-
-def _tidy(path: AnyPath) -> None:
-    """Progress bars in an executed notebook, reduced to the last state of each."""
-    notebook, _ = CoalesceStreamsPreprocessor().preprocess(papermill.iorw.load_notebook_node(str(path)), {})
-    papermill.iorw.write_ipynb(notebook, str(path))
+    return described.stdout.strip().replace("-dirty", ", with changes")

@@ -1,4 +1,4 @@
-"""Pages that say what a run did and found, and how two runs differ: one self-contained HTML file each, from templates/*.html.j2."""
+"""The page that says what a run did and found: one HTML file that refers to nothing outside."""
 
 import base64
 import hashlib
@@ -7,338 +7,438 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import jinja2
-import numpy as np
-import pandas as pd
 from PIL import Image
 
-from ..common import ROOT, AnyPath
+from ..common import write_atomically
 from ..descriptors import RECIPES
-from ..evaluation import COLOR, bootstrap_interval, common_in_top_k
-from ..labels import NAMES
+from ..evaluation import COLOR
+from ..labels import NAMES, plain_name
 from ..store import find_store
-from ..tables import GROUPS
+from .run import Run
 
-if TYPE_CHECKING:
-    from .run import Run  # which imports this module
-
-Record: TypeAlias = dict[str, Any]  # from metrics.json: metric, descriptor, mean, low, high, ..
 Metrics: TypeAlias = Mapping[str, Any]  # what metrics.json holds
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+Record: TypeAlias = Mapping[str, Any]  # one of its results: metric, descriptor, mean, low, high, ..
 
-LARGE = 2 ** 20  # bytes of a PNG above which a page embeds it as WebP, a seventh of that for photographs; figures/ keeps the PNG
+LARGE = 2**20  # bytes of a PNG above which a page embeds it as WebP; figures/ keeps the PNG
 WEBP_SIDE = 16383  # pixels, the most that WebP knows
-INCH = 128  # pixels on the page for an inch of a figure: those of 7.2 inches fill it, and text has one size in all
+INCH = 128  # pixels on the page for an inch of a figure: those of 7.2 inches fill it
 PARTS = {"database": "database", "queries": "query"}
-EVIDENCE = {  # lists in metrics.json besides "results": their headings, and what differences begin with
+EVIDENCE = {  # lists in metrics.json besides "results": headings, and what differences begin with
     "pairs": ("Paired differences, query by query: η less the other (notebook 05)", "η − "),
     "released_results": ("From the recipe as printed to the one as released (notebook 06)", ""),
-    "printed_against": ("Paired differences for η: as printed less the other recipe (notebook 06)", "printed − "),
+    "printed_against": (
+        "Paired differences for η: as printed less the other recipe (notebook 06)",
+        "printed − ",
+    ),
     "caffe": ("With the authors' weights (notebook 06)", ""),
     "baselines": ("Other descriptors (notebook 07)", ""),
     "networks": ("Other networks (notebook 08)", ""),
-    "networks_compared": ("Paired differences by network: η less the other (notebook 08)", "η − ")}
-PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
-                           trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    "networks_compared": (
+        "Paired differences by network: η less the other (notebook 08)",
+        "η − ",
+    ),
+}
 
 
-def report(run: "Run") -> Path:
-    """Writes report.html, one file with everything inside, into a run's folder and returns its path."""
-    metrics, figures = run.metrics, _figures(run)
-    table1 = run.path / "table1.html"
-    sections = {"The paper's figures": [f for f in figures.values() if f["of_paper"]]}
-    for figure in figures.values():
-        if not figure["of_paper"]:
-            sections.setdefault(f"Figures of {figure['notebook']}", []).append(figure)
-    groups = _groups(metrics)
-    main, others = groups[0] if groups else None, groups[1:]
-    commits = {e["code"] for e in metrics.get("environment", {}).values()}
-    page = PAGES.get_template("report.html.j2").render(
-        name=run.name, status=metrics.get("status", ""), summary=_summary(metrics, main), main=main, others=others,
-        table1=table1.read_text(encoding="utf-8") if table1.exists() else "", sections={k: v for k, v in sections.items() if v},
-        shown=metrics.get("shown_queries", []), images=metrics.get("images"), unreadable=metrics.get("unreadable"),
-        command=metrics.get("command", ""), commit=commits.pop() if len(commits) == 1 else "", facts=facts(run), stages=_stages(metrics))
-    return _write(run.path / "report.html", page)
-
-
-def compare(a: "Run", b: "Run", output: AnyPath | None = None) -> Path:
-    """Writes one page with what differs between two runs, by default compare_<a>_<b>.html in the current folder; returns its path.
-
-    Results over other queries or another database stand side by side without a verdict. Raises ValueError for a folder that holds no run.
-    """
-    for run in (a, b):
-        if not run.metrics:
-            raise ValueError(f"{run.path} is no run: there is no metrics.json in it")
-    of_a, of_b = a.metrics, b.metrics
-    comparable, remark = _same_images(a, b)
-    unfinished = [f"Run {side} is {run.metrics['status']}: what it shows may be incomplete, or in part of an earlier time."
-                  for side, run in zip("ab", (a, b)) if run.metrics.get("status", "complete") != "complete"]
-    both = of_a.get("seconds", {}).keys() & of_b.get("seconds", {}).keys() or None
-    rows = [(section, key, x.get(key, "–"), y.get(key, "–")) for section, x, y in _paired(facts(a, both), facts(b, both), {}) for key in x | y]
-    left, right = (metrics.get("unreadable", {}) for metrics in (of_a, of_b))
-    stages = [{stage["notebook"]: stage for stage in _stages(metrics)} for metrics in (of_a, of_b)]
-    page = PAGES.get_template("compare.html.j2").render(
-        a=a.name, b=b.name, paths=[a.path, b.path], warnings=unfinished + [remark] * (comparable is not True), comparable=comparable is not False,
-        differing=[row for row in rows if row[2] != row[3]], same=[row for row in rows if row[2] == row[3]],
-        groups=_compared_groups(of_a, of_b, comparable is not False), common=_common(a, b) if comparable else [],
-        table1=_compared_table1(a, b), same_shown=of_a.get("shown_queries") == of_b.get("shown_queries"),
-        stages=sorted(_paired(*stages)),
-        skipped=[(file, left.get(file), right.get(file)) for file in sorted(left | right) if left.get(file) != right.get(file)],
-        skipped_alike=sum(left.get(file) == reason for file, reason in right.items()), figures=_compared_figures(a, b))
-    return _write(Path(output or f"compare_{a.name}_{b.name}.html"), page)
-
-
-# ---- what was run -----------------------------------------------------------------------------------------------------------
-
-def facts(run: "Run", notebooks: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
-    """All that a run's numbers depend on: {section: {name: value}}, as text; of the parameters those of `notebooks`, default all that were run."""
+def report(run: Run) -> Path:
+    """Writes report.html, with everything inside, into a run's folder; returns its path."""
     metrics = run.metrics
-    recipe, images = (metrics.get(key, {}) for key in ("recipe", "images"))
-    parameters, environment = ({n: values for n, values in metrics.get(key, {}).items() if notebooks is None or n in notebooks}
-                               for key in ("parameters_of", "environment"))
-    parameters = _merged(parameters) or metrics.get("parameters", {})  # of a run by hand there are none
-    sections = {"Notebooks": {"through": ", ".join(sorted(metrics.get("seconds", {})))},
-                "Parameters": {k: v for k, v in parameters.items() if k != "run_name"},
-                "Recipe": ({"name": _recipe_name(recipe)} if recipe else {}) | recipe, "Network": metrics.get("network", {}),
-                "Images": {f"{name} images": images[part] for part, name in PARTS.items() if part in images}
-                          | {f"{PARTS[part]} images, SHA-256 of the list": value for part, value in image_hashes(run).items()},
-                "Code, packages, machine": _merged(environment) or metrics.get("versions", {})}
-    return {title: {k: _text(values[k]) for k in sorted(values, key=str.casefold)} for title, values in sections.items() if values}
+    groups = result_groups(metrics)
+    main = groups[0] if groups else None
+    table1 = run.path / "table1.html"
+    page = PAGES.get_template("report.html.j2").render(
+        name=run.name,
+        status=metrics.get("status", ""),
+        summary=_summary(metrics, main),
+        main=main,
+        others=groups[1:],
+        table1=table1.read_text(encoding="utf-8") if table1.exists() else "",
+        sections=_sections(shown_figures(run)),
+        shown=metrics.get("shown_queries", []),
+        images=metrics.get("images"),
+        unreadable=metrics.get("unreadable"),
+        command=metrics.get("command", ""),
+        commit=_commit(metrics),
+        facts=facts(run),
+        stages=stages(metrics),
+    )
+    return write_atomically(run.path / "report.html", page)
 
 
-def image_hashes(run: "Run") -> dict[str, str]:
-    """SHA-256 of the names and classes of the run's images, in order, as JSON [names, classes]: {"database": hex, "queries": hex}.
+# ---- what was run -------------------------------------------------------------------------------
 
-    Read from its stores; where these are gone, what metrics.json recorded. A store that cannot be read says why instead.
+
+def facts(run: Run, notebooks: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
+    """All that a run's numbers depend on.
+
+    Args:
+        run: the run.
+        notebooks: whose parameters and environment are meant, default all that were run.
+
+    Returns:
+        {section: {name: value}}, as text.
     """
-    found = dict(run.metrics.get("hashes", {}))
+    metrics = run.metrics
+    recipe = metrics.get("recipe", {})
+    parameters = _merged(metrics.get("parameters_of", {}), notebooks)
+    if not parameters:  # of a run by hand nothing is recorded by notebook
+        parameters = metrics.get("parameters", {})
+    environment = _merged(metrics.get("environment", {}), notebooks)
+    sections = {
+        "Notebooks": {"through": ", ".join(sorted(metrics.get("seconds", {})))},
+        "Parameters": {name: v for name, v in parameters.items() if name != "run_name"},
+        "Recipe": {"name": _recipe_name(recipe), **recipe} if recipe else {},
+        "Network": metrics.get("network", {}),
+        "Images": _image_facts(run),
+        "Code, packages, machine": environment or metrics.get("versions", {}),
+    }
+    as_text = {}
+    for title, values in sections.items():
+        if values:
+            names = sorted(values, key=str.casefold)
+            as_text[title] = {name: _text(values[name]) for name in names}
+    return as_text
+
+
+def _image_facts(run: Run) -> dict[str, Any]:
+    """How many images there were, and which."""
+    counts = run.metrics.get("images", {})
+    about = {}
+    for part, name in PARTS.items():
+        if part in counts:
+            about[f"{name} images"] = counts[part]
+    for part, value in image_hashes(run).items():
+        about[f"{PARTS[part]} images, SHA-256 of the list"] = value
+    return about
+
+
+def image_hashes(run: Run) -> dict[str, str]:
+    """SHA-256 of the names and classes of a run's images, in order, as JSON [names, classes].
+
+    They are read from its stores; where these are gone, from metrics.json.
+
+    Args:
+        run: the run.
+
+    Returns:
+        {"database": hex, "queries": hex}; of a store that cannot be read, why it cannot.
+    """
+    hashes = dict(run.metrics.get("hashes", {}))
     for part in PARTS:
         try:
             store = find_store(run.path / "stores" / part)
-            if store is not None:
-                found[part] = hashlib.sha256(json.dumps([store.files, store.labels]).encode()).hexdigest()
         except ValueError as error:
-            found[part] = f"unknown: {error}"
-    return found
+            hashes[part] = f"unknown: {error}"
+            continue
+        if store is not None:
+            listed = json.dumps([store.files, store.labels])
+            hashes[part] = hashlib.sha256(listed.encode()).hexdigest()
+    return hashes
 
 
-def _merged(of_notebooks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """{notebook: {name: value}} -> {name: value}; where values differ, all of them, each with its notebooks."""
-    merged: dict[str, dict[str, list[str]]] = {}
-    for notebook, values in of_notebooks.items():
-        for key, value in values.items():
-            merged.setdefault(key, {}).setdefault(_text(value), []).append(notebook)
-    return {key: next(iter(values)) if len(values) == 1 else "; ".join(f"{value} ({', '.join(notebooks)})" for value, notebooks in values.items())
-            for key, values in merged.items()}
+def _merged(
+    by_notebook: Mapping[str, Mapping[str, Any]], notebooks: Iterable[str] | None
+) -> dict[str, str]:
+    """{notebook: {name: value}} as {name: value}; of different values each with its notebooks."""
+    wanted = by_notebook.keys() if notebooks is None else set(notebooks)
+    where: dict[str, dict[str, list[str]]] = {}  # name: {value: notebooks}
+    for notebook, values in by_notebook.items():
+        if notebook not in wanted:
+            continue
+        for name, value in values.items():
+            where.setdefault(name, {}).setdefault(_text(value), []).append(notebook)
+    merged = {}
+    for name, values in where.items():
+        if len(values) == 1:
+            merged[name] = next(iter(values))
+        else:
+            merged[name] = "; ".join(f"{v} ({', '.join(having)})" for v, having in values.items())
+    return merged
 
 
-def _stages(metrics: Metrics) -> list[dict[str, Any]]:
-    """A dict for every notebook that has been run, with what is known of its beginning, seconds and memory (bytes)."""
-    return [{"notebook": n, "began": metrics.get("dates", {}).get(n), "seconds": seconds, "memory": metrics.get("memory", {}).get(n)}
-            for n, seconds in sorted(metrics.get("seconds", {}).items())]
+def stages(metrics: Metrics) -> list[dict[str, Any]]:
+    """What is known of every notebook that was run: name, beginning, seconds, memory (bytes)."""
+    known = []
+    for notebook, seconds in sorted(metrics.get("seconds", {}).items()):
+        began = metrics.get("dates", {}).get(notebook)
+        memory = metrics.get("memory", {}).get(notebook)
+        stage = {"notebook": notebook, "began": began, "seconds": seconds, "memory": memory}
+        known.append(stage)
+    return known
+
+
+def _commit(metrics: Metrics) -> str:
+    """The commit of the code, where all notebooks were run by the same one."""
+    commits = {about["code"] for about in metrics.get("environment", {}).values()}
+    return commits.pop() if len(commits) == 1 else ""
 
 
 def _recipe_name(recipe: Mapping[str, Any]) -> str:
-    name = next((name for name, known in RECIPES.items() if known | {"q": recipe.get("q")} == recipe), "one of its own")
-    return name.replace("_", " ")
+    for name, known in RECIPES.items():
+        if known | {"q": recipe.get("q")} == recipe:
+            return name.replace("_", " ")
+    return "one of its own"
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else "(empty)" if value == "" else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return "none"
+    if value == "":
+        return "(empty)"
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
-# ---- results ----------------------------------------------------------------------------------------------------------------
-
-def _groups(metrics: Metrics) -> list[dict[str, Any]]:
-    """All results with intervals, the paper's notebooks' first: [{"title", "prefix", "metrics": {metric: {descriptor: record}}, ..}, ..]."""
-    records = metrics.get("results", [])
-    key = [r for r in records if r["metric"].startswith("same ") or r["metric"] == COLOR] or records
-    groups = [("Results", "", key), ("More metrics (notebook 05)", "", [r for r in records if r not in key])]
-    for name, (title, prefix) in EVIDENCE.items():
-        found = metrics.get(name, [])
-        for part in dict.fromkeys(r.get("network", r.get("of")) for r in found):
-            groups.append((f"{title}: {NAMES.get(part, part)}" if part else title, prefix, [r for r in found if r.get("network", r.get("of")) == part]))
-    return [_group(title, prefix, records) for title, prefix, records in groups if records]
+# ---- results ------------------------------------------------------------------------------------
 
 
-def _group(title: str, prefix: str, records: Iterable[Record]) -> dict[str, Any]:
-    table: dict[str, dict[str, Record]] = {}
-    for r in records:
-        table.setdefault(r["metric"], {})[r["descriptor"]] = dict(r)
-    for metric, row in table.items():
-        low, high = (pick([r[end] for r in row.values() if math.isfinite(r[end])], default=0) for pick, end in [(min, "low"), (max, "high")])
-        best, near = leaders(metric, row)
-        for descriptor, r in row.items():
-            r["text"], r["interval"] = _number(metric, r["mean"]), f"[{_number(metric, r['low'])}, {_number(metric, r['high'])}]"
-            r["best"] = r["verdict"] != "open" if "verdict" in r else descriptor in best
-            r["near"] = "verdict" not in r and descriptor in near
-            r["at"] = [round(2 + 96 * (r[x] - low) / (high - low or 1), 1) if math.isfinite(r[x]) else None for x in ("low", "mean", "high")]
-    return {"title": title, "prefix": prefix, "metrics": table, "descriptors": list(dict.fromkeys(r["descriptor"] for r in records)),
-            "differences": any("verdict" in r for r in records)}
+class Mean(NamedTuple):
+    """A mean with its interval; of a paired difference also what the interval says about 0."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str | None = None
+
+    def overlaps(self, other: "Mean") -> bool:
+        """Whether the two intervals have anything in common."""
+        return self.low <= other.high and other.low <= self.high
 
 
-def leaders(metric: str, row: Mapping[str, Record]) -> tuple[list[str], list[str]]:
-    """(best, near): the descriptors of the best mean, and those whose intervals overlap the best one's. row: {descriptor: record}."""
-    row = {d: r for d, r in row.items() if math.isfinite(r["mean"])}
-    if not row:
+class Cell(NamedTuple):
+    """What a table shows of a mean.
+
+    `best`: it is in bold; `near`: its interval overlaps the best one's; `at`: its low end, itself
+    and its high end on the row's scale of 0 to 100, None where it is no finite number.
+    """
+
+    value: Mean
+    text: str
+    interval: str
+    best: bool
+    near: bool
+    at: list[float | None]
+
+
+class Group(NamedTuple):
+    """A table of results. `metrics`: {metric: {descriptor: cell}}; `prefix`: of the descriptors."""
+
+    title: str
+    prefix: str
+    metrics: dict[str, dict[str, Cell]]
+    descriptors: list[str]
+
+
+def result_groups(metrics: Metrics) -> list[Group]:
+    """All results of a run that have intervals, those of the paper's notebooks first."""
+    results = metrics.get("results", [])
+    main = [record for record in results if _is_main(record)] or results
+    more = [record for record in results if record not in main]
+    groups = []
+    if main:
+        groups.append(_group("Results", "", main))
+    if more:
+        groups.append(_group("More metrics (notebook 05)", "", more))
+    for key, (title, prefix) in EVIDENCE.items():
+        by_part: dict[str | None, list[Record]] = {}
+        for record in metrics.get(key, []):
+            part = record.get("network", record.get("of"))
+            by_part.setdefault(part, []).append(record)
+        for part, records in by_part.items():
+            whole = f"{title}: {NAMES.get(part, part)}" if part else title
+            groups.append(_group(whole, prefix, records))
+    return groups
+
+
+def _is_main(record: Record) -> bool:
+    """Whether a result is one of the paper's notebooks'."""
+    return record["metric"].startswith("same ") or record["metric"] == COLOR
+
+
+def _group(title: str, prefix: str, records: Iterable[Record]) -> Group:
+    rows: dict[str, dict[str, Mean]] = {}
+    descriptors: dict[str, None] = {}  # in order
+    for record in records:
+        mean = Mean(record["mean"], record["low"], record["high"], record.get("verdict"))
+        rows.setdefault(record["metric"], {})[record["descriptor"]] = mean
+        descriptors[record["descriptor"]] = None
+    metrics = {metric: _cells(metric, row) for metric, row in rows.items()}
+    return Group(title, prefix, metrics, list(descriptors))
+
+
+def _cells(metric: str, row: Mapping[str, Mean]) -> dict[str, Cell]:
+    """A row of a table. Of differences those are bold whose interval does not hold 0."""
+    best, near = _leaders(metric, row)
+    lowest = min((m.low for m in row.values() if math.isfinite(m.low)), default=0)
+    highest = max((m.high for m in row.values() if math.isfinite(m.high)), default=0)
+    cells = {}
+    for descriptor, m in row.items():
+        at: list[float | None] = []
+        for x in (m.low, m.mean, m.high):
+            share = (x - lowest) / (highest - lowest or 1)
+            at.append(round(2 + 96 * share, 1) if math.isfinite(x) else None)
+        is_difference = m.verdict is not None
+        cells[descriptor] = Cell(
+            value=m,
+            text=number(metric, m.mean),
+            interval=f"[{number(metric, m.low)}, {number(metric, m.high)}]",
+            best=m.verdict != "open" if is_difference else descriptor in best,
+            near=not is_difference and descriptor in near,
+            at=at,
+        )
+    return cells
+
+
+def _leaders(metric: str, row: Mapping[str, Mean]) -> tuple[list[str], list[str]]:
+    """The descriptors of the best mean, and those whose intervals overlap the best one's."""
+    known = {descriptor: m for descriptor, m in row.items() if math.isfinite(m.mean)}
+    if not known:
         return [], []
-    top = (min if metric == COLOR else max)(r["mean"] for r in row.values())
-    best = [d for d, r in row.items() if r["mean"] == top]
-    return best, [d for d, r in row.items() if d not in best and _overlap(r, row[best[0]])]
+    better = min if metric == COLOR else max
+    top = better(known.values(), key=lambda m: m.mean)
+    best = [descriptor for descriptor, m in known.items() if m.mean == top.mean]
+    overlapping = [descriptor for descriptor, m in known.items() if m.overlaps(top)]
+    return best, [descriptor for descriptor in overlapping if descriptor not in best]
 
 
-def _overlap(a: Record, b: Record) -> bool:
-    return a["low"] <= b["high"] and b["low"] <= a["high"]
+def number(metric: str, x: float, sign: str = "") -> str:
+    """A value of a metric as text, with one digit more than the notebooks print."""
+    if not math.isfinite(x):
+        return "–"
+    digits = 4 if "distance" in metric else 3
+    return f"{x:{sign}.{digits}f}"
 
 
-def _summary(metrics: Metrics, main: dict[str, Any] | None) -> str:
-    """The run in two sentences: what was done, and which descriptor is ahead in what."""
+# ---- the run in two sentences -------------------------------------------------------------------
+
+
+def _summary(metrics: Metrics, main: Group | None) -> str:
+    """What was done, and which descriptor is ahead in what."""
+    done = _what_was_done(metrics)
+    found = _what_was_found(main) if main else []
+    sentences = []
+    for text in (", ".join(done), "; ".join(found)):
+        if text:
+            sentences.append(f"{text[0].upper()}{text[1:]}.")
+    return " ".join(sentences)
+
+
+def _what_was_done(metrics: Metrics) -> list[str]:
     images, network, recipe = (metrics.get(key) for key in ("images", "network", "recipe"))
-    done = ([f"{_count(images['queries'], 'query was', 'queries were')} searched for in a database of {_count(images['database'], 'image', 'images')}"] if images else []) + (
-        [f"described by the network “{network['name']}” and the recipe {_recipe_name(recipe)} (q = {recipe['q']})"] if network and recipe else [])
-    apart: dict[str, list[str]] = {}
-    close: list[str] = []
-    for metric, row in main["metrics"].items() if main else []:
-        best, near = leaders(metric, row)
+    done = []
+    if images:
+        queries = _count(images["queries"], "query was", "queries were")
+        database = _count(images["database"], "image", "images")
+        done.append(f"{queries} searched for in a database of {database}")
+    if network and recipe:
+        done.append(
+            f"described by the network “{network['name']}” "
+            f"and the recipe {_recipe_name(recipe)} (q = {recipe['q']})"
+        )
+    return done
+
+
+def _what_was_found(main: Group) -> list[str]:
+    apart: dict[str, list[str]] = {}  # descriptor: metrics in which its interval is apart
+    close = []
+    for metric, row in main.metrics.items():
+        best = [plain_name(descriptor) for descriptor, cell in row.items() if cell.best]
+        near = [plain_name(descriptor) for descriptor, cell in row.items() if cell.near]
+        metric = metric.removeprefix("same ")
         if len(row) < 2 or not best:
             continue
-        metric = metric.removeprefix("same ")
         if len(best) == 1 and not near:
-            apart.setdefault(descriptor_name(best[0]), []).append(metric)
-        else:
-            close.append(f"in {metric} {_listed(best)} {'has' if len(best) == 1 else 'have'} the best mean"
-                         + (f", but the interval{'s' * (len(near) > 1)} of {_listed(near)} overlap{'s' * (len(near) == 1)}" if near else ""))
-    found = [f"in {_listed(of)} {name} is best, its interval{'s' * (len(of) > 1)} apart from all others" for name, of in apart.items()] + close
-    return " ".join(f"{text[0].upper()}{text[1:]}." for text in (", ".join(done), "; ".join(found)) if text)
+            apart.setdefault(best[0], []).append(metric)
+            continue
+        have = "has" if len(best) == 1 else "have"
+        sentence = f"in {metric} {listed(best)} {have} the best mean"
+        if len(near) == 1:
+            sentence += f", but the interval of {listed(near)} overlaps"
+        elif near:
+            sentence += f", but the intervals of {listed(near)} overlap"
+        close.append(sentence)
+    found = []
+    for name, metrics in apart.items():
+        intervals = "interval" if len(metrics) == 1 else "intervals"
+        ahead = f"in {listed(metrics)} {name} is best, its {intervals} apart from all others"
+        found.append(ahead)
+    return found + close
 
 
-def descriptor_name(descriptor: str) -> str:
-    """A descriptor as text, "η, unit length" for "eta, unit length"."""
-    return ", ".join(NAMES.get(part, part) for part in descriptor.split(", "))
-
-
-def _listed(words: Iterable[str]) -> str:
-    *first, last = map(descriptor_name, words)
+def listed(words: Iterable[str]) -> str:
+    """Words as a list in a sentence: "a, b and c"."""
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _number(metric: str, x: float, sign: str = "") -> str:
-    return f"{x:{sign}.{4 if 'distance' in metric else 3}f}" if math.isfinite(x) else "–"
+# ---- figures ------------------------------------------------------------------------------------
 
 
-# ---- two runs ---------------------------------------------------------------------------------------------------------------
+class ShownFigure(NamedTuple):
+    """What a page shows of a figure. `width`: in pixels; `section`: the heading it stands under."""
 
-def _paired(a: dict[Key, Value], b: dict[Key, Value], default: Any = None) -> list[tuple[Key, Any, Any]]:
-    """Two dicts side by side: [(key, value in a, value in b), ..]."""
-    return [(key, a.get(key, default), b.get(key, default)) for key in a | b]
-
-
-def _same_images(a: "Run", b: "Run") -> tuple[bool | None, str]:
-    """(True, False or None where it cannot be told, a sentence about it)."""
-    left, right = image_hashes(a), image_hashes(b)
-    told = {part: left[part] == right[part] for part in left.keys() & right.keys() if "unknown" not in left[part] + right[part]}
-    other = [part for part, same in sorted(told.items()) if not same]
-    if other:
-        return False, (f"The runs have other images ({_listed(other)}): numbers over different queries or databases cannot be compared as such, "
-                       "so none is subtracted here.")
-    if len(told) < 2:
-        return None, "Whether the runs had the same images cannot be told (no list of them is left): the differences mean something only if they had."
-    return True, ""
+    name: str
+    title: str
+    caption: str
+    png: Path
+    width: int
+    section: str
 
 
-def _compared_groups(of_a: Metrics, of_b: Metrics, comparable: bool) -> dict[str, list[tuple[Any, ...]]]:
-    """{title: [(metric, descriptor, cell of a, cell of b, difference, verdict), ..]}, for what both have; cells are records of `_group` or None."""
-    groups = [{g["title"]: g for g in _groups(metrics)} for metrics in (of_a, of_b)]
-    compared: dict[str, list[tuple[Any, ...]]] = {}
-    for title in [title for title in groups[0] if title in groups[1]]:
-        cells = [{(metric, d): r for metric, row in of[title]["metrics"].items() for d, r in row.items()} for of in groups]
-        rows = compared[title] = []
-        for (metric, descriptor), x, y in _paired(*cells):
-            both = x and y and comparable and math.isfinite(x["mean"]) and math.isfinite(y["mean"])
-            verdict = "" if not both else "equal" if [x[k] for k in ("mean", "low", "high")] == [y[k] for k in ("mean", "low", "high")] else (
-                "overlap" if _overlap(x, y) else "apart")
-            rows.append((metric, descriptor_name(descriptor), x, y, "0" if verdict == "equal" else _number(metric, y["mean"] - x["mean"], "+") if both else "", verdict))
-    return compared
+def shown_figures(run: Run) -> dict[str, ShownFigure]:
+    """A run's figures by name: the paper's, then by the notebooks that drew them, then others."""
+    files = {png.stem: png for png in sorted((run.path / "figures").glob("*.png"))}
+    sections = {name: "The paper's figures" for name in files if re.fullmatch(r"fig\d\d", name)}
+    for notebook, names in sorted(run.metrics.get("figures", {}).items()):
+        for name in names:
+            sections.setdefault(name, f"Figures of {notebook}")
+    for name in files:
+        sections.setdefault(name, "Other figures")
+    shown = {}
+    for name, section in sections.items():
+        if name in files:
+            shown[name] = _shown_figure(files[name], section)
+    return shown
 
 
-def _common(a: "Run", b: "Run") -> list[tuple[str, int, float, float, float, float]]:
-    """Of runs over the same images: [(descriptor, k, mean, low, high, share of queries whose k images are all the same), ..]."""
-    if not all((run.path / "hits").is_dir() for run in (a, b)):
-        return []
-    left, right = ({name.removesuffix("_indices"): hits for name, hits in run.load_arrays("hits").items() if name.endswith("_indices")} for run in (a, b))
-    rows = []
-    for descriptor in [d for d in NAMES if d in left and d in right and len(left[d]) == len(right[d])]:  # else some are of an earlier time
-        k = min(left[descriptor].shape[1], right[descriptor].shape[1])
-        common = common_in_top_k(left[descriptor][:, :k], right[descriptor][:, :k])
-        rows.append((NAMES[descriptor], k, *bootstrap_interval(common), np.mean(common[np.isfinite(common)] == 1)))
-    return rows
+def _shown_figure(png: Path, section: str) -> ShownFigure:
+    with Image.open(png) as image:
+        caption = image.info.get("Description", png.stem)
+        dots_an_inch, _ = image.info.get("dpi", (200, 200))
+        width = round(image.width / dots_an_inch * INCH)
+    numbered = re.match(r"Fig\. \d+", caption)
+    title = numbered[0] if numbered else png.stem.replace("_", " ")
+    return ShownFigure(png.stem, title, caption, png, width, section)
 
 
-def _compared_table1(a: "Run", b: "Run") -> list[tuple[str, ...]]:
-    """The means of Table I: [(group, descriptor, mean of a, of b, difference), ..] as text; without the paper's own."""
-    means: list[Any] = []
-    for run in (a, b):
-        path = run.path / "table1.csv"
-        means.append(pd.read_csv(path).iloc[-1] if path.exists() else {})
-    rows = []
-    for column in [c for c in dict.fromkeys([*means[0].keys(), *means[1].keys()]) if c.split()[0] in ("printed", "published")]:
-        group, descriptor = column.split(" ", 1)
-        x, y = (float(m[column]) if column in m else math.nan for m in means)
-        rows.append((GROUPS[group], descriptor_name(descriptor), f"{x:.6f}", f"{y:.6f}", f"{y - x:+.6f}"))
-    return [tuple(text.replace("+nan", "–").replace("nan", "–") for text in row) for row in rows]
-
-
-def _compared_figures(a: "Run", b: "Run") -> dict[str, list[Any]]:
-    """{"differ": [(figure of a, figure of b), ..], "identical": [figure, ..] (byte for byte), "only in a": .., "only in b": ..}"""
-    figures: dict[str, list[Any]] = {"differ": [], "identical": [], "only in a": [], "only in b": []}
-    for _, x, y in _paired(_figures(a), _figures(b)):
-        if not (x and y):
-            figures["only in a" if x else "only in b"].append(x or y)
-        elif x["png"].read_bytes() == y["png"].read_bytes():
-            figures["identical"].append(x)
-        else:
-            figures["differ"].append((x, y))
-    return figures
-
-
-# ---- figures ----------------------------------------------------------------------------------------------------------------
-
-def _figures(run: "Run") -> dict[str, dict[str, Any]]:
-    """{name: what a page shows of a figure}, the paper's first, then by the notebooks that draw them."""
-    figures = []
-    for png in sorted((run.path / "figures").glob("*.png")):
-        name, of_paper = png.stem, bool(re.fullmatch(r"fig\d\d", png.stem))
-        with Image.open(png) as image:
-            caption, width = image.info.get("Description", name), image.width / image.info.get("dpi", (200,))[0] * INCH
-        drawn = ((notebook, re.search(rf'\bshow\(\w+, "{re.escape(name)}"', source)) for notebook, source in _notebooks())
-        notebook, place = next(((notebook, found.start()) for notebook, found in drawn if found), ("other notebooks", 0))
-        figures.append({"name": name, "caption": caption, "title": (re.match(r"Fig\. \d+", caption) or [name.replace("_", " ")])[0],
-                        "png": png, "width": round(width), "of_paper": of_paper, "notebook": notebook, "order": (not of_paper, name if of_paper else notebook, place)})
-    return {figure["name"]: figure for figure in sorted(figures, key=lambda figure: figure["order"])}
-
-
-@cache
-def _notebooks() -> list[tuple[str, str]]:
-    """[(name, source of its code), ..] of this repository."""
-    cells = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-    return [(name, "\n".join("".join(cell["source"]) for cell in of if cell["cell_type"] == "code")) for name, of in cells.items()]
+def _sections(shown: Mapping[str, ShownFigure]) -> dict[str, list[ShownFigure]]:
+    """The figures under their headings."""
+    sections: dict[str, list[ShownFigure]] = {}
+    for figure in shown.values():
+        sections.setdefault(figure.section, []).append(figure)
+    return sections
 
 
 def embedded(png: Path) -> str:
     """A figure's file as the source of an <img>: as it is, or as WebP where it is `LARGE`."""
-    data, kind = png.read_bytes(), "png"
+    data = png.read_bytes()
+    kind = "png"
     if len(data) > LARGE:
         with Image.open(png) as image:
             if max(image.size) <= WEBP_SIDE:
-                buffer, kind = io.BytesIO(), "webp"
-                image.convert("RGB").save(buffer, "webp", quality=88)
-                data = buffer.getvalue()
+                webp = io.BytesIO()
+                image.convert("RGB").save(webp, "webp", quality=88)
+                data = webp.getvalue()
+                kind = "webp"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# ---- the templates ------------------------------------------------------------------------------
 
 
 def _count(n: int, one: str, many: str) -> str:
@@ -346,18 +446,30 @@ def _count(n: int, one: str, many: str) -> str:
 
 
 def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2 ** 30:.2f} GiB" if n_bytes >= 2 ** 30 else f"{n_bytes / 2 ** 20:.0f} MiB"
+    if n_bytes >= 2**30:
+        return f"{n_bytes / 2**30:.2f} GiB"
+    return f"{n_bytes / 2**20:.0f} MiB"
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
-def _write(path: Path, page: str) -> Path:
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
-    return path
-
-
-PAGES.filters |= {"embedded": embedded, "size": _size, "time": _time, "count_of": _count, "descriptor": descriptor_name}
+PAGES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+PAGES.filters |= {
+    "embedded": embedded,
+    "size": _size,
+    "time": _time,
+    "count_of": _count,
+    "descriptor": plain_name,
+}

@@ -1,4 +1,4 @@
-"""A run's folder, runs/<name>/: figures, tables, metrics.json and, from these, report.html."""
+"""A run's folder, runs/<name>/: stores, figures, tables, arrays and metrics.json."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import figures, tables
 from ..cluster import connect
-from ..common import AnyPath, Dtype, Precision, did_you_mean
+from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
@@ -21,7 +21,6 @@ from ..images import ImageSet
 from ..networks import Network
 from ..store import Extras, Store
 from ..zoo import Weights, load_network
-from . import report
 from .project import runs, runs_folder
 
 
@@ -34,12 +33,18 @@ class Described(NamedTuple):
 
 
 class Run:
-    """The folder of the run `name`, made where it does not exist. `folder` (or the variable CBIR_RUNS) holds all runs.
-
-    Raises ValueError for a name that is no plain folder name.
-    """
+    """The folder of a run, made where it does not exist."""
 
     def __init__(self, name: str = "embedded", folder: AnyPath | None = None) -> None:
+        """Makes the run's folder.
+
+        Args:
+            name: the run's name, which is its folder's.
+            folder: holds all runs; default: what the variable CBIR_RUNS says, else runs/.
+
+        Raises:
+            ValueError: the name is no plain folder name.
+        """
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
@@ -73,16 +78,25 @@ class Run:
         What the stores have already is not described again, see `extract`.
 
         Args:
-            profile: as in `load_images`, like `seed`, `max_images`, `max_queries`, `query_names`.
+            profile: as in `load_images`.
             images: the database's folder as in `load_images`, or an `ImageSet`.
-            queries: the queries' folder as in `load_images`, or an `ImageSet`, where `images` is
-                one; then nothing is loaded.
-            network: a name as in `load_network`, like `weights`, `crop`, `precision`, `device`; or
-                a `Network`, which is taken as it is.
+            queries: the queries' folder as in `load_images`, or an `ImageSet` where `images` is
+                one: then they are taken as they are.
+            network: a name as in `load_network`, or a `Network`, which is taken as it is.
+            weights: as in `load_network`.
+            crop: as in `load_network`.
+            precision: as in `load_network`.
             recipe: a name of `RECIPES`.
             q: the recipe's threshold.
+            seed: of the draws in `load_images`.
+            device: as in `load_network`.
+            batch_size: as in `extract`.
             scheduler: where the work is done, see `cbir.cluster.connect`.
-            extras: more descriptors as in `extract`, like `batch_size` and `dtype`.
+            dtype: as in `extract`.
+            extras: more descriptors, as in `extract`.
+            max_images: as in `load_images`.
+            max_queries: as in `load_images`.
+            query_names: as in `load_images`.
             folder: what the stores' paths begin with: stores/<folder>database and
                 stores/<folder>queries. "as_released/" is a folder, "baselines_" is none.
 
@@ -107,11 +121,10 @@ class Run:
         stores = []
         with connect(scheduler) as client:
             for name, part in zip(("database", "queries"), parts):
-                path = self.path / "stores" / f"{folder}{name}"
                 store = extract(
                     part,
                     network,
-                    path,
+                    self.path / "stores" / f"{folder}{name}",
                     batch_size=batch_size,
                     extras=extras,
                     dtype=dtype,
@@ -122,76 +135,103 @@ class Run:
         return Described(network, *stores)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
-        """figures/<name>.png and .pdf; the caption travels inside both files."""
-        fig.savefig(self.path / "figures" / f"{name}.png", metadata={"Description": caption})
-        fig.savefig(self.path / "figures" / f"{name}.pdf", metadata={"Subject": caption, "CreationDate": None})
+        """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
+        png = self.path / "figures" / f"{name}.png"
+        fig.savefig(png, metadata={"Description": caption})
+        about = {"Subject": caption, "CreationDate": None}
+        fig.savefig(png.with_name(f"{name}.pdf"), metadata=about)
 
     def show(self, fig: Figure, name: str, caption: str) -> None:
-        """`save_figure`, then the figure in the notebook with the caption as alternative text."""
+        """Saves a figure, then shows it in the notebook with the caption as alternative text."""
         self.save_figure(fig, name, caption)
         figures.show(fig, caption)
 
     def save_table1(self, table: pd.DataFrame) -> None:
-        """Table I as table1.csv, .md, .tex and, for the report, .html; numbers with six decimals as in the paper, winners in bold."""
+        """Saves Table I as table1.csv, .md, .tex and, for the report, .html; winners in bold.
+
+        Args:
+            table: as `cbir.table1` gives it; written with six decimals, as in the paper.
+        """
+        markdown = tables.markdown(table, tables.winners(table))
+        latex = tables.style(table, "latex").to_latex(convert_css=True, hrules=True)
         self._write("table1.csv", table.to_csv(index=False, float_format="%.6f"))
-        self._write("table1.md", tables.markdown(table, tables.winners(table)))
-        self._write("table1.tex", tables.style(table, "latex").to_latex(convert_css=True, hrules=True))
+        self._write("table1.md", markdown)
+        self._write("table1.tex", latex)
         self._write("table1.html", tables.style(table).to_html())
 
     def array_path(self, name: str, key: str) -> Path:
-        """Where `save_arrays` keeps one array: for those who write it there piece by piece."""
+        """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
         (self.path / name).mkdir(exist_ok=True)
         return self.path / name / f"{key}.npy"
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
-        """Arrays as <name>/<key>.npy, for the notebooks that follow; instead of whatever was there."""
+        """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
         (self.path / name).mkdir(exist_ok=True)
         files = {self.array_path(name, key): array for key, array in arrays.items()}
-        for path in {*(self.path / name).glob("*.npy")} - {*files}:
-            path.unlink()
+        for path in (self.path / name).glob("*.npy"):
+            if path not in files:
+                path.unlink()
         for path, array in files.items():
-            if Path(getattr(array, "filename", None) or "").resolve() != path.resolve():  # else it lies there already, mapped
+            if not _is_mapped_from(path, array):
                 np.save(path, array)
 
     def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """What `save_arrays` saved (dict), mapped from disk. Raises FileNotFoundError where an earlier notebook has not run."""
+        """What `save_arrays` saved: {key: array, mapped from disk}.
+
+        Raises:
+            FileNotFoundError: the notebook that saves them has not run.
+        """
         if not (self.path / name).is_dir():
-            raise FileNotFoundError(f"no {name} in runs/{self.name}: run the earlier notebooks first, in order")
-        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted((self.path / name).glob("*.npy"))}
+            raise FileNotFoundError(
+                f"no {name} in runs/{self.name}: run the earlier notebooks first, in order"
+            )
+        files = sorted((self.path / name).glob("*.npy"))
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
 
     def record(self, **metrics: Any) -> None:
-        """Adds to metrics.json (values that JSON knows), replacing what had the same names."""
-        self._write("metrics.json", json.dumps(self.metrics | metrics, indent=1, sort_keys=True) + "\n")
+        """Adds to metrics.json values that JSON knows, replacing what had the same names."""
+        text = json.dumps(self.metrics | metrics, indent=1, sort_keys=True)
+        self._write("metrics.json", text + "\n")
 
     def record_results(self, table: pd.DataFrame) -> None:
-        """Adds rows (metric, descriptor, mean, low, high) to metrics.json's results, replacing those of the same metrics."""
+        """Adds to the results in metrics.json, replacing those of the same metrics.
+
+        Args:
+            table: rows of metric, descriptor, mean, low, high, as `cbir.means` gives them.
+        """
         rows = table.to_dict("records")
-        others = [r for r in self.metrics.get("results", []) if r["metric"] not in {r["metric"] for r in rows}]
+        replaced = {row["metric"] for row in rows}
+        others = [r for r in self.metrics.get("results", []) if r["metric"] not in replaced]
         self.record(results=others + rows)
 
     @property
     def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds; empty where there is none."""
         path = self.path / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-    def report(self) -> Path:
-        """Writes report.html, one file with everything inside, and returns its path."""
-        return report.report(self)
-
-    def compare(self, other: "Run", output: AnyPath | None = None) -> Path:
-        """Writes one page with what differs from another run and returns its path; see `cbir.report.compare`."""
-        return report.compare(self, other, output)
+        if not path.exists():
+            return {}
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def _write(self, name: str, text: str) -> None:
-        aside = self.path / f".{name}.new"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(self.path / name)
+        write_atomically(self.path / name, text)
+
+
+def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:
+    """Whether an array lies in that file already, and is only mapped from there."""
+    source = getattr(array, "filename", None)
+    return source is not None and Path(source).resolve() == path.resolve()
 
 
 def open_run(where: AnyPath) -> Run:
-    """The `Run` in a folder, or of that name among all runs. Raises FileNotFoundError where there is no metrics.json."""
+    """Opens the `Run` in a folder, or of that name among all runs.
+
+    Raises:
+        FileNotFoundError: there is no metrics.json.
+    """
     for path in (Path(where), runs_folder() / where):
         if (path / "metrics.json").is_file():
             return Run(path.resolve().name, path.resolve().parent)
-    raise FileNotFoundError(f"{str(where)!r} is no run: there is no metrics.json in that folder, nor in {runs_folder() / where}"
-                            f"{did_you_mean(where, runs())}")
+    raise FileNotFoundError(
+        f"{str(where)!r} is no run: there is no metrics.json in that folder, "
+        f"nor in {runs_folder() / where}{did_you_mean(where, runs())}"
+    )
