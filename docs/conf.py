@@ -49,10 +49,16 @@ notebooks/*
 ```{toctree}
 :hidden:
 :caption: More
-:glob:
 
-docs/*
+docs/results
+docs/errata
+docs/photographs
+docs/explorer
+docs/python
+docs/cost
+docs/clusters
 bench/results
+docs/model_card
 data/README
 ARCHITECTURE
 CONTRIBUTING
@@ -67,8 +73,8 @@ def add_contents(app, name, content):
 
 
 def keep_alternative_texts(app, name, content):
-    """Passes the alternative text of a figure, which myst-nb reads from the cell only, to its cell."""
-    if not app.env.doc2path(name).suffix == ".ipynb":
+    """Copies the alternative text of a figure to its cell, where myst-nb looks for it."""
+    if app.env.doc2path(name).suffix != ".ipynb":
         return
     notebook = json.loads(content[0])
     for cell in notebook["cells"]:
