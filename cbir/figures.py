@@ -1,6 +1,8 @@
-"""Figs 1-10 of the paper, and those that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
+"""Figs 1-10 of the paper, drawn on the axes that they are given. No function computes a result."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import matplotlib.pyplot as plt
@@ -13,101 +15,166 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
+from .decoding import UnreadableImage, open_image
+from .images import Images
+from .labels import symbol
+from .nearest import Hits
 from .networks import Network
 
 Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
 Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
-SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"
-CHANNELS = ("#D55E00", "#009E73", "#0072B2")
-TINT_OPACITY = 0.6
+
+CONVOLUTION, POOLING, CONNECTED = "#DCE9F5", "#F3B49A", "#F5E6C8"  # Fig. 1
+TINT_OPACITY = 0.6  # Fig. 2
+SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"  # frames of Figs 3-6
+CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
-WIDTH = 7.16  # inches: the text of a page of two columns. No figure is wider, so that none is printed smaller than it was drawn
+WIDTH = 7.16  # inches of text on a page of two columns: a wider figure would be printed smaller
 SMALL = 7  # points: the smallest text
+GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
+THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
 
 
 def use_style() -> None:
-    """Typography and sizes shared by all figures; the fonts are matplotlib's own, the same on every machine. PDFs keep their text as text."""
-    plt.rcParams.update({
-        "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "font.size": 8, "axes.titlesize": SMALL, "axes.labelsize": 8,
-        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "legend.frameon": False, "legend.handlelength": 1.5,
-        "legend.handletextpad": 0.5, "figure.constrained_layout.w_pad": 0.06, "axes.linewidth": 0.6,
-        "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 200,
-        "pdf.fonttype": 42, "figure.constrained_layout.use": True, "image.interpolation": "antialiased"})
+    """Sets typography and sizes shared by all figures: those of cbir/figures.mplstyle."""
+    plt.style.use("cbir.figures")
 
 
 def show(fig: Figure, caption: str) -> None:
-    """Displays a figure in a notebook, in the formats of its inline backend, with the caption as alternative text, and closes it."""
+    """Displays a figure in a notebook, with its caption as alternative text, and closes it."""
     from IPython import get_ipython  # the command line draws without it
     from IPython.display import display
-    if shell := get_ipython():
-        shown, metadata = shell.display_formatter.format(fig)
-        display(shown, metadata=metadata | {kind: {**metadata.get(kind, {}), "alt": caption} for kind in shown if kind.startswith("image/")}, raw=True)
+
+    shell = get_ipython()
+    if shell:
+        images, metadata = shell.display_formatter.format(fig)
+        for kind in images:
+            if kind.startswith("image/"):
+                metadata[kind] = metadata.get(kind, {}) | {"alt": caption}
+        display(images, metadata=metadata, raw=True)
     plt.close(fig)
 
 
-def grid(rows: int, columns: int, width: float = 0.95, height: float = 0.95, below: float = 0.3, left: float = 0.25) -> tuple[Figure, NDArray[Any]]:
-    """A figure with rows x columns axes, each `width` x `height` inches with `below` inches under it and `left` before a row for text: (fig, axes).
+def grid(
+    rows: int,
+    columns: int,
+    width: float = 0.95,
+    height: float = 0.95,
+    below: float = 0.3,
+    left: float = 0.25,
+) -> tuple[Figure, NDArray[Any]]:
+    """Makes a figure of small axes, for images or histograms.
 
     The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
+
+    Args:
+        rows: how many of them are below each other.
+        columns: how many are side by side.
+        width: of one, in inches.
+        height: of one.
+        below: inches for the text under it.
+        left: inches for the text before a row.
+
+    Returns:
+        The figure and its axes (rows, columns).
     """
     top, gap = 0.22, 0.07
-    w, h = left + columns * (width + gap), top + rows * (height + below)
-    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)  # "none" would last for one savefig only
-    return plt.subplots(rows, columns, figsize=(w, h), squeeze=False, layout=by_hand, gridspec_kw={
-        "left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h, "wspace": gap / width, "hspace": below / height})
+    w = left + columns * (width + gap)
+    h = top + rows * (height + below)
+    margins = {"left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h}
+    margins |= {"wspace": gap / width, "hspace": below / height}
+    # layout="none" would last for one savefig only
+    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+    fig = plt.figure(figsize=(w, h), layout=by_hand)
+    return fig, fig.subplots(rows, columns, squeeze=False, gridspec_kw=margins)
 
 
 def network(ax: Axes, net: Network) -> Axes:
-    """Fig. 1. The network as blocks y_1..y_N and codes: every convolution, pooling and fully connected layer of `net`, found by
-    running it. The side of a slab is the map's side (square root), its thickness the number of channels (logarithm)."""
-    x, taps = 0.0, {name: f"$y_{m}$" for m, name in enumerate([*net.blocks, *net.codes], start=1)}
-    scale = max(s[-1] for _, _, s in net.layers if len(s) == 3) ** 0.5
+    """Draws Fig. 1: the network as blocks y_1..y_N and codes y_{N+1}, y_{N+2}.
+
+    Every convolution, pooling and fully connected layer is a slab, found by running the network.
+    Its side is the map's side (square root), its thickness the number of channels (logarithm).
+    """
+    colors = {"Conv2d": CONVOLUTION, "Linear": CONNECTED}
+    outputs = {name: m for m, name in enumerate([*net.blocks, *net.codes], start=1)}
+    largest = max(shape[-1] for _, _, shape in net.layers if len(shape) == 3)
+    edge = {"edgecolor": "#333333", "linewidth": 0.5}
+    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
+    x = 0.0
     for name, kind, shape in net.layers:
-        maps = len(shape) == 3
-        side = shape[-1] ** 0.5 / scale * 3 if maps else 0.35 + 0.17 * np.log2(shape[0])
-        width = 0.035 * np.log2(max(2, shape[0])) if maps else 0.16
-        color = {"Conv2d": "#DCE9F5", "Linear": "#F5E6C8"}.get(kind, "#F3B49A")
-        depth = 0.28 * side if maps else 0.1
-        y0 = -side / 2
-        faces = [[(x, y0), (x + width, y0), (x + width, y0 + side), (x, y0 + side)],
-                 [(x, y0 + side), (x + width, y0 + side), (x + width + depth, y0 + side + depth), (x + depth, y0 + side + depth)],
-                 [(x + width, y0), (x + width + depth, y0 + depth), (x + width + depth, y0 + side + depth), (x + width, y0 + side)]]
-        for face in faces:
-            ax.add_patch(Polygon(face, facecolor=color, edgecolor="#333333", linewidth=0.5))
-        tapped = name in taps
-        if tapped:
-            size = f"{shape[0]} × {shape[1]} × {shape[2]}" if maps else f"{shape[0]}"
-            ax.annotate(f"{taps[name]}\n{size}", (x + width / 2, y0), (x + width / 2, -2.05), ha="center", va="top", fontsize=SMALL,
-                        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"}, linespacing=1.3)
-        x += width + (0.62 * depth if maps else 0.3) + (0.62 if tapped else 0.06) + (0.5 if name == net.blocks[-1] else 0)
-    for color, label in [("#DCE9F5", "convolution + ReLU"), ("#F3B49A", "max-pool"), ("#F5E6C8", "fully connected")]:
-        ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, edgecolor="#333333", linewidth=0.5, label=label))
+        side, thickness, depth, gap = _slab(shape, largest)
+        for face in _faces(x, side, thickness, depth):
+            ax.add_patch(Polygon(face, facecolor=colors.get(kind, POOLING), **edge))
+        if name in outputs:
+            text = f"$y_{outputs[name]}$\n" + " × ".join(map(str, shape))
+            ends = [(x + thickness / 2, bottom) for bottom in (-side / 2, -2.05)]
+            note = ax.annotate(text, *ends, ha="center", va="top", arrowprops=line)
+            note.set(fontsize=SMALL, linespacing=1.3)
+            gap += 0.56
+        if name == net.blocks[-1]:
+            gap += 0.5
+        x += thickness + gap
+    legend = {CONVOLUTION: "convolution + ReLU", POOLING: "max-pool", CONNECTED: "fully connected"}
+    for color, label in legend.items():
+        ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, label=label, **edge))
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
     ax.legend(loc="upper right")
     ax.axis("off")
     return ax
 
 
-def significant_regions(axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()) -> Panels:
-    """Fig. 2. Maps z_m over the image, which keeps its colours where a neuron is significant and is grey elsewhere. Where maps count
-    channels, the more agree, the brighter the tint.
+def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, float]:
+    """Side, thickness and depth of a layer's slab, and the gap behind it."""
+    if len(shape) == 3:
+        side = 3 * (shape[-1] / largest) ** 0.5
+        depth = 0.28 * side
+        return side, 0.035 * np.log2(max(2, shape[0])), depth, 0.62 * depth + 0.06
+    return 0.35 + 0.17 * np.log2(shape[0]), 0.16, 0.1, 0.36
 
-    axes: as many as maps; image: (H, W, 3) uint8; maps: list of (H_m, W_m) arrays of counts >= 0.
+
+def _faces(x: float, side: float, thickness: float, depth: float) -> NDArray[np.float64]:
+    """Front, top and right side of a slab that begins at x: (3, 4, 2) corners."""
+    right, bottom, top = x + thickness, -side / 2, side / 2
+    front = np.array([(x, bottom), (right, bottom), (right, top), (x, top)])
+    back = front + depth
+    above = [front[3], front[2], back[2], back[3]]
+    beside = [front[1], back[1], back[2], front[2]]
+    return np.array([front, above, beside])
+
+
+def significant_regions(
+    axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()
+) -> Panels:
+    """Draws Fig. 2: maps z_m over an image.
+
+    The image keeps its colours where a neuron is significant and is grey elsewhere. Where maps
+    count channels, the more agree, the brighter the tint.
+
+    Args:
+        axes: as many as maps.
+        image: (H, W, 3) uint8.
+        maps: (H_m, W_m) arrays of counts >= 0.
+        titles: one for every map, or none.
+
+    Returns:
+        axes.
     """
     height, width = image.shape[:2]
-    covers_image = (-0.5, width - 0.5, height - 0.5, -0.5)
+    whole_image = (-0.5, width - 0.5, height - 0.5, -0.5)
     for ax, z in zip(axes, maps):
         rows, cols = z.shape
         significant = stretched(z, height, width) > 0
         ax.imshow(np.where(significant[..., None], image, faded(image)))
         if z.max() > 1:
             cmap, norm = tint(z)
-            ax.imshow(np.ma.masked_equal(z, 0), cmap=cmap, norm=norm, alpha=TINT_OPACITY,
-                      extent=covers_image, interpolation="nearest")
+            counts = np.ma.masked_equal(z, 0)
+            layer = ax.imshow(counts, cmap=cmap, norm=norm, interpolation="nearest")
+            layer.set(alpha=TINT_OPACITY, extent=whole_image)
         if rows <= 28:  # finer grids would cover the picture
-            ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, "white", linewidth=0.25, alpha=0.6)
-            ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, "white", linewidth=0.25, alpha=0.6)
+            line = {"colors": "white", "linewidth": 0.25, "alpha": 0.6}
+            ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, **line)
+            ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, **line)
         bare(ax)
     for ax, title in zip(axes, titles):
         ax.set_title(title)
@@ -115,92 +182,161 @@ def significant_regions(axes: Panels, image: Picture, maps: Sequence[NDArray[Any
 
 
 def stretched(z: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """A map (H_m, W_m) at the size of an image (height, width): every pixel has its cell's value."""
+    """Enlarges a map (H_m, W_m) to (height, width): every pixel has its cell's value."""
     rows = np.arange(height) * z.shape[0] // height
     cols = np.arange(width) * z.shape[1] // width
     return z[rows][:, cols]
 
 
 def faded(image: Picture) -> Picture:
-    """An image (H, W, 3) in light grey, as Fig. 2 shows what is not significant."""
+    """Turns an image (H, W, 3) light grey, as Fig. 2 shows what is not significant."""
     gray = image.mean(axis=2, keepdims=True) * 0.35 + 110
     return np.repeat(gray, 3, axis=2).astype(np.uint8)
 
 
 def tint(z: NDArray[Any]) -> tuple[Colormap, Normalize]:
-    """The colours of a map's counts: the more channels agree, the brighter."""
+    """Gives the colours of a map's counts: the more channels agree, the brighter."""
     return colormaps["inferno"], Normalize(-0.2 * z.max(), z.max())
 
 
-def retrieval(axes: Grid, images: Sequence[Sequence[Picture]], labels: Sequence[Sequence[str]], distances: Sequence[Sequence[float]] | NDArray[np.floating],
-              names: Sequence[str] | None = None) -> Grid:
-    """Figs 3-6. One row a query: the query, then its k nearest images, the class and the distance under each.
+def retrieval(
+    axes: Grid,
+    queries: Images,
+    database: Images,
+    hits: Hits | Mapping[str, Hits],
+    rows: Sequence[int] | NDArray[np.integer] | None = None,
+    names: Sequence[str] | None = None,
+) -> Grid:
+    """Draws Figs 3-6: in a row of axes a query, then its k nearest images.
 
-    axes: (Q, 1 + k); images: Q lists of 1 + k arrays (H, W, 3); labels: Q lists of 1 + k names ("" for none); distances: (Q, k).
-    names: Q texts for the rows, else their numbers. The frame tells whether the class is the query's: green and solid, or pink and dashed. Images keep
-    their proportions, in cells of one size; distances have four decimals, or more where they are small.
+    The class and the distance stand under each. The frame tells whether the class is the query's:
+    green and solid, or pink and dashed. An image that cannot be read is grey. Distances have four
+    decimals, or more where they are small. Only a figure's first row of axes has titles.
+
+    Args:
+        axes: (R, 1 + k), a row for every query and descriptor.
+        queries: an `ImageSet` or a store.
+        database: the `ImageSet` or store that was searched.
+        hits: what `search` found for all queries, or several of these: {descriptor: hits}.
+        rows: which queries to draw, default all.
+        names: R texts for the rows; default their numbers, with several descriptors their symbols.
+
+    Returns:
+        axes.
     """
-    typical = np.median([x for d in distances for x in d if x > 0] or [1])
-    decimals = max(4, 2 - int(np.floor(np.log10(typical))))
-    for row, (pictures, classes, d) in enumerate(zip(images, labels, distances)):
-        for col, (ax, picture, name) in enumerate(zip(axes[row], pictures, classes)):
-            height, width = picture.shape[:2]
-            half = max(height, width) / 2
-            ax.imshow(picture)
-            ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
-            color = QUERY if col == 0 or not (name and classes[0]) else SAME if name == classes[0] else OTHER
-            ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=color, linewidth=1.8, clip_on=False,
-                                   linestyle=(0, (2.5, 1)) if color == OTHER else "-"))
-            ax.set_xlabel("\n".join(filter(None, [shorten(name, 17), f"{d[col - 1]:.{decimals}f}" if col else ""])), fontsize=SMALL, labelpad=2,
-                          linespacing=1.05, parse_math=False)  # a class may be called "$x"
-            bare(ax)
-        axes[row][0].set_ylabel(names[row] if names else row + 1, rotation=0, ha="right", va="center")
-    ranks(axes)
+    rows = range(len(queries)) if rows is None else rows
+    found = list(hits.values()) if isinstance(hits, Mapping) else [hits]
+    if names is None:
+        numbers = range(1, len(rows) + 1)
+        names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
+    decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
+    thumbnail = functools.cache(_thumbnail)
+    lines = [(query, each) for query in rows for each in found]
+    for row, name, (query, each) in zip(axes, names, lines):
+        query_class = queries.labels[query]
+        _draw_image(row[0], thumbnail(queries.path(query)), [query_class], QUERY)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for ax, i, distance in zip(row[1:], each.indices[query], each.distances[query]):
+            found_any = i >= 0  # not if the query could not be read
+            label = database.labels[i] if found_any else ""
+            image = thumbnail(database.path(i)) if found_any else GRAY
+            text = [label, f"{distance:.{decimals}f}"]
+            _draw_image(ax, image, text, _frame(query_class, label))
+        ranks(row)
     return axes
 
 
-def histograms(axes: Grid, histograms: Sequence[Sequence[NDArray[np.floating]]] | NDArray[np.floating],
-               numbers: Sequence[Sequence[float] | NDArray[np.floating]] | NDArray[np.floating]) -> Grid:
-    """Figs 7-10. One row a query: the colour histogram of the query, then of its k nearest images, the distance under each.
+def _thumbnail(path: Path) -> Picture:
+    """An image, reduced for drawing; grey where it cannot be read."""
+    try:
+        image = open_image(path)
+    except UnreadableImage:
+        return GRAY
+    return np.asarray(image.reduce(max(1, max(image.size) // THUMBNAIL)))
 
-    axes: (Q, 1 + k); histograms: (Q, 1 + k, 75), each channel with sum 1; numbers: (Q, k). The letters under the query's say which channel is which.
-    Bars end at 0.3, as in the paper.
+
+def _decimals(distances: NDArray[np.floating]) -> int:
+    """How many decimals show two digits of the usual distance, but at least 4."""
+    positive = distances[distances > 0]
+    usual = np.median(positive) if len(positive) else 1
+    return max(4, 2 - int(np.floor(np.log10(usual))))
+
+
+def _frame(query_class: str, label: str) -> str:
+    """The colour of an image's frame."""
+    if not (query_class and label):
+        return QUERY
+    return SAME if label == query_class else OTHER
+
+
+def _draw_image(ax: Axes, image: Picture, lines: Sequence[str], color: str) -> None:
+    """An image with its proportions in a square cell, a frame around it, lines of text under it."""
+    height, width = image.shape[:2]
+    half = max(height, width) / 2
+    ax.imshow(image)
+    ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
+    style = (0, (2.5, 1)) if color == OTHER else "-"
+    line = {"edgecolor": color, "linewidth": 1.8, "linestyle": style}
+    ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **line))
+    text = "\n".join(shorten(line, 17) for line in lines if line)
+    # a class may be called "$x"
+    ax.set_xlabel(text, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
+    bare(ax)
+
+
+def histograms(
+    axes: Grid,
+    histograms: Sequence[Sequence[NDArray[np.floating]]] | NDArray[np.floating],
+    distances: Sequence[Sequence[float] | NDArray[np.floating]] | NDArray[np.floating],
+) -> Grid:
+    """Draws Figs 7-10: in a row the query's colour histogram, then those of its k nearest images.
+
+    The distance stands under each; the letters under the query's say which channel is which.
+
+    Args:
+        axes: (Q, 1 + k).
+        histograms: (Q, 1 + k, 75), every channel with sum 1.
+        distances: (Q, k).
+
+    Returns:
+        axes.
     """
     bins = np.linspace(0, 1, 26)
-    for row, (hs, d) in enumerate(zip(histograms, numbers)):
-        for col, (ax, h) in enumerate(zip(axes[row], hs)):
-            for c, (color, heights) in enumerate(channel_bars(h)):
-                ax.stairs(heights, bins + 1.08 * c, fill=True, color=color)
+    for number, (row, row_histograms, xs) in enumerate(zip(axes, histograms, distances), start=1):
+        for ax, histogram, text in zip(row, row_histograms, ["", *(f"{x:.4f}" for x in xs)]):
+            for channel, (color, heights) in enumerate(channel_bars(histogram)):
+                ax.stairs(heights, bins + 1.08 * channel, fill=True, color=color)
             ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, 3.21))
-            bare(ax)
-            ax.set_xlabel(f"{d[col - 1]:.4f}" if col else "", fontsize=SMALL, labelpad=2)
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=QUERY if col == 0 else "#BBBBBB", linewidth=1.0 if col == 0 else 0.6)
-        for c, letter in enumerate("RGB"):
-            axes[row][0].text(1.08 * c + 0.5, -0.012, letter, fontsize=SMALL, ha="center", va="top")
-        axes[row][0].set_ylabel(row + 1, rotation=0, ha="right", va="center")
-    ranks(axes)
+            bare(ax).set_xlabel(text, fontsize=SMALL, labelpad=2)
+            ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
+        row[0].spines[:].set(color=QUERY, linewidth=1)
+        row[0].set_ylabel(number, rotation=0, ha="right", va="center")
+        for channel, letter in enumerate("RGB"):
+            row[0].text(1.08 * channel + 0.5, -0.012, letter, fontsize=SMALL, ha="center", va="top")
+        ranks(row)
     return axes
 
 
 def channel_bars(histogram: NDArray[np.floating]) -> list[tuple[str, NDArray[np.floating]]]:
-    """A colour histogram (75,) as the bars of R, G and B: three (colour, heights (25,))."""
+    """Cuts a colour histogram (75,) into the bars of R, G and B: three (colour, heights (25,))."""
     return list(zip(CHANNELS, np.minimum(histogram, HISTOGRAM_TOP).reshape(3, 25)))
 
 
-def ranks(axes: Sequence[Sequence[Axes]] | NDArray[Any]) -> None:
-    """Titles over the first row of a grid: the query, then the ranks 1..k."""
-    for rank, ax in enumerate(axes[0]):
-        ax.set_title(rank or "query")
+def ranks(axes: Panels) -> None:
+    """Writes titles over a figure's first row of axes: the query, then the ranks 1..k."""
+    place = axes[0].get_subplotspec()
+    if place is None or place.is_first_row():
+        for rank, ax in enumerate(axes):
+            ax.set_title(rank or "query")
 
 
 def shorten(name: str, most: int) -> str:
-    """A name cut to `most` characters, so that it stays under its picture."""
-    return name if len(name) <= most else f"{name[:most - 1]}…"
+    """Cuts a name to `most` characters, so that it stays under its picture."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def bare(ax: Axes) -> Axes:
-    """No ticks and no spines; labels stay."""
+    """Takes ticks and spines away; labels stay."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return ax

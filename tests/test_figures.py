@@ -14,6 +14,7 @@ from matplotlib.text import Annotation
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 from torchvision import models
 
 import cbir
@@ -106,80 +107,144 @@ def test_fig_2_without_titles():
 
 # ---- Figs 3-6 ---------------------------------------------------------------------------------------------------------------
 
-def draw_retrieval(classes, k=3, **options):
-    fig, axes = plt.subplots(len(classes), 1 + k, squeeze=False)
-    pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(1 + k)] for q in range(len(classes))]
-    distances = np.arange(len(classes) * k).reshape(-1, k) / 100
-    assert figures.retrieval(axes, pictures, classes, distances, **options) is axes
-    fig.canvas.draw()
-    return axes, pictures
+@pytest.fixture
+def draw(tmp_path):
+    """Draws what queries of these classes found, of these classes: (axes, pictures)."""
+
+    def draw(classes, distances=None, axes=None, **options):
+        pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(len(row))]
+                    for q, row in enumerate(classes)]
+        queries, database = ([], []), ([], [])
+        for q, row in enumerate(classes):
+            for i, label in enumerate(row):
+                file = f"{q} {i}.png"
+                Image.fromarray(pictures[q][i]).save(tmp_path / file)
+                files, labels = database if i else queries
+                files.append(file)
+                labels.append(label)
+        k = len(classes[0]) - 1
+        indices = np.arange(len(classes) * k).reshape(-1, k)
+        distances = indices / 100 if distances is None else np.array(distances)
+        if axes is None:
+            _, axes = plt.subplots(len(classes), 1 + k, squeeze=False)
+        sets = [cbir.ImageSet(tmp_path, *lists) for lists in (queries, database)]
+        assert figures.retrieval(axes, *sets, cbir.Hits(indices, distances), **options) is axes
+        axes[0][0].figure.canvas.draw()
+        return axes, pictures
+
+    return draw
 
 
-def test_figs_3_to_6_show_every_image_with_class_and_distance():
-    axes, pictures = draw_retrieval([["cat", "cat", "dog", "cat"], ["dog", "", "dog", "dog"]])
+def test_figs_3_to_6_show_every_image_with_class_and_distance(draw):
+    axes, pictures = draw([["cat", "cat", "dog", "cat"], ["dog", "", "dog", "dog"]])
     for q in range(2):
         for col in range(4):
             assert len(axes[q][col].images) == 1
             np.testing.assert_array_equal(axes[q][col].images[0].get_array(), pictures[q][col])
     lines = [[ax.get_xlabel().split("\n") for ax in row] for row in axes]
     assert [x[0] for x in lines[0]] == ["cat", "cat", "dog", "cat"] and lines[1][0] == ["dog"]
-    assert [[float(x[-1]) for x in row[1:]] for row in lines] == [[0, 0.01, 0.02], [0.03, 0.04, 0.05]]
-    assert [len(x) for row in lines for x in row] == [1, 2, 2, 2, 1, 1, 2, 2]                # no line for a class that is not known
-    assert [ax.get_title() for ax in axes[0]] == ["query", "1", "2", "3"] and axes[1][0].get_title() == ""
+    distances = [[float(x[-1]) for x in row[1:]] for row in lines]
+    assert distances == [[0, 0.01, 0.02], [0.03, 0.04, 0.05]]
+    # no line for a class that is not known
+    assert [len(x) for row in lines for x in row] == [1, 2, 2, 2, 1, 1, 2, 2]
+    assert [ax.get_title() for ax in axes[0]] == ["query", "1", "2", "3"]
+    assert axes[1][0].get_title() == ""
     assert [row[0].get_ylabel() for row in axes] == ["1", "2"]
 
 
-def test_figs_3_to_6_name_their_rows():
-    axes, _ = draw_retrieval([["cat", "cat"], ["dog", "cat"]], k=1, names=["a.png", "b.png"])
+def test_figs_3_to_6_name_their_rows(draw):
+    axes, _ = draw([["cat", "cat"], ["dog", "cat"]], names=["a.png", "b.png"])
     assert [row[0].get_ylabel() for row in axes] == ["a.png", "b.png"]
+
+
+def test_a_figure_of_several_descriptors_and_of_some_queries(tmp_path):
+    """Query by query, a row for every descriptor; the figure is filled by two calls."""
+    database = cbir.ImageSet(tmp_path, ["a.png", "b.png"], ["cat", "dog"])
+    for i, file in enumerate(database.files):
+        Image.fromarray(picture(i)).save(tmp_path / file)
+    hits = {"h": cbir.Hits(np.array([[0], [1]]), np.array([[0.1], [0.2]])),
+            "eta": cbir.Hits(np.array([[1], [0]]), np.array([[0.3], [0.4]]))}
+    _, axes = plt.subplots(4, 2)
+    figures.retrieval(axes[:2], database, database, hits, rows=[1])
+    figures.retrieval(axes[2:], database, database, hits, rows=np.array([0]))
+    texts = [[ax.get_xlabel() for ax in row] for row in axes]
+    assert texts == [["dog", "dog\n0.2000"], ["dog", "cat\n0.4000"],
+                     ["cat", "cat\n0.1000"], ["cat", "dog\n0.3000"]]
+    assert [row[0].get_ylabel() for row in axes] == [cbir.SYMBOLS["h"], cbir.SYMBOLS["eta"]] * 2
+    assert [row[0].get_title() for row in axes] == ["query", "", "", ""]
+
+
+def test_images_that_cannot_be_read_are_gray(tmp_path):
+    """One is damaged, one is gone, one was never found: its query could not be read."""
+    (tmp_path / "damaged.png").write_text("no image")
+    images = cbir.ImageSet(tmp_path, ["damaged.png", "gone.png"], ["cat", "cat"])
+    hits = cbir.Hits(np.array([[0], [-1]]), np.array([[0.5], [np.nan]]))
+    _, axes = plt.subplots(2, 2)
+    figures.retrieval(axes, images, images, hits)
+    for ax in axes.flat:
+        assert np.ptp(ax.images[0].get_array()) == 0
+    assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.5000", "nan"]
+
+
+def test_photographs_are_reduced_for_drawing(tmp_path):
+    """Twelve million pixels of a photograph would be drawn in two hundred columns."""
+    Image.new("RGB", (4000, 3000), "red").save(tmp_path / "large.jpg")
+    image = cbir.ImageSet(tmp_path, ["large.jpg"], [""])
+    _, axes = plt.subplots(1, 2, squeeze=False)
+    figures.retrieval(axes, image, image, cbir.Hits(np.array([[0]]), np.array([[0.0]])))
+    for ax in axes[0]:
+        assert ax.images[0].get_array().shape == (300, 400, 3)
 
 
 def frames(row):
     """The colour of what is drawn around every picture: spines or an unfilled rectangle."""
-    edges = [[s for s in ax.spines.values() if s.get_visible()] + [p for p in ax.patches if not p.get_fill()] for ax in row]
-    return [{to_hex(e.get_edgecolor()).upper() for e in found} for found in edges]
+    colors = []
+    for ax in row:
+        edges = [spine for spine in ax.spines.values() if spine.get_visible()]
+        edges += [patch for patch in ax.patches if not patch.get_fill()]
+        colors.append({to_hex(edge.get_edgecolor()).upper() for edge in edges})
+    return colors
 
 
-def test_figs_3_to_6_frames_tell_the_class():
-    axes, _ = draw_retrieval([["cat", "cat", "dog", ""], ["", "", "", ""]])
-    assert frames(axes[0]) == [{figures.QUERY}, {figures.SAME}, {figures.OTHER}, {figures.QUERY}]
+def test_figs_3_to_6_frames_tell_the_class(draw):
+    axes, _ = draw([["cat", "cat", "dog", ""], ["", "", "", ""]])
+    same_other_unknown = [{figures.QUERY}, {figures.SAME}, {figures.OTHER}, {figures.QUERY}]
+    assert frames(axes[0]) == same_other_unknown
     assert frames(axes[1]) == [{figures.QUERY}] * 4
 
 
-def test_figs_3_to_6_tell_the_class_without_color_too():
-    axes, _ = draw_retrieval([["cat", "cat", "dog", ""]])
-    assert [ax.patches[0].get_linestyle() == "-" for ax in axes[0]] == [True, True, False, True]
+def test_figs_3_to_6_tell_the_class_without_color_too(draw):
+    axes, _ = draw([["cat", "cat", "dog", ""]])
+    solid = [ax.patches[0].get_linestyle() == "-" for ax in axes[0]]
+    assert solid == [True, True, False, True]
 
 
 @pytest.mark.parametrize("scale, shown", [(1, "0.1304"), (100, "13.0400"), (1e-4, "0.0000130")])
-def test_distances_of_a_figure_have_the_same_number_of_decimals(scale, shown):
-    _, axes = plt.subplots(1, 4, squeeze=False)
-    figures.retrieval(axes, [[picture()] * 4], [[""] * 4], [[0, 0.1304 * scale, 0.9 * scale]])
+def test_distances_of_a_figure_have_the_same_number_of_decimals(draw, scale, shown):
+    axes, _ = draw([[""] * 4], [[0, 0.1304 * scale, 0.9 * scale]])
     numbers = [ax.get_xlabel() for ax in axes[0][1:]]
     assert numbers[1] == shown and len({len(n.split(".")[1]) for n in numbers}) == 1
 
 
-def test_queries_that_were_not_searched_for_have_no_distance():
-    _, axes = plt.subplots(1, 2, squeeze=False)
-    figures.retrieval(axes, [[picture()] * 2], [["cat"] * 2], np.full((1, 1), np.nan))
+def test_queries_that_were_not_searched_for_have_no_distance(draw):
+    axes, _ = draw([["cat"] * 2], np.full((1, 1), np.nan))
     assert axes[0][1].get_xlabel() == "cat\nnan"
 
 
-def test_long_class_names_stay_under_their_picture():
-    axes, _ = draw_retrieval([["American Staffordshire terrier", "cat"]], k=1)
+def test_long_class_names_stay_under_their_picture(draw):
+    axes, _ = draw([["American Staffordshire terrier", "cat"]])
     assert axes[0][0].get_xlabel() == "American Staffor…"
     figures.use_style()
-    fig, axes = figures.grid(1, 2)
-    figures.retrieval(axes, [[picture()] * 2], [["American Staffordshire terrier"] * 2], [[0.1]])
-    fig.canvas.draw()
+    _, axes = figures.grid(1, 2)
+    draw([["American Staffordshire terrier"] * 2], [[0.1]], axes)
     boxes = [ax.xaxis.label.get_window_extent() for ax in axes[0]]
     assert not boxes[0].overlaps(boxes[1])
 
 
-def test_class_names_are_shown_as_they_are():
+def test_class_names_are_shown_as_they_are(draw):
     """They are folder names, not formulas."""
     names = ["$x^^$", "a_b", "$5 to $9", "\\frac"]
-    axes, _ = draw_retrieval([names], names=[r"$\eta$"])
+    axes, _ = draw([names], names=[r"$\eta$"])
     for ax, name in zip(axes[0], names):
         assert any(name in text for text in texts(ax))
 
