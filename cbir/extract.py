@@ -123,7 +123,7 @@ class Describer:
     def fill(self, store: Store, path: Callable[[int], Path], shards: Sequence[slice], batch_size: int, workers: int | None = None) -> Iterator[slice]:
         """Describes the images `path(row)` of some shards (list of slice) into an open store; yields each shard when it is written."""
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            decoded = _ahead(pool, lambda row: self.decode(path(row)), (i for rows in shards for i in range(rows.start, rows.stop)), 2 * batch_size)
+            decoded = ahead(pool, lambda row: self.decode(path(row)), (i for rows in shards for i in range(rows.start, rows.stop)), 2 * batch_size)
             for rows in shards:
                 n, parts, kept = rows.stop - rows.start, [], []
                 state = np.full(n, "ok", dtype=object)
@@ -160,10 +160,10 @@ def default_batch(net: Network) -> int:
     return max(1, min(512, int(0.5 * torch.cuda.mem_get_info(net.device)[0] / each)))
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Like `map`, in order, with `ahead` results being worked on while the caller uses the present one."""
+def ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> Iterator[Result]:
+    """Like `map`, in order, with `n_ahead` results being worked on while the caller uses the present one."""
     items = iter(items)
-    futures = deque(pool.submit(function, item) for item in islice(items, ahead))
+    futures = deque(pool.submit(function, item) for item in islice(items, n_ahead))
     while futures:
         result = futures.popleft().result()
         futures.extend(pool.submit(function, item) for item in islice(items, 1))

@@ -262,6 +262,19 @@ def test_image_files_need_a_store_and_its_network(stores, tmp_path):
         cbir.search(stores[0], tmp_path / "nowhere.png", net=make_net())
 
 
+def test_image_files_for_a_store_made_with_crop(tmp_path):
+    """The network is found by the store's own account of it, input transform included."""
+    files = [write_image(tmp_path / "images" / f"{i}.png", seed=i) for i in range(3)]
+    net = cbir.load_network("embedded", device="cpu", crop=True)
+    store = cbir.extract(files, net, tmp_path / "st")
+    hits = cbir.search(store, [files[1]], k=1)
+    assert hits.indices.tolist() == [[1]]
+    np.testing.assert_allclose(hits.distances, 0, atol=1e-6)
+    stretched = cbir.load_network("embedded", device="cpu")
+    with pytest.raises(ValueError, match="another network"):
+        cbir.search(store, [files[1]], k=1, net=stretched)
+
+
 # ---- errors -----------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("options, message", [
