@@ -1,107 +1,143 @@
-"""Here is my picture: its nearest images in a store, by each descriptor, as a picture and as JSON."""
+"""Here is my picture: its nearest images in a store by each descriptor, drawn and as JSON."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from .. import figures, labels
-from ..common import AnyPath, Metric, did_you_mean
+from .. import figures
+from ..common import AnyPath, Metric, write_atomically
 from ..decoding import UnreadableImage, open_image
+from ..images import ImageSet
+from ..nearest import Hits
 from ..networks import Network
 from ..search import search
 from ..store import Store, open_store
-from ..zoo import load_network
+from ..zoo import network_of
 from . import project
-from .project import runs_folder
 from .run import Run
 
 
-def open_database(run: str = "embedded", store: AnyPath = "", weights: str | None = "") -> tuple[Store, Network]:
-    """The store of a run's database, or another one, and the network that made it: (`Store`, `Network`).
+def open_database(
+    run: str = "embedded", store: AnyPath = "", weights: str | None = ""
+) -> tuple[Store, Network]:
+    """Opens the store of a run's database, or another one, and loads the network that made it.
 
-    store: a path or URL; "": the run's. weights: as in `load_network`; "": the run's, else the default.
-    Raises FileNotFoundError for a run without descriptors, and what `open_store` and `load_network` raise.
+    Args:
+        run: a run's name, unused where `store` is given.
+        store: a path or URL; "": the run's.
+        weights: as in `load_network`; "": the run's, else the default.
+
+    Returns:
+        The store and its network.
+
+    Raises:
+        FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
     """
     if not store:
-        store = runs_folder() / run / "stores" / "database"
-        if not store.is_dir():
-            raise FileNotFoundError(f"no run {run!r} with descriptors in {runs_folder()}{did_you_mean(run, project.runs())}: run `cbir reproduce` first, "
-                                    f"or give a store; runs that have one: {', '.join(project.runs()) or 'none'}")
-        known = Run(run).metrics
-        made = known.get("parameters_of", {}).get("02_extraction") or known.get("parameters", {})
-        weights = made.get("weights", "default") if weights == "" else weights
-    store = open_store(store)
-    return store, load_network(store.network["name"], weights="default" if weights == "" else weights, crop="CenterCrop" in store.network["transform"],
-                               precision=store.network.get("precision", "float32"))
+        store = project.database_of(run)
+        if weights == "":
+            weights = _weights_of(run)
+    if weights == "":
+        weights = "default"
+    opened = open_store(store)
+    return opened, network_of(opened.network, weights=weights)
 
 
-def query(images: Iterable[AnyPath], store: Store, net: Network | None = None, descriptors: Iterable[str] = ("h", "eta_conv", "eta"), metric: Metric = "l1",
-          k: int = 5, folder: AnyPath = ".") -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes query_<stem>.png and query_<stem>.json into `folder` for every image.
+def _weights_of(run: str) -> str | None:
+    """The weights that notebook 02 was given."""
+    metrics = Run(run).metrics
+    by_notebook = metrics.get("parameters_of", {})
+    parameters = by_notebook.get("02_extraction") or metrics.get("parameters", {})
+    return parameters.get("weights", "default")
 
-    Returns (pictures, unreadable): the .png of every image (dict: file -> path), and what could not be read (dict: file -> reason).
 
-    images: files. store: an open store. net: the network that made it, default the one that the store names. k, metric: see `search`.
-    The JSON: {"file", "root" (the store's image folder), "metric", <descriptor>: [{"file", "label", "distance"}, ..] nearest first}.
-    A retrieved image that is no longer there keeps its place in both and is grey in the picture.
-    Raises ValueError as `search` does, and for a descriptor that the store does not have.
+def query(
+    images: Iterable[AnyPath],
+    store: Store,
+    net: Network | None = None,
+    descriptors: Iterable[str] = ("h", "eta_conv", "eta"),
+    metric: Metric = "l1",
+    k: int = 5,
+    folder: AnyPath = ".",
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Searches for images; writes query_<stem>.png and query_<stem>.json for each of them.
+
+    The JSON holds "file", "root" (the store's image folder), "metric" and, for every descriptor, a
+    list of {"file", "label", "distance"}, nearest first. A retrieved image that is no longer there
+    keeps its place in both, and is grey in the picture.
+
+    Args:
+        images: files.
+        store: an open store.
+        net: the network that made it, default the one that the store names.
+        descriptors: what is compared, see `search`.
+        metric: as in `search`.
+        k: images found for each.
+        folder: where the results go.
+
+    Returns:
+        The .png of every image (file -> path), and what could not be read (file -> reason).
+
+    Raises:
+        ValueError: the store does not have a descriptor; and what `search` raises.
     """
-    pictures, unreadable = {}, {}
+    readable: list[str] = []
+    unreadable: dict[str, str] = {}
     for file in dict.fromkeys(map(str, images)):
         try:
-            pictures[file] = np.asarray(open_image(file))
+            open_image(file)
         except UnreadableImage as error:
             unreadable[file] = str(error)
-    if not pictures:
+        else:
+            readable.append(file)
+    if not readable:
         return {}, unreadable
-    hits = search(store, list(pictures), list(descriptors), metric=metric, k=k, net=net)
+    hits = search(store, readable, list(descriptors), metric=metric, k=k, net=net)
+    queries = ImageSet(Path(), readable, [""] * len(readable))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
+    names: set[str] = set()
     written: dict[str, Path] = {}
-    for i, (file, picture) in enumerate(pictures.items()):
-        found = {d: [{"file": store.files[j], "label": store.labels[j], "distance": float(x)} for j, x in zip(h.indices[i], h.distances[i])]
-                 for d, h in hits.items()}
-        path = folder / _name(file, taken)
-        with plt.rc_context():
-            written[file] = path.with_name(f"{path.name}.png")
-            _draw(picture, found, store).savefig(written[file])
-            plt.close()
-        path.with_name(f"{path.name}.json").write_text(
-            json.dumps({"file": file, "root": str(store.root), "metric": metric, **found}, indent=1) + "\n", encoding="utf-8")
+    for row, file in enumerate(readable):
+        name = _unused_name(file, names)
+        names.add(name)
+        written[file] = folder / f"{name}.png"
+        _draw(queries, store, hits, row, written[file])
+        about: dict[str, object] = {"file": file, "root": str(store.root), "metric": metric}
+        for descriptor, found in hits.items():
+            about[descriptor] = _found(store, found, row)
+        write_atomically(folder / f"{name}.json", json.dumps(about, indent=1) + "\n")
     return written, unreadable
 
 
-def _draw(picture: NDArray[np.uint8], found: Mapping[str, Sequence[Mapping[str, Any]]], store: Store) -> Figure:
-    """The query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
-    figures.use_style()
-    fig, axes = figures.grid(len(found), 1 + max(map(len, found.values())), left=0.5)
-    figures.retrieval(axes, [[picture] + [_picture(store.root / hit["file"]) for hit in row] for row in found.values()],
-                      [[""] + [hit["label"] for hit in row] for row in found.values()],
-                      [[hit["distance"] for hit in row] for row in found.values()], names=[labels.symbol(d) for d in found])
-    return fig
+def _found(store: Store, hits: Hits, row: int) -> list[dict[str, str | float]]:
+    """What one query found, for the JSON."""
+    return [
+        {"file": store.files[j], "label": store.labels[j], "distance": float(distance)}
+        for j, distance in zip(hits.indices[row], hits.distances[row])
+    ]
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(open_image(path))
-    except UnreadableImage:
-        return np.full((8, 8, 3), 200, np.uint8)
+def _draw(queries: ImageSet, store: Store, hits: dict[str, Hits], row: int, path: Path) -> None:
+    """Saves a query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
+    k = max(found.indices.shape[1] for found in hits.values())
+    with plt.rc_context():
+        figures.use_style()
+        fig, axes = figures.grid(len(hits), 1 + k, left=0.5)
+        figures.retrieval(axes, queries, store, hits, rows=[row])
+        fig.savefig(path)
+        plt.close(fig)
 
 
-def _name(file: str, taken: set[str]) -> str:
-    """query_<stem>, fit for any file system, with a number where another image has that stem already."""
-    stem = name = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
-    n = 1
+def _unused_name(file: str, taken: set[str]) -> str:
+    """query_<stem>, fit for any file system, with a number where another image has that stem."""
+    stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
+    name = stem
+    number = 1
     while name in taken:
-        n += 1
-        name = f"{stem}_{n}"
-    taken.add(name)
+        number += 1
+        name = f"{stem}_{number}"
     return name
