@@ -6,13 +6,12 @@ import sys
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from cbir.common import ROOT
 
-TO_INSTALL = 'the site\'s builder is missing: make site, or pip install ".[site]"'
 for package in ("sphinx", "myst_nb", "furo"):
-    pytest.importorskip(package, reason=TO_INSTALL)
-bs4 = pytest.importorskip("bs4")
+    pytest.importorskip(package, reason='the site\'s builder is missing: pip install ".[site]"')
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a browser fetches by itself: {element: attribute}.
@@ -31,7 +30,7 @@ def site(tmp_path_factory):
 
 
 def parse(page):
-    return bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
 
 
 def alternative_texts(cells):
