@@ -1,12 +1,13 @@
 """A convolutional network as the paper sees it: block outputs y_1..y_N and codes y_{N+1}, y_{N+2}.
 
-`Network` makes one of any torch module, by the names of its submodules; zoo.py has those that are known by name.
+`Network` makes one of any torch module, by the names of its submodules. zoo.py has those that are
+known by name.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Self, TypedDict
 
 import numpy as np
@@ -18,19 +19,23 @@ from torchvision.transforms import v2 as T
 
 from .common import did_you_mean
 
+Device = str | torch.device
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+Note = Callable[[str, nn.Module, Any, torch.Tensor], None]  # name, submodule, its inputs, output
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 class Activations(NamedTuple):
-    """One forward pass: `ys` = [y_1..y_N], each (B, C_m, H_m, W_m); `codes` = [y_{N+1}, ..], each (B, D)."""
+    """One pass: ys = [y_1..y_N], each (B, C_m, H_m, W_m); codes = [y_{N+1}, ..], each (B, D)."""
 
     ys: list[torch.Tensor]
     codes: list[torch.Tensor]
 
 
 class Shapes(TypedDict):
-    """Shapes for one image: `blocks` [(C_1, H_1, W_1), ..], `codes` [D_1, ..]."""
+    """Shapes for one image: blocks [(C_1, H_1, W_1), ..] and codes [D_1, ..]."""
 
     blocks: list[tuple[int, ...]]
     codes: list[int]
@@ -39,90 +44,118 @@ class Shapes(TypedDict):
 class Network:
     """Any torch CNN with its tap points.
 
-    module: an `nn.Module` that takes (B, 3, H, W) float tensors; it is put in evaluation mode.
-    blocks: names of the submodules whose outputs are y_1..y_N: non-negative maps, each side a multiple of the last one's.
-    codes: names of the submodules whose outputs flatten to (B, D); may be empty.
-    transform: `PIL.Image` (RGB) -> (3, H, W) float tensor; default `resize_transform()`.
-    name: written into every store as provenance.
-    rectify: True for networks whose blocks do not end in a ReLU (residual sums, SiLU, GELU): the method counts neurons that are
-        active and weighs by how much, so that negative values of a block are set to 0. Codes stay as they are: L1 needs no sign.
-    trim: True for blocks whose sides are no whole multiple of the last one's: their last rows and columns are left out, down to
-        the largest whole multiple. Position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
-        squares of Eq. 11-12 stay where they belong.
+    Args:
+        module: takes (B, 3, H, W) float tensors; it is put in evaluation mode.
+        blocks: names of the submodules whose outputs are y_1..y_N: non-negative maps, each side a
+            multiple of the last one's.
+        codes: names of the submodules whose outputs flatten to (B, D); may be empty.
+        transform: an RGB image -> (3, H, W) float tensor; default `resize_transform()`.
+        name: written into every store as provenance.
+        rectify: sets negative values of blocks to 0, where they do not end in a ReLU (residual
+            sums, SiLU, GELU): the method counts active neurons. Codes stay: L1 needs no sign.
+        trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's.
+            Position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
+            squares of Eq. 11-12 stay where they belong.
 
-    Raises ValueError for a submodule that does not exist or no block at all.
+    Raises:
+        ValueError: a submodule does not exist, or there is no block.
     """
 
-    def __init__(self, module: nn.Module, blocks: Sequence[str], codes: Sequence[str] = (), transform: Transform | None = None,
-                 name: str = "custom", rectify: bool = False, trim: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: Sequence[str],
+        codes: Sequence[str] = (),
+        transform: Transform | None = None,
+        name: str = "custom",
+        rectify: bool = False,
+        trim: bool = False,
+    ) -> None:
         known = dict(module.named_modules())
         missing = [n for n in [*blocks, *codes] if n not in known]
         if missing:
-            raise ValueError(f"no such submodule: {missing}{did_you_mean(missing[0], known)}; this network has e.g. {[n for n in known if n][:8]}: "
-                             "module.named_modules() gives all")
+            raise ValueError(
+                f"no such submodule: {missing}{did_you_mean(missing[0], known)}; this network has "
+                f"e.g. {[n for n in known if n][:8]}: module.named_modules() gives all"
+            )
         if not blocks:
-            raise ValueError("a network needs at least one block: name the submodules whose outputs are y_1..y_N")
-        self.module = module.eval().to(memory_format=torch.channels_last)  # 1.4x on CPUs, and what GPUs prefer
-        self.blocks, self.codes = list(blocks), list(codes)
+            raise ValueError(
+                "a network needs at least one block: name the submodules whose outputs are y_1..y_N"
+            )
+        # channels_last: 1.4x on CPUs, and what GPUs prefer
+        self.module = module.eval().to(memory_format=torch.channels_last)
+        self.blocks = list(blocks)
+        self.codes = list(codes)
         self.transform = transform or resize_transform()
-        self.name, self.rectify, self.trim = name, rectify, trim
+        self.name = name
+        self.rectify = rectify
+        self.trim = trim
         self._overwritten: set[str] | None = None
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the weights are stored as."""
         return next((p.dtype for p in self.module.parameters()), torch.float32)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves the network to a device, its weights to a dtype; returns it."""
+    def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Moves the network to a device, its weights to a dtype, and returns it."""
         self.module.to(device=device, dtype=dtype)
         self.__dict__.pop("weights_hash", None)
         return self
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> Activations:
-        """(B, 3, H, W) float tensor -> `Activations`, by one forward pass without gradients."""
+        """Runs one forward pass without gradients: (B, 3, H, W) float -> `Activations`."""
         if self._overwritten is None:
             self._overwritten = self._find_overwritten(batch[:1])
-        taps: dict[str, torch.Tensor] = {}
         overwritten = self._overwritten
-        self._run(batch, [*self.blocks, *self.codes],
-                  lambda name, _module, out: taps.__setitem__(name, out.clone() if name in overwritten else out))
-        silent = [n for n in [*self.blocks, *self.codes] if n not in taps]
+        taps: dict[str, torch.Tensor] = {}
+
+        def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            taps[name] = output.clone() if name in overwritten else output
+
+        names = [*self.blocks, *self.codes]
+        self._run(batch, names, keep)
+        silent = [name for name in names if name not in taps]
         if silent:
-            raise ValueError(f"these submodules take no part in a forward pass: {silent}; name others")
-        ys, codes = [taps[n] for n in self.blocks], [taps[n].flatten(1) for n in self.codes]
+            raise ValueError(f"no forward pass reaches these submodules: {silent}; name others")
+        ys = [taps[name] for name in self.blocks]  # (B, C_m, H_m, W_m)
         if self.rectify:
             ys = [y.clamp_min(0) for y in ys]
         if self.trim:
-            last = ys[-1].shape[-2:]
-            rows, cols = ([y.shape[i] // last[i] * last[i] or None for y in ys] for i in (-2, -1))  # None: smaller, and refused later
-            ys = [y[..., :r, :c] for y, r, c in zip(ys, rows, cols)]
-        return Activations(ys, codes)
+            ys = [_trim(y, ys[-1]) for y in ys]
+        return Activations(ys, [taps[name].flatten(1) for name in self.codes])  # codes: (B, D)
 
-    def _run(self, batch: torch.Tensor, names: Sequence[str], note: Callable[[str, nn.Module, torch.Tensor], None]) -> None:
-        """A forward pass in which every named submodule reports: note(name, module, output)."""
-        submodules = dict(self.module.named_modules())
-        handles = [submodules[n].register_forward_hook(lambda m, _i, out, n=n: note(n, m, out)) for n in names]
+    def _run(self, batch: torch.Tensor, names: Sequence[str], note: Note) -> None:
+        """A forward pass in which every named submodule reports its output."""
+        batch = batch.to(self.device, self.dtype, non_blocking=True)
+        known = dict(self.module.named_modules())
+        handles = [known[name].register_forward_hook(partial(note, name)) for name in names]
         try:
-            self.module(batch.to(self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last))
+            self.module(batch.to(memory_format=torch.channels_last))
         finally:
             for handle in handles:
                 handle.remove()
 
     def _find_overwritten(self, batch: torch.Tensor) -> set[str]:
-        """Tap points whose output a later layer changes in place (an in-place ReLU, say): only these need a copy."""
+        """The taps that a later layer overwrites, as an in-place ReLU does: they need a copy."""
         taps: dict[str, tuple[torch.Tensor, int]] = {}
-        with torch.inference_mode(False), torch.no_grad():  # inference mode would not count the changes
-            self._run(batch.clone(), [*self.blocks, *self.codes], lambda name, _module, out: taps.update({name: (out, out._version)}))
-        return {name for name, (out, before) in taps.items() if out._version != before}
+
+        def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            taps[name] = (output, output._version)
+
+        with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
+            self._run(batch.clone(), [*self.blocks, *self.codes], keep)
+        return {name for name, (output, version) in taps.items() if output._version != version}
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over the names, shapes and bytes of all parameters and buffers (str, 64 hex digits)."""
+        """SHA-256 over the names, shapes and bytes of all parameters and buffers, 64 hex digits."""
         digest = hashlib.sha256()
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -130,7 +163,7 @@ class Network:
         return digest.hexdigest()
 
     def probe(self) -> torch.Tensor:
-        """A transformed image of noise, (1, 3, H, W): enough to find shapes and faults before the first real image."""
+        """A transformed image of noise, (1, 3, H, W): it shows shapes and faults beforehand."""
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
         return self.transform(Image.fromarray(noise))[None]
 
@@ -138,70 +171,125 @@ class Network:
     def shapes(self) -> Shapes:
         """Shapes for one image: {"blocks": [(C_1, H_1, W_1), ..], "codes": [D_1, ..]}.
 
-        Raises ValueError where a block gives no maps or negative ones: the method needs activations after their ReLU.
+        Raises:
+            ValueError: a block gives no maps or negative ones, as before a ReLU.
         """
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
             if y.ndim != 4:
-                raise ValueError(f"block {name!r} gives {tuple(y.shape)}, not maps (B, C, H, W): name it in `codes`, or a layer before it")
+                raise ValueError(
+                    f"block {name!r} gives {tuple(y.shape)}, not maps (B, C, H, W): "
+                    "name it in `codes`, or a layer before it"
+                )
             if y.min() < 0:
-                raise ValueError(f"block {name!r} gives negative activations: tap it after its ReLU, or pass rectify=True")
-        return {"blocks": [tuple(y.shape[1:]) for y in ys], "codes": [c.shape[1] for c in codes]}
+                raise ValueError(
+                    f"block {name!r} gives negative activations: "
+                    "tap it after its ReLU, or pass rectify=True"
+                )
+        return Shapes(blocks=[tuple(y.shape[1:]) for y in ys], codes=[c.shape[1] for c in codes])
 
     @cached_property
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Every convolution, pooling and linear layer in the order they run: (name, class name, shape of its output for one image).
+        """Every convolution, pooling and linear layer in the order they run.
 
-        Where a tap point is no such layer but follows one (its ReLU, its residual sum), the layer bears the tap point's name.
+        A layer is its name, its class's name and the shape of its output for one image. Where a
+        tap point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
         """
-        kinds = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
         taps = {*self.blocks, *self.codes}
-        found: list[tuple[str, str, tuple[int, ...]]] = []
+        layers: list[tuple[str, str, tuple[int, ...]]] = []
 
-        def note(name: str, module: nn.Module, output: torch.Tensor) -> None:
+        def note(name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             shape = tuple(output.shape[1:])
+            kinds = [kind.__name__ for kind in LAYERS if isinstance(module, kind)]
             if isinstance(module, nn.AdaptiveAvgPool2d) and name not in taps:
                 return  # VGG's does nothing at its own input size
-            if isinstance(module, kinds) or not found or found[-1][0] in taps:
-                found.append((name, next((k.__name__ for k in kinds if isinstance(module, k)), type(module).__name__), shape))
+            if kinds or not layers or layers[-1][0] in taps:
+                layers.append((name, [*kinds, type(module).__name__][0], shape))
             else:
-                found[-1] = name, found[-1][1], shape
+                layers[-1] = (name, layers[-1][1], shape)
 
+        modules = self.module.named_modules()
+        names = [name for name, module in modules if isinstance(module, LAYERS) or name in taps]
         with torch.inference_mode():
-            self._run(self.probe(), [n for n, m in self.module.named_modules() if isinstance(m, kinds) or n in taps], note)
-        return found
+            self._run(self.probe(), names, note)
+        return layers
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a descriptor depends on besides the image and the recipe (dict of str, lists)."""
-        return {"name": self.name, "weights_hash": self.weights_hash, "blocks": self.blocks, "codes": self.codes,
-                "transform": re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(self.transform).split())),  # no memory addresses
-                **{option: True for option in ("rectify", "trim") if getattr(self, option)},
-                **({"precision": str(self.dtype).removeprefix("torch.")} if self.dtype != torch.float32 else {})}
+        """What a descriptor depends on besides the image and the recipe: str, bool and lists."""
+        transform = " ".join(str(self.transform).split())
+        provenance: dict[str, Any] = {
+            "name": self.name,
+            "weights_hash": self.weights_hash,
+            "blocks": self.blocks,
+            "codes": self.codes,
+            "transform": re.sub(r" at 0x[0-9a-f]+", "", transform),  # no memory addresses
+        }
+        if self.rectify:
+            provenance["rectify"] = True
+        if self.trim:
+            provenance["trim"] = True
+        if self.dtype != torch.float32:
+            provenance["precision"] = str(self.dtype).removeprefix("torch.")
+        return provenance
 
 
-def resize_transform(size: int = 224, crop: bool = False, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
-                     interpolation: T.InterpolationMode = T.InterpolationMode.BILINEAR) -> Transform:
-    """The input transform: PIL image -> (3, size, size) float tensor, (x / 255 - mean) / std per channel.
+def _trim(y: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Maps cut to whole multiples of the last block's sides; smaller ones are left as they are."""
+    rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], last.shape[-2:]))
+    return y[..., :rows, :columns]
 
-    crop=False stretches the image to size x size, as the paper's evidence suggests; crop=True is torchvision's way for
-    ImageNet: the shorter side to size * 256 / 224, then the central square. mean, std: three numbers each, by default ImageNet's.
+
+def resize_transform(
+    size: int = 224,
+    crop: bool = False,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    interpolation: T.InterpolationMode = T.InterpolationMode.BILINEAR,
+) -> Transform:
+    """Makes the input transform: (x / 255 - mean) / std per channel.
+
+    Args:
+        size: side of the result.
+        crop: False stretches the image to a square, as the paper's evidence suggests. True is
+            torchvision's way for ImageNet: the shorter side to size * 256 / 224, then the central
+            square.
+        mean: three numbers, by default ImageNet's.
+        std: three numbers, by default ImageNet's.
+        interpolation: of the resize.
+
+    Returns:
+        A function: RGB image -> (3, size, size) float tensor.
     """
-    resize = [T.Resize(size * 256 // 224, interpolation), T.CenterCrop(size)] if crop else [T.Resize((size, size), interpolation)]
-    return T.Compose([*resize, T.ToImage(), T.ToDtype(torch.float32, scale=True), T.Normalize(list(mean), list(std))])
+    if crop:
+        resize = [T.Resize(size * 256 // 224, interpolation), T.CenterCrop(size)]
+    else:
+        resize = [T.Resize((size, size), interpolation)]
+    to_float = [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
+    return T.Compose([*resize, *to_float, T.Normalize(list(mean), list(std))])
 
 
 def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArray[np.uint8]:
-    """What the network saw: one transformed image, (3, H, W) float -> (H, W, 3) uint8 array.
+    """Shows what the network saw.
 
-    transform: the one that made it, whose `Normalize` is undone; without one, ImageNet's mean and standard deviation.
+    Args:
+        image: one transformed image, (3, H, W) float.
+        transform: the one that made it, whose `Normalize` is undone. Without one, ImageNet's mean
+            and standard deviation are.
+
+    Returns:
+        The picture, (H, W, 3) uint8.
     """
-    steps = [t for t in getattr(transform, "transforms", []) if isinstance(t, T.Normalize)]
-    mean, std = (steps[-1].mean, steps[-1].std) if steps else (IMAGENET_MEAN, IMAGENET_STD)
-    rgb = image.cpu().permute(1, 2, 0) * torch.tensor(std) + torch.tensor(mean)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    for step in getattr(transform, "transforms", []):
+        if isinstance(step, T.Normalize):
+            mean, std = step.mean, step.std
+    rgb = image.cpu().permute(1, 2, 0) * torch.tensor(std) + torch.tensor(mean)  # (H, W, 3)
     return (255 * rgb).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """A torch device by name; "auto" is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+def pick_device(device: Device = "auto") -> torch.device:
+    """A torch device by its name; "auto" is the GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
