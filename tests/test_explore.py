@@ -1,4 +1,7 @@
-"""The explorer without a page: against cbir.search, stores that were described by the other recipe, and literal loops."""
+"""The explorer without a browser.
+
+Against cbir.search, stores that were described by the other recipe, and literal loops.
+"""
 
 import os
 import subprocess
@@ -16,7 +19,15 @@ from cbir.explorer import serve as serving
 from cbir.explorer.engine import Explorer
 from cbir.explorer.serve import open_explorer, serve
 
-RECIPES = [{}, {"q": 0.05}, {"q": 0.12}, {"q": 0.2, "threshold": "relative"}, cbir.AS_RELEASED, {"q": 0.0}]
+WINDOWS = {"windows": "windows"}
+RECIPES = [
+    {},
+    {"q": 0.05},
+    {"q": 0.12},
+    {"q": 0.2, "threshold": "relative"},
+    cbir.AS_RELEASED,
+    {"q": 0.0},
+]
 
 
 @pytest.fixture
@@ -26,7 +37,8 @@ def net():
 
 @pytest.fixture
 def store(folder, net, tmp_path):
-    return cbir.extract(folder, net, tmp_path / "store", shard_size=4, q=0.05, extras={"windows": "windows", "mac": "mac", "low": {"q": 0.01}})
+    extras = WINDOWS | {"mac": "mac", "low": {"q": 0.01}}
+    return cbir.extract(folder, net, tmp_path / "store", shard_size=4, q=0.05, extras=extras)
 
 
 @pytest.fixture
@@ -40,16 +52,19 @@ def test_windows_are_the_means_that_any_recipe_starts_from(store, net):
     last = ys[-1].shape[-2:]
     expected = []
     for y in ys:
-        rows, cols = y.shape[-2] // last[0], y.shape[-1] // last[1]
-        expected += [y[0, c, rows * i:rows * i + rows, cols * j:cols * j + cols].mean().item()
-                     for c in range(y.shape[1]) for i in range(last[0]) for j in range(last[1])]
+        rows = y.shape[-2] // last[0]
+        cols = y.shape[-1] // last[1]
+        for c, i, j in np.ndindex(y.shape[1], *last):
+            window = y[0, c, rows * i : rows * (i + 1), cols * j : cols * (j + 1)]
+            expected.append(window.mean().item())
     np.testing.assert_allclose(store["windows"][0], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_finds_what_search_finds(explorer, store, net, metric):
+    descriptors = ["h", "eta_conv", "eta", "mac", "w_2", "h+mac"]
     for row in (0, 6):
-        found = explorer.find(explorer.look(row), ["h", "eta_conv", "eta", "mac", "w_2", "h+mac"], metric=metric, k=4)
+        found = explorer.find(explorer.look(row), descriptors, metric=metric, k=4)
         for d, (rows, distances) in found.items():
             exact = cbir.search(store, store[d][[row]], d, metric=metric, k=4)
             assert rows.tolist() == exact.indices[0].tolist() and rows[0] == row
@@ -57,18 +72,24 @@ def test_finds_what_search_finds(explorer, store, net, metric):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_any_recipe_gives_the_store_that_it_would_have_made(explorer, folder, net, tmp_path, recipe):
+def test_any_recipe_gives_the_store_that_it_would_have_made(
+    explorer, folder, net, tmp_path, recipe
+):
     other = cbir.extract(folder, net, tmp_path / "other", **recipe)
     row = 5
-    found = explorer.find(explorer.look(row), ["eta_conv", "eta", "w_3"], cbir.descriptors.check_recipe(**recipe), k=9)
+    recipe = cbir.descriptors.check_recipe(**recipe)
+    found = explorer.find(explorer.look(row), ["eta_conv", "eta", "w_3"], recipe, k=9)
     for d, (rows, distances) in found.items():
         exact = cbir.search(other, other[d][[row]], d, k=9)
         np.testing.assert_allclose(distances, exact.distances[0], atol=1e-6)
-        np.testing.assert_allclose(distances, np.abs(other[d][rows] - other[d][row]).mean(axis=1), atol=1e-6)
+        literal = np.abs(other[d][rows] - other[d][row]).mean(axis=1)
+        np.testing.assert_allclose(distances, literal, atol=1e-6)
 
 
 def test_a_store_without_windows_has_its_recipes_only(folder, net, tmp_path):
-    plain = Explorer(cbir.extract(folder, net, tmp_path / "plain", extras={"low": {"q": 0.01}}), net)
+    plain = Explorer(
+        cbir.extract(folder, net, tmp_path / "plain", extras={"low": {"q": 0.01}}), net
+    )
     look = plain.look(0)
     assert not plain.live and list(plain.recipes) == ["as_printed", "low"]
     low = cbir.extract(folder, net, tmp_path / "low", q=0.01)
@@ -95,36 +116,48 @@ def test_regions_against_the_paper_read_literally(explorer, recipe):
         y = y[0].numpy()
         side = y.shape[1] // y_N.shape[1]
         for i, j in np.ndindex(y.shape[1:]):
-            of = y_N[:, i // side, j // side]
-            on = of >= recipe["q"] if recipe["threshold"] == "absolute" else of > recipe["q"] * y_N.max()
+            column = y_N[:, i // side, j // side]
+            if recipe["threshold"] == "absolute":
+                on = column >= recipe["q"]
+            else:
+                on = column > recipe["q"] * y_N.max()
             count = on.sum() if recipe["counting"] == "count" else on.any()
             assert z[i, j] == count
             assert weighed[i, j] == pytest.approx(count * y[:, i, j].mean(), rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
-@pytest.mark.parametrize("descriptor, names", [("eta", ["w_1", "w_2", "w_3", "y_4"]), ("h", ["y_4"]), ("eta_conv", ["w_1", "w_2", "w_3"]), ("w_2+mac", ["w_2", "mac"])])
+@pytest.mark.parametrize(
+    "descriptor, names",
+    [
+        ("eta", ["w_1", "w_2", "w_3", "y_4"]),
+        ("h", ["y_4"]),
+        ("eta_conv", ["w_1", "w_2", "w_3"]),
+        ("w_2+mac", ["w_2", "mac"]),
+    ],
+)
 def test_parts_add_up_to_the_distance(explorer, store, metric, descriptor, names):
     shares = explorer.parts(explorer.look(0), 4, descriptor, metric=metric)
     assert sorted(shares.index) == sorted(names) and shares.sum() == pytest.approx(1)
+    power = 1 if metric == "l1" else 2
     rows = {name: store[name][[0, 4]].astype(float) for name in names}
+    a, b = store[descriptor][[0, 4]].astype(float)
+    total = (np.abs(a - b) ** power).sum()
     if metric == "cosine":
-        norms = np.sqrt(sum((r ** 2).sum(axis=1) for r in rows.values()))
+        norms = np.sqrt(sum((r**2).sum(axis=1) for r in rows.values()))
         rows = {name: r / norms[:, None] for name, r in rows.items()}
-        whole = store[descriptor][[0, 4]].astype(float)
-        total = 2 * (1 - whole[0] @ whole[1] / np.linalg.norm(whole[0]) / np.linalg.norm(whole[1]))
-    else:
-        total = (np.abs(store[descriptor][0].astype(float) - store[descriptor][4]) ** (1 if metric == "l1" else 2)).sum()
+        total = 2 * (1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     for name in names:
-        part = (np.abs(rows[name][0] - rows[name][1]) ** (1 if metric == "l1" else 2)).sum()
+        part = (np.abs(rows[name][0] - rows[name][1]) ** power).sum()
         assert shares[name] == pytest.approx(part / total, abs=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_no_distance_has_no_parts(explorer, metric):
     look = explorer.look(0)
-    same = look._replace(arrays={name: torch.from_numpy(array[[0]]) for name, array in explorer.store.arrays.items()})
-    shares = explorer.parts(same, 0, metric=metric)
+    arrays = explorer.store.arrays
+    same = {name: torch.from_numpy(array[[0]]) for name, array in arrays.items()}
+    shares = explorer.parts(look._replace(arrays=same), 0, metric=metric)
     assert len(shares) == 4 and (shares == 0).all()
 
 
@@ -182,23 +215,27 @@ def test_a_store_by_parameter_and_pictures_of_ones_own(tmp_path, monkeypatch):
         write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
         write_image(tmp_path / "mine" / f"{i}.jpg", seed=9 + i)
     cbir.extract(tmp_path / "images", cbir.load_network(), tmp_path / "store")
-    explorer, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"))
+    store = str(tmp_path / "store")
+    explorer, pictures = open_explorer(cbir.Run("other"), store=store)
     assert len(explorer.store) == 3 and pictures.files == explorer.store.files
-    _, pictures = open_explorer(cbir.Run("other"), store=str(tmp_path / "store"), pictures=str(tmp_path / "mine"))
+    mine = str(tmp_path / "mine")
+    _, pictures = open_explorer(cbir.Run("other"), store=store, pictures=mine)
     assert pictures.files == ["0.jpg", "1.jpg", "2.jpg"]
     with pytest.raises(FileNotFoundError, match="no run 'other'"):
         open_explorer(cbir.Run("other"))
 
 
 def test_pages_draw_what_the_explorer_finds(explorer, store):
-    """The page's HTML, without a browser: rank, class, distance and reasons of what was found; a file that vanished is grey."""
+    """The page's HTML: rank, class, distance and reasons; a file that vanished is grey."""
     from cbir.explorer.page import Page
+
     page = Page(explorer, store, ("h", "eta"), k=3)
     assert page.results.html.count("<button") == 6
     for d, (rows, distances) in explorer.find(explorer.look(0), ["h", "eta"], k=3).items():
         for rank, (row, x) in enumerate(zip(rows, distances)):
             card = page.results.html.split(f'data-key="{d} {rank}"')[1].split("</button>")[0]
-            assert f"<span>{store.labels[row]}</span><span>{round(x, 6):.4g}</span>" in card
+            shown = f"<span>{store.labels[row]}</span><span>{round(x, 6):.4g}</span>"
+            assert shown in card
     page._clicked(None, {"key": "h 2"}, [])
     assert page.selected == ("h", 2) and "rank 3" in page.reasons.html
     for key in ("h 7", "eta_conv 0", "", None, "h"):
@@ -208,7 +245,8 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
     page.q.value = 0.1
     assert page.results.html != before
     page.recipe.value = cbir.AS_RELEASED
-    assert page.q.max == 1 and page.asked == cbir.AS_RELEASED and "rank" in page.reasons.html
+    assert page.q.max == 1 and page.asked == cbir.AS_RELEASED
+    assert "rank" in page.reasons.html
     for button in page.chosen.values():
         button.value = False
     assert "no descriptor is chosen" in page.message.html
@@ -220,7 +258,8 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
     explorer._looks.cache_clear()
     page.thumbnail.cache_clear()
     page._guarded(page._clicked)(None, {"key": "eta 1"}, [])
-    assert "cannot be read any more" in page.message.html and page.reasons.html == "" and page.results.html.count("<button") == 3
+    assert "cannot be read any more" in page.message.html
+    assert page.reasons.html == "" and page.results.html.count("<button") == 3
     store.path(row).write_bytes(picture)
     page._guarded(page._clicked)(None, {"key": "eta 1"}, [])
     assert "cbir-message" not in page.message.html and "rank 2" in page.reasons.html
@@ -228,14 +267,18 @@ def test_pages_draw_what_the_explorer_finds(explorer, store):
 
 def test_nothing_changes_where_a_search_fails(explorer, store):
     from cbir.explorer.page import Page
+
     page = Page(explorer, store, ("eta",), k=3)
-    shown = page.query.html, page.results.html, page.reasons.html
+    shown = (page.query.html, page.results.html, page.reasons.html)
     page.chosen["eta"].value = False
     page.name.value = store.files[5]
-    assert "no descriptor" in page.message.html and (page.query.html, page.results.html, page.reasons.html) == shown and page.name.value == ""
+    assert "no descriptor" in page.message.html and page.name.value == ""
+    assert (page.query.html, page.results.html, page.reasons.html) == shown
     page.chosen["eta"].value = True
     page.name.value = store.files[2]
-    assert f"{store.files[2].split('/')[1]} cannot be read" in page.message.html and (page.query.html, page.results.html) == shown[:2]
+    name = store.files[2].split("/")[1]
+    assert f"{name} cannot be read" in page.message.html
+    assert (page.query.html, page.results.html) == shown[:2]
     for _ in range(20):
         page._guarded(page._drawn)(page.another)
         assert "cbir-message" not in page.message.html
@@ -243,20 +286,26 @@ def test_nothing_changes_where_a_search_fails(explorer, store):
 
 def test_small_stores_and_networks_without_codes(folder, tmp_path):
     from cbir.explorer.page import Page
+
     net = make_net(codes=())
     store = cbir.extract(cbir.list_images(folder)[[0, 1, 2]], net, tmp_path / "small", q=0.05)
     page = Page(Explorer(store, net), store, k=5)
-    assert list(page.found) == ["eta_conv", "eta"] and page.results.html.count("<button") == 4 and "cbir-message" not in page.message.html
+    assert list(page.found) == ["eta_conv", "eta"]
+    assert page.results.html.count("<button") == 4 and "cbir-message" not in page.message.html
     store = cbir.extract(cbir.list_images(folder)[[2, 7]], net, tmp_path / "none")
     assert "can be read" in Page(Explorer(store, net), store).message.html
 
 
-@pytest.mark.parametrize("recipe, most", [({"q": 7.5}, 15), (cbir.AS_RELEASED, 1), ({"q": 0.05}, 5)], ids=str)
-def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe, most):
+@pytest.mark.parametrize(
+    "recipe, largest", [({"q": 7.5}, 15), (cbir.AS_RELEASED, 1), ({"q": 0.05}, 5)], ids=str
+)
+def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe, largest):
     from cbir.explorer.page import Page
-    store = cbir.extract(folder, net, tmp_path / "other", extras={"windows": "windows", "low": {"q": 9.0}}, **recipe)
+
+    extras = WINDOWS | {"low": {"q": 9.0}}
+    store = cbir.extract(folder, net, tmp_path / "other", extras=extras, **recipe)
     page = Page(Explorer(store, net), store, ("eta",), k=2)
-    assert page.q.max == most and page.searched == store.recipe
+    assert page.q.max == largest and page.searched == store.recipe
     page.recipe.value = cbir.descriptors.check_recipe(q=9.0)
     assert (page.q.value, page.q.max, page.searched["q"]) == (9.0, 18, 9.0)
     page.recipe.value = cbir.AS_RELEASED
@@ -265,6 +314,7 @@ def test_the_slider_holds_the_stores_own_threshold(folder, net, tmp_path, recipe
 
 def test_sums_and_extras_with_a_parts_name(folder, net, tmp_path):
     from cbir.explorer.page import Page
+
     store = cbir.extract(folder, net, tmp_path / "named", q=0.05, extras={"w_mac": "mac"})
     explorer = Explorer(store, net)
     assert sorted(explorer.parts(explorer.look(0), 4).index) == ["w_1", "w_2", "w_3", "y_4"]
@@ -276,10 +326,13 @@ def test_sums_and_extras_with_a_parts_name(folder, net, tmp_path):
 
 def test_half_precision_networks_are_0_from_themselves_by_every_recipe(folder, tmp_path):
     net = make_net().to(dtype=torch.bfloat16)
-    store = cbir.extract(folder, net, tmp_path / "half", batch_size=1, q=0.05, extras={"windows": "windows", "low": {"q": 0.01}})
+    extras = WINDOWS | {"low": {"q": 0.01}}
+    store = cbir.extract(folder, net, tmp_path / "half", batch_size=1, q=0.05, extras=extras)
     explorer = Explorer(store, net)
     for q in (0.05, 0.01, 0.1):
-        rows, distances = explorer.find(explorer.look(5), ["eta_conv"], cbir.descriptors.check_recipe(q=q), k=1)["eta_conv"]
+        recipe = cbir.descriptors.check_recipe(q=q)
+        found = explorer.find(explorer.look(5), ["eta_conv"], recipe, k=1)
+        rows, distances = found["eta_conv"]
         assert rows.tolist() == [5] and distances[0] < 1e-7
 
 
@@ -288,10 +341,12 @@ def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
     for i in range(3):
         write_image(tmp_path / "images" / "a" / f"{i}.png", seed=i)
-    images, net = cbir.list_images(tmp_path / "images"), cbir.load_network()
+    images = cbir.list_images(tmp_path / "images")
+    net = cbir.load_network()
     monkeypatch.setattr("cbir.explorer.serve.load_images", lambda profile: (images, images))
     run = cbir.Run("embedded")
-    full = cbir.extract(images, net, run.path / "stores" / "database", shard_size=2, extras={"windows": "windows"})
+    path = run.path / "stores" / "database"
+    full = cbir.extract(images, net, path, shard_size=2, extras=WINDOWS)
     full._state[2:] = np.array([""], dtype=object)  # as if it had been interrupted
     assert not full.described.all()
     explorer, pictures = open_explorer(run)
@@ -300,32 +355,51 @@ def test_an_interrupted_description_goes_on(monkeypatch, tmp_path):
 
 def test_a_page_says_that_a_plain_store_does_not_follow_q(folder, net, tmp_path):
     from cbir.explorer.page import Page
-    page = Page(Explorer(cbir.extract(folder, net, tmp_path / "plain"), net), cbir.open_store(tmp_path / "plain"), ("eta",), k=2)
+
+    store = cbir.extract(folder, net, tmp_path / "plain")
+    page = Page(Explorer(store, net), cbir.open_store(tmp_path / "plain"), ("eta",), k=2)
     assert "cbir-note" not in page.results.html
-    found, regions = page.found["eta"][1].tolist(), page.reasons.html
+    distances = page.found["eta"][1].tolist()
+    reasons = page.reasons.html
     page.q.value = 0.1
-    assert "cbir-note" in page.results.html and page.found["eta"][1].tolist() == found and page.reasons.html != regions
+    assert "cbir-note" in page.results.html and page.found["eta"][1].tolist() == distances
+    assert page.reasons.html != reasons
 
 
-@pytest.mark.parametrize("content, buffers, message", [
-    ({"name": "a.png", "size": 10}, [b"no picture"], "cannot be read"), ({"name": "a.png", "size": 10 ** 9}, [], "1000.0 MB"),
-    ({"name": "a.png", "size": 5}, [bytes(10_000_001)], "more than 10 MB"), ({"name": "a", "size": 0}, [b""], "empty file"),
-    ({"name": "a", "size": 1, "failed": True}, [], "could not read"), ({}, [], "more than"), ({"name": "<b>", "size": 3}, [b"abc"], "&lt;b&gt;")])
+@pytest.mark.parametrize(
+    "content, buffers, message",
+    [
+        ({"name": "a.png", "size": 10}, [b"no picture"], "cannot be read"),
+        ({"name": "a.png", "size": 10**9}, [], "1000.0 MB"),
+        ({"name": "a.png", "size": 5}, [bytes(10_000_001)], "more than 10 MB"),
+        ({"name": "a", "size": 0}, [b""], "empty file"),
+        ({"name": "a", "size": 1, "failed": True}, [], "could not read"),
+        ({}, [], "more than"),
+        ({"name": "<b>", "size": 3}, [b"abc"], "&lt;b&gt;"),
+    ],
+)
 def test_bad_uploads_are_told_and_the_page_goes_on(explorer, store, content, buffers, message):
     from cbir.explorer.page import Page
+
     page = Page(explorer, store, ("eta",), k=2)
     before = page.results.html
     page._guarded(page._uploaded)(page.upload, content, buffers)
-    assert message in page.message.html and page.results.html == before and "<b>" not in page.message.html
-    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(path := store.root.parent / "good.png")
-    page._guarded(page._uploaded)(page.upload, {"name": "good.png", "size": 9}, [path.read_bytes()])
-    assert "cbir-message" not in page.message.html and "good.png" in page.query.html and page.results.html != before
+    assert message in page.message.html and page.results.html == before
+    assert "<b>" not in page.message.html
+    path = store.root.parent / "good.png"
+    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(path)
+    good = {"name": "good.png", "size": 9}
+    page._guarded(page._uploaded)(page.upload, good, [path.read_bytes()])
+    assert "cbir-message" not in page.message.html
+    assert "good.png" in page.query.html and page.results.html != before
 
 
 def test_names_and_labels_cannot_become_html(net, tmp_path):
     from cbir.explorer.page import Page
+
+    hostile = tmp_path / "images" / "<script>alert(1)<"
     for i in range(3):
-        write_image(tmp_path / "images" / "<script>alert(1)<" / f'"><img src=x onerror=alert({i})>.png', seed=i)
+        write_image(hostile / f'"><img src=x onerror=alert({i})>.png', seed=i)
     store = cbir.extract(tmp_path / "images", net, tmp_path / "store")
     page = Page(Explorer(store, net), store, ("eta",), k=2)
     for html in (page.results.html, page.reasons.html, page.query.html):
@@ -334,22 +408,31 @@ def test_names_and_labels_cannot_become_html(net, tmp_path):
 
 def test_serving_checks_first_and_takes_paths_as_typed(folder, net, tmp_path, monkeypatch):
     launched = []
-    monkeypatch.setattr("voila.app.Voila.launch_instance", lambda **options: launched.append(options))
+    monkeypatch.setattr("voila.app.Voila.launch_instance", lambda **given: launched.append(given))
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("JUPYTER_PATH", "")
     monkeypatch.chdir(tmp_path)
-    for wrong, error in [(("typo", {}), FileNotFoundError), (("mine", {"store": "nowhere"}), FileNotFoundError), (("mine", {"stor": "x"}), ValueError),
-                         (("mine", {"store": "store", "pictures": "nowhere"}), FileNotFoundError)]:
+    for run, parameters, error in [
+        ("typo", {}, FileNotFoundError),
+        ("mine", {"store": "nowhere"}, FileNotFoundError),
+        ("mine", {"stor": "x"}, ValueError),
+        ("mine", {"store": "store", "pictures": "nowhere"}, FileNotFoundError),
+    ]:
         cbir.extract(folder, net, tmp_path / "store")
         with pytest.raises(error):
-            serve(*wrong)
+            serve(run, parameters)
         assert not launched and not (tmp_path / "runs").exists()
     serve("mine", {"store": "store", "k": 7}, port=0)
     [options] = launched
     notebook = nbformat.read(options["argv"][0], as_version=4)
-    given = "\n".join(c.source for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
-    assert f'store = "{tmp_path / "store"}"' in given and "k = 7" in given and 'run_name = "mine"' in given
-    assert not [c for c in notebook.cells if "static" in c.metadata.get("tags", [])] and any("Page(" in c.source for c in notebook.cells)
+
+    def source(tag):
+        return "\n".join(c.source for c in notebook.cells if tag in c.metadata.get("tags", []))
+
+    given = source("injected-parameters")
+    assert f'store = "{tmp_path / "store"}"' in given and "k = 7" in given
+    assert 'run_name = "mine"' in given
+    assert not source("static") and any("Page(" in cell.source for cell in notebook.cells)
     assert options["config"].Voila.ip == "127.0.0.1" and not options["config"].Voila.auto_token
     serve("mine", {"store": "store"}, host="0.0.0.0", port=0)
     assert launched[1]["config"].Voila.auto_token
