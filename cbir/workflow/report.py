@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..common import write_atomically
 from ..descriptors import RECIPES
-from ..evaluation import COLOR
+from ..evaluation import HISTOGRAM_DISTANCE, measure
 from ..labels import NAMES, plain_name
 from ..store import find_store
 from .run import Run
@@ -257,7 +257,8 @@ def result_groups(metrics: Metrics) -> list[Group]:
 
 def _is_main(record: Record) -> bool:
     """Whether a result is one of the paper's notebooks'."""
-    return record["metric"].startswith("same ") or record["metric"] == COLOR
+    metric = record["metric"]
+    return metric.startswith("same ") or metric == HISTOGRAM_DISTANCE
 
 
 def _group(title: str, prefix: str, records: Iterable[Record]) -> Group:
@@ -299,7 +300,7 @@ def _leaders(metric: str, row: Mapping[str, Mean]) -> tuple[list[str], list[str]
     known = {descriptor: m for descriptor, m in row.items() if math.isfinite(m.mean)}
     if not known:
         return [], []
-    better = min if metric == COLOR else max
+    better = min if measure(metric).better == "less" else max
     top = better(known.values(), key=lambda m: m.mean)
     best = [descriptor for descriptor, m in known.items() if m.mean == top.mean]
     overlapping = [descriptor for descriptor, m in known.items() if m.overlaps(top)]
@@ -310,8 +311,7 @@ def number(metric: str, x: float, sign: str = "") -> str:
     """A value of a metric as text, with one digit more than the notebooks print."""
     if not math.isfinite(x):
         return "–"
-    digits = 4 if "distance" in metric else 3
-    return f"{x:{sign}.{digits}f}"
+    return f"{x:{sign}.{measure(metric).digits + 1}f}"
 
 
 # ---- the run in two sentences -------------------------------------------------------------------
