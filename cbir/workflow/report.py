@@ -300,7 +300,7 @@ def _leaders(metric: str, row: Mapping[str, Mean]) -> tuple[list[str], list[str]
     known = {descriptor: m for descriptor, m in row.items() if math.isfinite(m.mean)}
     if not known:
         return [], []
-    better = min if measure(metric).better == "less" else max
+    better = min if measure(metric).best == "min" else max
     top = better(known.values(), key=lambda m: m.mean)
     best = [descriptor for descriptor, m in known.items() if m.mean == top.mean]
     overlapping = [descriptor for descriptor, m in known.items() if m.overlaps(top)]
