@@ -1,7 +1,9 @@
-"""The metadata of notebooks as they are committed: `python notebooks/tidy.py [--check] notebooks/*.ipynb`.
+"""The metadata of notebooks as they are committed: `notebooks/tidy.py [--check] notebooks/*.ipynb`.
 
-Sources, outputs, execution counts, cell ids and tags stay as they are. Kernel and language are named as on any machine; what editors and runs
-leave behind (versions, timings, widgets' states, what was collapsed) goes. With --check nothing is written: it exits with 1 where something would change.
+Sources, outputs, execution counts, cell ids and tags stay as they are. Kernel and language are
+named as on any machine. What editors and runs leave behind goes: versions, timings, widgets'
+states, what was collapsed. With --check nothing is written: it exits with 1 where something would
+change.
 """
 
 import sys
@@ -10,7 +12,13 @@ from pathlib import Path
 import nbformat
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "nbconvert_exporter": "python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
 
 
 def tidy(text: str) -> str:
@@ -23,15 +31,22 @@ def tidy(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    files = [Path(a) for a in arguments if a != "--check"]
-    changed = [file for file in files if file.read_text(encoding="utf-8") != tidy(file.read_text(encoding="utf-8"))]
-    for file in changed:
-        if "--check" in arguments:
+    """Tidies files, or only names them with --check; returns the exit status."""
+    check = "--check" in arguments
+    files = [Path(argument) for argument in arguments if argument != "--check"]
+    untidy = 0
+    for file in files:
+        before = file.read_text(encoding="utf-8")
+        after = tidy(before)
+        if before == after:
+            continue
+        untidy += 1
+        if check:
             print(f"{file}: metadata to tidy: python notebooks/tidy.py {file}")
         else:
-            file.write_text(tidy(file.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+            file.write_text(after, encoding="utf-8", newline="\n")
             print(f"{file}: metadata tidied")
-    return 1 if changed and "--check" in arguments else 0
+    return 1 if check and untidy else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""The committed notebooks: executed in full, by the standard kernel, with one parameters cell, and clean."""
+"""The committed notebooks: executed in full, with one parameters cell each, and clean."""
 
 import json
 import re
+import subprocess
 
 import nbformat
 import papermill
 import pytest
 import yaml
+from compare_outputs import texts
 
 from cbir.cli import PAPER
 from cbir.common import ROOT
@@ -27,10 +29,18 @@ def test_the_papers_notebooks_are_there():
     assert set(PAPER) <= {p.stem for p in NOTEBOOKS}
 
 
+def outputs(notebook):
+    found = []
+    for cell in code_cells(notebook):
+        found += cell.outputs
+    return found
+
+
 def test_every_cell_was_executed_in_order_without_error(notebook):
     """A cell without stored execution would be compared with nothing."""
-    assert [c.execution_count for c in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
-    assert not [o for c in code_cells(notebook) for o in c.outputs if o.output_type == "error"]
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert "error" not in {output.output_type for output in outputs(notebook)}
 
 
 def test_one_parameters_cell_with_a_comment_on_each(notebook):
@@ -47,19 +57,38 @@ def test_metadata_and_size(notebook, request):
 
 def test_every_picture_has_an_alternative_text(notebook):
     """Figures by `Run.show` or `figures.show`, other pictures by IPython's `Image`."""
-    shown = [(kind, o.metadata.get(kind, {}).get("alt", "")) for c in code_cells(notebook) for o in c.outputs if "data" in o for kind in o.data if kind.startswith("image/")]
-    assert shown and all(len(alt) > 20 for _, alt in shown)
-    assert not [c.id for c in code_cells(notebook) if "plt.show" in c.source or "save_figure" in c.source]
+    lengths = []
+    for output in outputs(notebook):
+        for kind in output.get("data", {}):
+            if kind.startswith("image/"):
+                lengths.append(len(output.metadata.get(kind, {}).get("alt", "")))
+    assert lengths and min(lengths) > 20
+    for cell in code_cells(notebook):
+        assert "plt.show" not in cell.source and "save_figure" not in cell.source
 
 
 def test_no_paths_progress_bars_or_warnings_in_the_outputs(notebook):
-    texts = [o.get("text", "") + "".join(v if isinstance(v, str) else "" for k, v in o.get("data", {}).items() if k.startswith("text/"))
-             for c in code_cells(notebook) for o in c.outputs]
-    assert not [t for t in texts if re.search(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\|it/s|%\||Warning)", t)]
-    assert not [o for c in code_cells(notebook) for o in c.outputs if o.get("name") == "stderr"]
+    unwanted = re.compile(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\|it/s|%\||Warning)")
+    for output in outputs(notebook):
+        assert output.get("name") != "stderr"
+        for kind, text in texts(output).items():
+            assert not unwanted.search(text), kind
 
 
-@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_only_parameters_that_exist(profile):
-    known = set().union(*(papermill.inspect_notebook(str(p)) for p in NOTEBOOKS))
+    known = set()
+    for path in NOTEBOOKS:
+        known |= set(papermill.inspect_notebook(str(path)))
     assert set(yaml.safe_load(profile.read_text(encoding="utf-8"))) <= known
+
+
+def test_every_notebook_is_executed_by_the_tests():
+    """The paper's by tests/test_reproduce.py, the others by nbval."""
+    dry_run = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True)
+    (command,) = [line for line in dry_run.stdout.splitlines() if "-m pytest" in line]
+    for path in NOTEBOOKS:
+        assert (f"notebooks/{path.name}" in command.split()) == (path.stem not in PAPER)
