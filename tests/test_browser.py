@@ -40,7 +40,7 @@ def world(tmp_path_factory):
     net = cbir.load_network(device="cpu")
     store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
     (folder / "tmp").mkdir()
-    return folder, cbir.explorer.engine.Explorer(store, net)
+    return folder, cbir.Explorer(store, net)
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,12 @@ def test_another_descriptor_is_a_click_away(page, world):
     _, explorer = world
     page.get_by_role("button", name="w₁", exact=True).click()
     page.get_by_role("button", name="h", exact=True).click()
-    page.wait_for_function("document.querySelectorAll('.cbir-row').length == 3 && document.body.innerText.includes('w₁')")
-    names = list(shown(page))
-    assert names == ["η̃", "η", "w₁"]
+    page.wait_for_function(
+        """names => [...document.querySelectorAll('section:has(.cbir-row) h2')]
+        .map(title => title.innerText).join() == names""",
+        arg="η̃,η,w₁",
+    )
+    assert list(shown(page)) == ["η̃", "η", "w₁"]
     assert shown(page)["η"] == expected(explorer, explorer.look(0))["η"]
     page.get_by_role("button", name="w₁", exact=True).click()
     page.get_by_role("button", name="h", exact=True).click()
