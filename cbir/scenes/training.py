@@ -1,4 +1,4 @@
-"""Training the embedded network: VGG16's layout at an eighth of the width, on the object class of rendered scenes alone."""
+"""Training the embedded network: a slim VGG16, on the object class of rendered scenes alone."""
 
 from typing import Any
 
@@ -12,37 +12,60 @@ from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
 from ..common import Split
-from ..networks import IMAGENET_MEAN, IMAGENET_STD, pick_device
+from ..networks import IMAGENET_MEAN, IMAGENET_STD, Device, pick_device
 from ..zoo import slim_vgg16
-from .catalog import CLASSES, render, sample_scenes
+from .catalog import CLASSES, render_scenes, sample_scenes
+
+HALF_SIZE_SHARE = 0.7  # of the epochs, which see the scenes at half their size
 
 
-def train_slim_vgg16(n_scenes: int = 3000, n_validation: int = 300, epochs: int = 10, batch_size: int = 32, lr: float = 2e-3, seed: int = 0,
-                     device: str | torch.device = "auto") -> tuple[nn.Sequential, pd.DataFrame]:
-    """Train the embedded network from scratch: (model, history).
+def train_slim_vgg16(
+    n_scenes: int = 3000,
+    n_validation: int = 300,
+    epochs: int = 10,
+    batch_size: int = 32,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: Device = "auto",
+) -> tuple[nn.Sequential, pd.DataFrame]:
+    """Trains the embedded network from scratch on scenes that it renders.
 
-    Renders its own scenes (splits "training" and "validation"). Augmentation: mirror images, and any order of the three colour
-    channels, so that a class is not known by its colours. The first 70 % of the epochs see the scenes at half their size, which
-    costs a quarter of the time (progressive resizing); validation is at full size throughout. Cross-entropy, AdamW, one-cycle
-    schedule, batch norm while training; the model returned has its batch norms folded into the convolutions.
-    history: DataFrame with epoch, loss and the accuracy on the validation scenes.
+    Augmentation: mirror images, and any order of the three colour channels, so that a class is not
+    known by its colours. The first epochs see the scenes at half their size, which costs a quarter
+    of the time (progressive resizing); validation is at full size throughout. Cross-entropy, AdamW,
+    one-cycle schedule, and batch norms, which are folded into the convolutions at the end.
+
+    Args:
+        n_scenes: of the split "training".
+        n_validation: of the split "validation".
+        epochs: passes over the training scenes.
+        batch_size: scenes a step.
+        lr: the highest learning rate.
+        seed: of the scenes, the first weights and the order.
+        device: as in `load_network`.
+
+    Returns:
+        The model, and a table with a row an epoch: epoch, loss, accuracy on the validation scenes.
     """
     device = pick_device(device)
-    images, labels = _scenes(n_scenes, seed, "training")
-    held_out = _scenes(n_validation, seed, "validation")
+    images, labels = _load_scenes(n_scenes, seed, "training")
+    held_out = _load_scenes(n_validation, seed, "validation")
     torch.manual_seed(seed)
-    model = slim_vgg16(len(CLASSES), batch_norm=True).to(device).to(memory_format=torch.channels_last)
+    model = slim_vgg16(len(CLASSES), batch_norm=True)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02)
     steps = len(images) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * steps)
-    history = []
+    history: list[dict[str, Any]] = []
     with tqdm(total=epochs * steps * batch_size, desc="training", unit=" images") as bar:
         for epoch in range(1, epochs + 1):
             model.train()
             losses = []
-            for rows in torch.randperm(len(images))[:steps * batch_size].split(batch_size):
-                x = augment(to_batch(images[rows.numpy()], device))
-                x = nn.functional.avg_pool2d(x, 2) if epoch <= 0.7 * epochs else x
+            shuffled = torch.randperm(len(images))[: steps * batch_size]
+            for rows in shuffled.split(batch_size):
+                x = augment(to_batch(images[rows.numpy()], device))  # (B, 3, H, W)
+                if epoch <= HALF_SIZE_SHARE * epochs:
+                    x = nn.functional.avg_pool2d(x, 2)
                 loss = nn.functional.cross_entropy(model(x), labels[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
@@ -50,24 +73,49 @@ def train_slim_vgg16(n_scenes: int = 3000, n_validation: int = 300, epochs: int 
                 schedule.step()
                 losses.append(loss.item())
                 bar.update(batch_size)
-            history.append({"epoch": epoch, "loss": np.mean(losses), "accuracy": accuracy(model, *held_out)})
+            right = accuracy(model, *held_out)
+            history.append({"epoch": epoch, "loss": np.mean(losses), "accuracy": right})
             bar.set_postfix(history[-1])
     return fold_batch_norm(model), pd.DataFrame(history)
 
 
-def accuracy(model: nn.Module, images: NDArray[np.uint8], labels: ArrayLike | torch.Tensor, batch_size: int = 64) -> float:
-    """Share of images (n, H, W, 3) uint8 that the model, put in evaluation mode, gives their label (n,) int."""
+def accuracy(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    labels: ArrayLike | torch.Tensor,
+    batch_size: int = 64,
+) -> float:
+    """Measures the share of images that a model gives their label.
+
+    Args:
+        model: the classifier; it is put in evaluation mode.
+        images: (n, H, W, 3) uint8.
+        labels: (n,) int.
+        batch_size: images in a forward pass.
+
+    Returns:
+        The share, 0 to 1.
+    """
     model.eval()
     device = next(model.parameters()).device
-    labels = torch.as_tensor(labels)
+    answers = []
     with torch.inference_mode():
-        right = [(model(to_batch(images[i:i + batch_size], device)).argmax(1).cpu() == labels[i:i + batch_size]).sum()
-                 for i in range(0, len(images), batch_size)]
-    return float(sum(right) / len(images))
+        for start in range(0, len(images), batch_size):
+            batch = to_batch(images[start : start + batch_size], device)
+            answers.append(model(batch).argmax(1).cpu())
+    right = torch.cat(answers) == torch.as_tensor(labels)
+    return float(right.sum() / len(images))
 
 
 def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
-    """The same function without batch norms: each is folded into the convolution before it. Works on `slim_vgg16`'s layout."""
+    """Folds each batch norm of a `slim_vgg16` into the convolution before it.
+
+    Args:
+        model: it is changed.
+
+    Returns:
+        The model: the same function, in VGG16's plain layout.
+    """
     features: Any = model.eval().features
     plain: list[Any] = []
     for layer in features:
@@ -79,21 +127,40 @@ def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
     return model
 
 
-def to_batch(images: NDArray[np.uint8], device: str | torch.device = "cpu") -> torch.Tensor:
-    """(n, H, W, 3) uint8 array -> (n, 3, H, W) float tensor, normalised as `resize_transform` does."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+def to_batch(images: NDArray[np.uint8], device: Device = "cpu") -> torch.Tensor:
+    """Normalises pictures as `resize_transform` does.
+
+    Args:
+        images: (n, H, W, 3) uint8.
+        device: where the batch goes.
+
+    Returns:
+        The batch, (n, 3, H, W) float.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    x = x.permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
     return normalize(x, IMAGENET_MEAN, IMAGENET_STD).contiguous(memory_format=torch.channels_last)
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
-    """Every other image mirrored, every image's channels in an order of its own. (n, 3, H, W) -> the same shape."""
-    orders = torch.stack([torch.randperm(3) for _ in x]).to(x.device)
+    """Mirrors every other image, and reorders every image's channels.
+
+    Args:
+        x: (n, 3, H, W).
+
+    Returns:
+        The images, (n, 3, H, W).
+    """
+    orders = torch.stack([torch.randperm(3) for _ in x]).to(x.device)  # (n, 3)
     x = x[torch.arange(len(x), device=x.device)[:, None], orders]
     mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
     return torch.where(mirrored, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
 
-def _scenes(n: int, seed: int, split: Split) -> tuple[NDArray[np.uint8], torch.Tensor]:
+def _load_scenes(n: int, seed: int, split: Split) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    """Pictures (n, 224, 224, 3) and the numbers of their classes (n,)."""
     scenes = sample_scenes(n, seed, split)
-    blocks = [render(scenes[i:i + 64]) for i in tqdm(range(0, n, 64), desc=f"{split} scenes", unit=" blocks")]
+    blocks = []
+    for start in tqdm(range(0, n, 64), desc=f"{split} scenes", unit=" blocks"):
+        blocks.append(render_scenes(scenes[start : start + 64]))
     return np.concatenate(blocks), torch.tensor([CLASSES.index(c) for c in scenes["class"]])
