@@ -7,7 +7,7 @@ from conftest import make_net, write_image
 from PIL import Image
 
 import cbir
-from cbir.evaluation import COLOR
+from cbir.evaluation import HISTOGRAM_DISTANCE as COLOR
 
 GRAYS = {"database/cat/0.png": 0, "database/cat/1.png": 100, "database/dog/2.png": 100, "database/dog/3.png": 200, "queries/cat/a.png": 100,
          "queries/cow/b.png": 0, "queries/dog/c.png": 200}
