@@ -29,35 +29,44 @@ def say(capsys, *words):
     return *capsys.readouterr(), code
 
 
-# ---- help -------------------------------------------------------------------------------------------------------------------
+# ---- help ---------------------------------------------------------------------------------------
 
 def test_help_tells_the_story_and_lists_every_command(capsys):
     out, _, code = say(capsys, "--help")
     assert code == 0 and "runs/<name>/" in out and "report.html" in out
     commands = re.findall(r"^    (\w+)  ", out, re.M)
     assert {"reproduce", "evidence", "sweep", "query", "parameters"} <= set(commands)
-    assert all(f"cbir {first}" in out for first in ("reproduce ", "reproduce --profile folder", "query photo.jpg"))
+    for first in ("reproduce ", "reproduce --profile folder", "query photo.jpg"):
+        assert f"cbir {first}" in out
 
 
 @pytest.mark.parametrize("command", ["reproduce", "evidence", "sweep", "query", "parameters"])
 def test_examples_of_the_help_are_commands_that_exist(command, capsys):
     """Every example is understood, and every name in it is known."""
     out, _, _ = say(capsys, command, "--help")
-    examples = [shlex.split(re.split(r" {3,}|  +(?=\w+ )", line.strip())[0]) for line in out.split("examples:")[1].splitlines() if line.startswith("  cbir ")]
+    examples = []
+    for line in out.split("examples:")[1].splitlines():
+        if line.startswith("  cbir "):
+            words, *_ = re.split(r" {3,}|  +(?=\w+ )", line.strip())
+            examples.append(shlex.split(words))
     assert len(examples) >= 2 and all(example[:2] == ["cbir", command] for example in examples)
+    selected = cli.PAPER if command == "reproduce" else cli.EVIDENCE
     for example in examples:
         args = cli._parser().parse_args(example[1:])
         if command in ("reproduce", "evidence"):
-            project.check_names(args.profile, [name for name, _ in args.parameter], cli.PAPER if command == "reproduce" else cli.EVIDENCE)
+            project.check_names(args.profile, [name for name, _ in args.parameter], selected)
         if command == "sweep":
             assert (ROOT / args.file).is_file()
 
 
 def test_the_sweep_of_the_help_is_one(capsys, tmp_path):
     out, _, _ = say(capsys, "sweep", "--help")
-    (tmp_path / "grid.yaml").write_text(out[out.index("  profile: folder"):].replace("\n  ", "\n").strip())
-    assert set(yaml.safe_load((tmp_path / "grid.yaml").read_text())) == {"profile", "parameters", "grid"}
-    assert len(read_sweep(tmp_path / "grid.yaml").cells) == 6
+    _, rest = out.split("  profile: folder")
+    text = "profile: folder" + rest.replace("\n  ", "\n").rstrip()
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(text)
+    assert set(yaml.safe_load(text)) == {"profile", "parameters", "grid"}
+    assert len(read_sweep(grid).cells) == 6
 
 
 def test_profiles_are_described_in_the_help(capsys):
@@ -71,19 +80,21 @@ def test_version(capsys):
 
 
 def test_python_m_cbir():
-    done = subprocess.run([sys.executable, "-m", "cbir", "--version"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "cbir", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == f"cbir {cbir.__version__}\n"
 
 
-# ---- parameters -------------------------------------------------------------------------------------------------------------
+# ---- parameters ---------------------------------------------------------------------------------
 
 def test_parameters_are_those_of_the_notebooks():
     """Read without papermill, which takes seconds, they are what papermill finds."""
     from papermill import inspect_notebook
+
     for name in project.notebooks():
-        known = project.parameters(name)
-        assert known and {k: p.comment for k, p in known.items()} == {
-            k: about["help"].strip() for k, about in inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb")).items()}
+        comments = {k: parameter.comment for k, parameter in project.parameters(name).items()}
+        known = inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
+        assert comments and comments == {k: about["help"].strip() for k, about in known.items()}
     assert project.parameters("03_retrieval")["k"] == (5, "images retrieved for a query")
     with pytest.raises(ValueError, match="no notebook '99_none'"):
         project.parameters("99_none")
@@ -108,14 +119,14 @@ def parameters_cell(tmp_path, monkeypatch):
 
 
 def test_parameters_of_every_shape_are_read(parameters_cell):
-    source = '''# what it needs
+    source = """# what it needs
 a = "#1"    # ends a line, "#" and all
 b = [1,
      None]  # over two lines
 c = -0.5
 
 d=True # close by
-'''
+"""
     assert parameters_cell(source) == {
         "a": ("#1", 'ends a line, "#" and all'),
         "b": ([1, None], "over two lines"),
@@ -142,32 +153,52 @@ def test_a_line_that_is_no_parameter_is_not_dropped(parameters_cell, line, said)
 
 def test_parameters_are_listed(capsys):
     out, _, _ = say(capsys, "parameters")
-    assert {line.split()[0] for line in out.splitlines() if line[0] != " "} == {
-        p for name in project.notebooks() for p in project.parameters(name)} - {"run_name"}
-    assert say(capsys, "parameters", "k", "depth")[0].startswith("k                   5            images retrieved for a query [03 05 ")
+    known = {"run_name"}
+    for notebook in project.notebooks():
+        known |= project.parameters(notebook).keys()
+    listed = {line.split()[0] for line in out.splitlines() if line[0] != " "}
+    assert listed == known - {"run_name"}
+    first, _, _ = say(capsys, "parameters", "k", "depth")
+    assert first.startswith(f"{'k':<20}{'5':<13}images retrieved for a query [03 05 ")
 
 
-# ---- slips of the pen -------------------------------------------------------------------------------------------------------
+# ---- slips of the pen ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize("words, said", [
-    ("reprodce", "did you mean 'reproduce'?"),
-    ("query photo.jpg --metric cosin", "did you mean 'cosine'?"),
-    ("query photo.jpg --mtric cosine", "did you mean '--metric'?"),
-    ("reproduce --profil embedded --scheduler", "expected one argument"),
-])
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("reprodce", "did you mean 'reproduce'?"),
+        ("query photo.jpg --metric cosin", "did you mean 'cosine'?"),
+        ("query photo.jpg --mtric cosine", "did you mean '--metric'?"),
+        ("reproduce --profil embedded --scheduler", "expected one argument"),
+    ],
+)
 def test_misspelt_commands_and_options(words, said, capsys):
     _, err, code = say(capsys, *words.split())
     assert code == 2 and said in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("words, said", [
-    ("reproduce --profile foldr", "unknown profile 'foldr' (did you mean 'folder'?): choose one of 'embedded', "),
-    ("reproduce -p metrc l1", "a parameter 'metrc' (did you mean 'metric'?): `cbir parameters` lists"),
-    ("reproduce -p cutoffs 1", "a parameter 'cutoffs', but 05_evidence: see `cbir parameters cutoffs`"),
-    ("reproduce -p run_name mine", "named by --name"),
-    ("parameters metrc", "did you mean 'metric'?"),
-    ("query photo.jpg --run embeded", "no run 'embeded'"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "reproduce --profile foldr",
+            "unknown profile 'foldr' (did you mean 'folder'?): choose one of 'embedded', ",
+        ),
+        (
+            "reproduce -p metrc l1",
+            "a parameter 'metrc' (did you mean 'metric'?): `cbir parameters` lists",
+        ),
+        (
+            "reproduce -p cutoffs 1",
+            "a parameter 'cutoffs', but 05_evidence: see `cbir parameters cutoffs`",
+        ),
+        ("reproduce -p run_name mine", "named by --name"),
+        ("parameters metrc", "did you mean 'metric'?"),
+        ("query photo.jpg --run embeded", "no run 'embeded'"),
+    ],
+)
 def test_unknown_names(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
     _, _, code = say(capsys, *words.split())

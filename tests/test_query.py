@@ -17,75 +17,110 @@ def store(folder, tiny_net, tmp_path):
     return cbir.extract(folder, tiny_net, tmp_path / "store")
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def test_json_is_what_search_finds(store, folder, tiny_net, tmp_path):
     images = [folder / "dog" / "09.png", write_image(tmp_path / "new.jpg", seed=99)]
-    assert query(images, store, tiny_net, ("h", "eta"), "l2", 3, tmp_path / "out") [1] == {}
+    out = tmp_path / "out"
+    _, unreadable = query(images, store, tiny_net, ("h", "eta"), "l2", 3, out)
+    assert unreadable == {}
     for i, image in enumerate(images):
-        found = json.loads((tmp_path / "out" / f"query_{image.stem}.json").read_text(encoding="utf-8"))
-        assert found.pop("file") == str(image) and found.pop("root") == str(folder) and found.pop("metric") == "l2"
+        found = read_json(out / f"query_{image.stem}.json")
+        about = [found.pop(key) for key in ("file", "root", "metric")]
+        assert about == [str(image), str(folder), "l2"]
         assert list(found) == ["h", "eta"]
-        for d, hits in found.items():
-            expected = cbir.search(store, images, descriptor=d, metric="l2", k=3, net=tiny_net)
-            assert [store.files.index(hit["file"]) for hit in hits] == expected.indices[i].tolist()
+        for descriptor, hits in found.items():
+            expected = cbir.search(store, images, descriptor, metric="l2", k=3, net=tiny_net)
+            rows = [store.files.index(hit["file"]) for hit in hits]
+            assert rows == expected.indices[i].tolist()
             assert [hit["distance"] for hit in hits] == expected.distances[i].tolist()
-            assert [hit["label"] for hit in hits] == [hit["file"].split("/")[0] for hit in hits]
-    first = json.loads((tmp_path / "out" / "query_09.json").read_text(encoding="utf-8"))
-    assert first["eta"][0] == {"file": "dog/09.png", "label": "dog", "distance": pytest.approx(0, abs=1e-6)}  # a batch rounds otherwise
+            classes = [hit["file"].split("/")[0] for hit in hits]
+            assert [hit["label"] for hit in hits] == classes
+    nearest = read_json(out / "query_09.json")["eta"][0]
+    almost_0 = pytest.approx(0, abs=1e-6)  # a batch rounds otherwise
+    assert nearest == {"file": "dog/09.png", "label": "dog", "distance": almost_0}
 
 
 def test_picture_shows_query_and_hits(store, folder, tiny_net, tmp_path):
-    """Every descriptor's row begins with the query; a query of one colour is found again by looking for it."""
+    """Every descriptor's row begins with the query; a query of one colour is found by it."""
     Image.new("RGB", (30, 30), (10, 200, 30)).save(tmp_path / "green.png")
     query([tmp_path / "green.png"], store, tiny_net, k=2, folder=tmp_path)
     picture = np.asarray(Image.open(tmp_path / "query_green.png").convert("RGB")).astype(int)
-    green = (np.abs(picture - (10, 200, 30)).sum(axis=2) < 6)
-    rows, columns = (np.flatnonzero(np.diff((green.sum(axis=axis) > 60).astype(int)) == 1) for axis in (1, 0))  # where a square begins
-    assert len(rows) == 3 and len(columns) == 1 and columns[0] < picture.shape[1] / 3
+    green = np.abs(picture - (10, 200, 30)).sum(axis=2) < 6
+
+    def beginnings(axis):  # where a square begins
+        crossed = green.sum(axis=axis) > 60
+        return np.flatnonzero(np.diff(crossed.astype(int)) == 1)
+
+    columns = beginnings(0)
+    assert len(beginnings(1)) == 3 and len(columns) == 1 and columns[0] < picture.shape[1] / 3
 
 
 def test_unreadable_images_are_named_and_the_others_served(store, folder, tiny_net, tmp_path):
-    names = [folder / "cat" / "02.png", tmp_path / "missing.jpg", folder / "cat" / "01.png"]
-    _, unreadable = query(names, store, tiny_net, k=1, folder=tmp_path / "out")
-    assert unreadable == {str(names[0]): unreadable[str(names[0])], str(names[1]): "no regular file"} and "not an image" in unreadable[str(names[0])]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["query_01.json", "query_01.png"]
+    text, missing = folder / "cat" / "02.png", tmp_path / "missing.jpg"
+    images = [text, missing, folder / "cat" / "01.png"]
+    _, unreadable = query(images, store, tiny_net, k=1, folder=tmp_path / "out")
+    assert list(unreadable) == [str(text), str(missing)]
+    assert "not an image" in unreadable[str(text)]
+    assert unreadable[str(missing)] == "no regular file"
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["query_01.json", "query_01.png"]
 
 
 def test_a_retrieved_image_may_be_gone(store, folder, tiny_net, tmp_path):
     (folder / "dog" / "09.png").rename(tmp_path / "09.png")
-    assert query([tmp_path / "09.png"], store, tiny_net, k=1, folder=tmp_path) [1] == {}
-    assert json.loads((tmp_path / "query_09.json").read_text(encoding="utf-8"))["h"][0]["file"] == "dog/09.png"
+    _, unreadable = query([tmp_path / "09.png"], store, tiny_net, k=1, folder=tmp_path)
+    assert unreadable == {}
+    assert read_json(tmp_path / "query_09.json")["h"][0]["file"] == "dog/09.png"
 
 
 def test_names_of_results_fit_and_differ(store, tiny_net, tmp_path):
-    names = [tmp_path / "a" / "x\ny $z$.png", tmp_path / "b" / "x\ny $z$.png", tmp_path / ("ü" * 100 + ".png")]
-    assert query([write_image(n) for n in names], store, tiny_net, k=1, folder=tmp_path / "out") [1] == {}
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.json")) == ["query_x_y_z_.json", "query_x_y_z__2.json", f"query_{'ü' * 50}.json"]
+    stems = ["a/x\ny $z$", "b/x\ny $z$", "ü" * 100]
+    images = [write_image(tmp_path / f"{stem}.png") for stem in stems]
+    _, unreadable = query(images, store, tiny_net, k=1, folder=tmp_path / "out")
+    assert unreadable == {}
+    written = sorted(path.stem for path in (tmp_path / "out").glob("*.json"))
+    assert written == ["query_x_y_z_", "query_x_y_z__2", "query_" + "ü" * 50]
 
 
 def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
-    image = folder / "cat" / "00.png"
+    image = str(folder / "cat" / "00.png")
     with pytest.raises(SystemExit, match="no run 'embedded'.*run `cbir reproduce` first"):
-        cli.main(["query", str(image)])
+        cli.main(["query", image])
     assert not (tmp_path / "runs").exists()
     net = cbir.load_network("embedded", weights=None, device="cpu", crop=True)
-    cbir.extract(folder, net, tmp_path / "runs" / "embedded" / "stores" / "database")
+    database = tmp_path / "runs" / "embedded" / "stores" / "database"
+    cbir.extract(folder, net, database)
     cbir.Run("embedded").record(parameters={"weights": "none"})
-    cli.main(["query", str(image), "-k", "3", "--output", str(tmp_path / "a")])
-    cli.main(["query", str(image), "-k", "3", "--output", str(tmp_path / "b"), "--weights", "none", "--descriptor", "eta", "--metric", "cosine",
-              "--store", str(tmp_path / "runs" / "embedded" / "stores" / "database")])
-    a, b = (json.loads((tmp_path / f / "query_00.json").read_text(encoding="utf-8")) for f in "ab")
-    assert [*a][3:] == ["h", "eta_conv", "eta"] and len(a["h"]) == 3 and [*b][3:] == ["eta"] and b["metric"] == "cosine"
+    a, b, c = (tmp_path / name for name in "abc")
+    cli.main(["query", image, "-k", "3", "--output", str(a)])
+    options = "--weights none --descriptor eta --metric cosine".split()
+    cli.main(["query", image, "-k", "3", "--output", str(b), "--store", str(database), *options])
+    by_run, by_store = (read_json(folder / "query_00.json") for folder in (a, b))
+    assert [*by_run][3:] == ["h", "eta_conv", "eta"] and len(by_run["h"]) == 3
+    assert [*by_store][3:] == ["eta"] and by_store["metric"] == "cosine"
     with pytest.raises(SystemExit) as stop:
-        cli.main(["query", str(tmp_path / "no\nsuch.png"), str(image), "--output", str(tmp_path / "c")])
-    assert "no\\nsuch.png" in stop.value.code and "no regular file" in stop.value.code and (tmp_path / "c" / "query_00.png").is_file()
+        cli.main(["query", str(tmp_path / "no\nsuch.png"), image, "--output", str(c)])
+    assert "no\\nsuch.png" in stop.value.code and "no regular file" in stop.value.code
+    assert (c / "query_00.png").is_file()
 
 
-@pytest.mark.parametrize("args, message", [(["-k", "12"], "k = 12 is out of range"), (["--descriptor", "zeta"], "unknown descriptor 'zeta'"),
-                                           (["--store", "nowhere"], "no descriptor store at nowhere")])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["-k", "12"], "k = 12 is out of range"),
+        (["--descriptor", "zeta"], "unknown descriptor 'zeta'"),
+        (["--store", "nowhere"], "no descriptor store at nowhere"),
+    ],
+)
 def test_mistakes_get_one_clear_sentence(folder, tmp_path, monkeypatch, args, message):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
-    cbir.extract(folder, cbir.load_network("embedded", device="cpu"), tmp_path / "runs" / "embedded" / "stores" / "database")
+    net = cbir.load_network("embedded", device="cpu")
+    cbir.extract(folder, net, tmp_path / "runs" / "embedded" / "stores" / "database")
+    image = str(folder / "cat" / "00.png")
     with pytest.raises(SystemExit) as stop:
-        cli.main(["query", str(folder / "cat" / "00.png"), "--output", str(tmp_path), *args])
+        cli.main(["query", image, "--output", str(tmp_path), *args])
     assert message in stop.value.code

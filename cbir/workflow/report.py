@@ -281,8 +281,8 @@ def _cells(metric: str, row: Mapping[str, Mean]) -> dict[str, Cell]:
     for descriptor, m in row.items():
         at: list[float | None] = []
         for x in (m.low, m.mean, m.high):
-            share = (x - lowest) / (highest - lowest or 1)
-            at.append(round(2 + 96 * share, 1) if math.isfinite(x) else None)
+            place = 2 + 96 * (x - lowest) / (highest - lowest or 1)
+            at.append(round(place, 1) if math.isfinite(x) else None)
         is_difference = m.verdict is not None
         cells[descriptor] = Cell(
             value=m,
