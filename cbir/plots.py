@@ -1,7 +1,8 @@
-"""Figures that compare descriptors, drawn on the axes that they are given. No function here computes a result."""
+"""Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,119 +15,223 @@ from matplotlib.transforms import Bbox
 from .figures import SMALL, Panels
 from .labels import color, is_part, marker, plain_name, symbol
 
+LONG_NAME = 7  # characters: panels with a longer name than that have slanted names
 
-def intervals(axes: Panels, table: pd.DataFrame, of: str | None = None) -> Panels:
-    """Means over all queries with their 95 % intervals, one panel a metric. The points of variants ("eta, whitened") are empty.
+# Where a name may stand, in points from the point that it names: close to it, or further away at
+# the end of a line.
+_AROUND = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
+_FURTHER_AROUND = [*_AROUND, (0.4, 1.2), (0.4, -1.2), (-0.4, 1.2), (-0.4, -1.2)]
+CLOSE = [(5 * x, 5 * y) for x, y in _AROUND]
+FAR = [(r * x, r * y) for r, (x, y) in itertools.product((12, 20, 30, 42), _FURTHER_AROUND)]
 
-    axes: as many as metrics; table: DataFrame with columns metric, descriptor, mean, low, high. of: the descriptor whose colour and marker
-    all have, where the column names something else, such as the recipes that it was made by.
+
+def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) -> Panels:
+    """Draws means with their 95 % intervals, one panel a metric, one point a descriptor.
+
+    The points of variants ("eta, whitened") are empty.
+
+    Args:
+        axes: as many as metrics.
+        table: columns metric, descriptor, mean, low, high, as `means` gives them.
+        drawn_as: the descriptor whose colour and marker all points have, where the column names
+            something else, such as the recipes that it was made by.
+
+    Returns:
+        axes.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
-            shade = color(of or row.descriptor)
-            ax.errorbar(x, row.mean, [[row.mean - row.low], [row.high - row.mean]], fmt=marker(of or row.descriptor), markersize=3.5, capsize=2.5, linewidth=1,
-                        color=shade, markerfacecolor="white" if "," in row.descriptor else shade)
-        slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(len(plain_name(d)) for d in rows.descriptor) > 7 else {}
-        ax.set_xticks(range(len(rows)), [symbol(d) for d in rows.descriptor], **slant)
+            drawn = drawn_as or row.descriptor
+            point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
+            if "," in row.descriptor:
+                point["markerfacecolor"] = "white"
+            ends = [[row.mean - row.low], [row.high - row.mean]]
+            ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
+        ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
+        if rows.descriptor.map(plain_name).str.len().max() > LONG_NAME:
+            plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
     return axes
 
 
-def plane(ax: Axes, table: pd.DataFrame, line: str = "Pareto front") -> Axes:
-    """Descriptors in a plane of two metrics: a point with both intervals each, its name beside it, and a line along the Pareto front.
+def plane(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Draws descriptors in a plane of two metrics, a line along the Pareto front.
 
-    table: DataFrame with columns descriptor, x, x_low, x_high, y, y_low, y_high and front (bool); x is better to the right, y downwards.
-    Points on the front are filled. Names are placed where they cover no point and no other name, as far as there is room.
+    A descriptor is a point with both intervals, its name beside it; points on the front are filled.
+    Names cover no point and no other name, as far as there is room.
+
+    Args:
+        ax: x is better to the right, y downwards.
+        table: columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool), as
+            `class_color_plane` gives them.
+
+    Returns:
+        ax.
     """
     front = table[table.front].sort_values("x")
-    ax.step(front.x, front.y, where="pre", color="#BBBBBB", linewidth=1, zorder=1, label=line)
+    line = {"color": "#BBBBBB", "linewidth": 1, "label": "Pareto front"}
+    ax.step(front.x, front.y, where="pre", zorder=1, **line)
     for row in table.itertuples():
         shade = color(row.descriptor)
-        ax.errorbar(row.x, row.y, [[row.y - row.y_low], [row.y_high - row.y]], [[row.x - row.x_low], [row.x_high - row.x]], fmt=marker(row.descriptor),
-                    markersize=4, color=shade, ecolor=to_rgba(shade, 0.35), elinewidth=0.8, markerfacecolor=shade if row.front else "white")
+        ax.errorbar(
+            row.x,
+            row.y,
+            [[row.y - row.y_low], [row.y_high - row.y]],
+            [[row.x - row.x_low], [row.x_high - row.x]],
+            fmt=marker(row.descriptor),
+            markersize=4,
+            color=shade,
+            markerfacecolor=shade if row.front else "white",
+            ecolor=to_rgba(shade, 0.35),
+            elinewidth=0.8,
+        )
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     ax.locator_params(nbins=6)
-    _name(ax, table)
+    _name_points(ax, table)
     return ax
 
 
-def _name(ax: Axes, table: pd.DataFrame) -> None:
-    """Names beside points: of the places around each, nearest first, the one that covers least of other points, names and the lines that lead to them."""
-    ax.figure.draw_without_rendering()  # the layout decides what covers what
-    near = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
-    places = [(5 * x, 5 * y) for x, y in near] + [(r * x, r * y) for r in (12, 20, 30, 42) for x, y in [*near, (0.4, 1.2), (0.4, -1.2), (-0.4, 1.2), (-0.4, -1.2)]]
-    points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(table[["x", "y"]])]
-    names, lines = [], []
-    for i, row in enumerate(table.itertuples()):
-        def write(place: tuple[float, float], **arrow: Any) -> Annotation:
-            text = ax.annotate(symbol(row.descriptor), (row.x, row.y), place, textcoords="offset points", fontsize=SMALL,
-                               ha=("right", "center", "left")[int(np.sign(place[0])) + 1], va="bottom" if place[1] > 0 else "top", **arrow)
-            text.set_in_layout(False)
-            return text
+class _Spot(NamedTuple):
+    """Where a name may stand."""
 
-        costs, found, taken = [], [], [*names, *points[:i], *points[i + 1:]]
-        for n, place in enumerate(places):
-            text = write(place)
+    offset: tuple[float, float]
+    box: Bbox  # what it covers
+    line: list[Bbox]  # what the line to its point covers
+
+
+def _name_points(ax: Axes, table: pd.DataFrame) -> None:
+    """Writes every point's name where it covers least, as close as possible."""
+    ax.figure.draw_without_rendering()  # the layout decides what covers what
+    centers = ax.transData.transform(table[["x", "y"]])
+    points = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in centers]
+    names: list[Bbox] = []
+    lines: list[Bbox] = []
+    for i, row in enumerate(table.itertuples()):
+        taken = [*names, *points[:i], *points[i + 1 :]]
+        spots = []
+        costs = []
+        for offset in [*CLOSE, *FAR]:
+            text = _write(ax, row, offset)
             box = text.get_window_extent()
             text.remove()
-            line = _along(points[i], box) if n >= len(near) else []
-            cost = sum(_shared(box, other) for other in [*taken, *lines]) + sum(_shared(piece, other) for piece in line for other in taken)
-            costs.append(cost + box.width * box.height - _shared(box, ax.bbox))
-            found.append((box, line))
-        best = int(np.argmin(np.round(costs)))
-        names.append(found[best][0])
-        lines += found[best][1]
-        write(places[best], **({"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}} if found[best][1] else {}))
+            line = _along(points[i], box) if offset in FAR else []
+            outside = box.width * box.height - _shared([box], [ax.bbox])
+            costs.append(_shared([box], [*taken, *lines]) + _shared(line, taken) + outside)
+            spots.append(_Spot(offset, box, line))
+        best = spots[np.argmin(np.round(costs))]
+        _write(ax, row, best.offset, with_line=best.offset in FAR)
+        names.append(best.box)
+        lines += best.line
+
+
+def _write(ax: Axes, row: Any, offset: tuple[float, float], with_line: bool = False) -> Annotation:
+    """A name beside its point, which does not count in the layout of the figure."""
+    x, y = offset
+    side = {-1: "right", 0: "center", 1: "left"}[int(np.sign(x))]
+    grow = "bottom" if y > 0 else "top"
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL}
+    if with_line:
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA"}
+        style["arrowprops"] = line | {"shrinkA": 0, "shrinkB": 2}
+    name = symbol(row.descriptor)
+    text = ax.annotate(name, (row.x, row.y), offset, ha=side, va=grow, **style)
+    text.set_in_layout(False)
+    return text
 
 
 def _along(a: Bbox, b: Bbox) -> list[Bbox]:
     """Small boxes along the line between the middles of two."""
-    start, end = ((box.p0 + box.p1) / 2 for box in (a, b))
-    return [Bbox.from_bounds(*(start + t * (end - start) - 2), 4, 4) for t in np.linspace(0.2, 0.8, 10)]
+    start = (a.p0 + a.p1) / 2
+    end = (b.p0 + b.p1) / 2
+    corners = [start + t * (end - start) - 2 for t in np.linspace(0.2, 0.8, 10)]
+    return [Bbox.from_bounds(x, y, 4, 4) for x, y in corners]
 
 
-def _shared(a: Bbox, b: Bbox) -> float:
-    """The area that two boxes share."""
-    both = Bbox.intersection(a, b)
-    return both.width * both.height if both else 0
+def _shared(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> float:
+    """The area that boxes share with others, pair by pair."""
+    area = 0.0
+    for box, other in itertools.product(boxes, others):
+        both = Bbox.intersection(box, other)
+        if both:
+            area += both.width * both.height
+    return area
 
 
-def heat_map(ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max", text: str = "%.2f") -> Axes:
-    """A DataFrame of numbers as coloured cells with the numbers in them; light is good. Groups of columns (a MultiIndex) are parted by lines.
+def heat_map(
+    ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max", text: str = "%.2f"
+) -> Axes:
+    """Draws a table as coloured cells with the numbers in them; light is good.
 
-    best: "max" or "min", whichever is good; text: how a number is written. Cells of NaN stay empty.
+    Groups of columns (a MultiIndex) are parted by lines. Cells of NaN stay empty.
+
+    Args:
+        ax: the axes.
+        table: numbers, a row a descriptor.
+        best: "max" or "min", whichever is good.
+        text: how a number is written.
+
+    Returns:
+        ax.
     """
     values = table.to_numpy(float)
-    rows, cols = (np.arange(n + 1) - 0.5 for n in values.shape)
-    image = ax.pcolormesh(cols, rows, np.ma.masked_invalid(values), cmap="cividis" if best == "max" else "cividis_r", edgecolors="white", linewidth=0.4)
-    ax.set_ylim(rows[-1], rows[0])
-    for (i, j), value in np.ndenumerate(values):
+    row_edges = np.arange(len(table) + 1) - 0.5
+    column_edges = np.arange(table.shape[1] + 1) - 0.5
+    cells = ax.pcolormesh(
+        column_edges,
+        row_edges,
+        np.ma.masked_invalid(values),
+        cmap="cividis" if best == "max" else "cividis_r",
+        edgecolors="white",
+        linewidth=0.4,
+    )
+    ax.set_ylim(row_edges[-1], row_edges[0])
+    for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            light = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5
-            ax.text(j, i, text % value, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
-    ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
-    names = [c if isinstance(c, tuple) else ("", c) for c in table.columns]
-    ax.set_xticks(range(len(names)), [name for _, name in names])
-    for j in range(1, len(names)):
-        if names[j][0] != names[j - 1][0]:
-            ax.axvline(j - 0.5, color="white", linewidth=3)
-    for group in dict.fromkeys(group for group, _ in names):
-        ax.text(np.mean([j for j, (g, _) in enumerate(names) if g == group]), -0.65, group, ha="center", va="bottom", fontsize=SMALL)
+            red, green, blue, _ = cells.cmap(cells.norm(value))
+            is_light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
+            ink = "black" if is_light else "white"
+            ax.text(column, row, text % value, ha="center", va="center", fontsize=SMALL, color=ink)
+    ax.set_yticks(range(len(table)), map(symbol, table.index))
+    columns = pd.Index(list(table.columns))  # of tuples, that has levels
+    ax.set_xticks(range(len(columns)), columns.get_level_values(-1))
+    if columns.nlevels > 1:
+        _part_groups(ax, columns.get_level_values(0))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
 
 
-def curves(axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None) -> Panels:
-    """How metrics change with a setting: one panel a metric, one line a curve, with a point a row.
+def _part_groups(ax: Axes, groups: "pd.Index[str]") -> None:
+    """Lines between groups of columns, their names above. groups: that of every column."""
+    columns = pd.Series(range(len(groups)), index=groups)
+    for group, members in columns.groupby(level=0, sort=False):
+        style = {"ha": "center", "va": "bottom", "fontsize": SMALL}
+        ax.text(members.mean(), -0.65, group, **style)
+        if members.iloc[0] > 0:
+            ax.axvline(members.iloc[0] - 0.5, color="white", linewidth=3)
 
-    axes: as many as metrics; table: DataFrame with columns metric, curve, `x` and value; names: {curve: text} for the legend, in the first panel.
+
+def curves(
+    axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None
+) -> Panels:
+    """Draws how metrics change with a setting: one panel a metric, one line a curve.
+
+    Args:
+        axes: as many as metrics; the first one has the legend.
+        table: columns metric, curve, `x` and value, a row a point.
+        x: the column of the setting.
+        names: {curve: text for the legend}, default the curve's symbol.
+
+    Returns:
+        axes.
     """
+    names = names or {}
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
-            ax.plot(points[x], points.value, marker=marker(curve), markersize=3, linewidth=1, color=color(curve),
-                    label=(names or {}).get(curve, symbol(curve)))
+            line = {"color": color(curve), "marker": marker(curve), "markersize": 3}
+            name = names.get(curve, symbol(curve))
+            ax.plot(points[x], points.value, linewidth=1, label=name, **line)
         ax.set(title=metric, xlabel=x)
         ax.locator_params(nbins=5)
         ax.margins(y=0.1)
@@ -135,46 +240,83 @@ def curves(axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] |
 
 
 def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
-    """Means over all queries with their 95 % intervals against a parameter, one panel a metric, one line a descriptor.
+    """Draws means with their 95 % intervals against a parameter: one panel a metric.
 
-    axes: as many as metrics; table: DataFrame with columns x, metric, descriptor, mean, low, high; name: the parameter's. Numbers are
-    drawn to scale and joined, anything else stands side by side in the order of the table; descriptors stand a little apart.
+    Numbers are drawn to scale and joined. Anything else stands side by side, in the order of the
+    table. Descriptors stand a little apart.
+
+    Args:
+        axes: as many as metrics.
+        table: columns x, metric, descriptor, mean, low, high.
+        name: the parameter's.
+
+    Returns:
+        axes.
     """
     values = list(dict.fromkeys(table["x"]))
-    numbers = all(isinstance(v, (int, float, np.number)) and not isinstance(v, (bool, np.bool_)) for v in values)
-    place = dict(zip(values, values if numbers else range(len(values))))
+    to_scale = all(map(_is_number, values))
+    if to_scale:
+        positions = dict(zip(values, values))
+        texts = [f"{value:g}" for value in values]
+        apart = 0.01 * (max(values) - min(values) or 1)
+    else:
+        positions = {value: n for n, value in enumerate(values)}
+        texts = [str(value) for value in values]
+        apart = 0.12
     descriptors = list(dict.fromkeys(table["descriptor"]))
-    step = 0.01 * (max(place.values()) - min(place.values()) or 1) if numbers else 0.12
+    shifts = apart * (np.arange(len(descriptors)) - (len(descriptors) - 1) / 2)
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        for descriptor, line in rows.groupby("descriptor", sort=False):
-            x = np.array([place[v] for v in line["x"]]) + step * (descriptors.index(descriptor) - (len(descriptors) - 1) / 2)
-            order = np.argsort(x)
-            mean, low, high = line[["mean", "low", "high"]].to_numpy(float)[order].T
-            ax.errorbar(x[order], mean, [mean - low, high - mean], marker=marker(descriptor), markersize=3, linestyle="-" if numbers else "",
-                        linewidth=1, capsize=2, color=color(descriptor), label=symbol(descriptor))
-        ax.set_xticks([*place.values()], [f"{v:g}" if numbers else str(v) for v in place], rotation=0 if numbers else 20)
+        for descriptor, points in rows.groupby("descriptor", sort=False):
+            x = points["x"].map(positions) + shifts[descriptors.index(descriptor)]
+            points = points.assign(position=x).sort_values("position")
+            ends = [points["mean"] - points["low"], points["high"] - points["mean"]]
+            ax.errorbar(
+                points["position"],
+                points["mean"],
+                ends,
+                label=symbol(descriptor),
+                color=color(descriptor),
+                marker=marker(descriptor),
+                markersize=3,
+                linestyle="-" if to_scale else "",
+                linewidth=1,
+                capsize=2,
+            )
+        ax.set_xticks(list(positions.values()), texts, rotation=0 if to_scale else 20)
         ax.set(title=metric, xlabel=name)
-        if not numbers:
-            ax.set_xlim(-0.5, len(place) - 0.5)
+        if not to_scale:
+            ax.set_xlim(-0.5, len(positions) - 0.5)
     return axes
 
 
-def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
-    """What the parts of a descriptor add to a distance: one bar a row, its pieces the shares of the parts, from the left.
+def _is_number(value: object) -> bool:
+    """Whether a parameter's value is a number; True and False are none."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
-    table: DataFrame of numbers >= 0, a row a bar, a column a part "y_6" or "w_1": layers in blues, blocks in reds, later ones darker.
+
+def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Draws what the parts of a descriptor add to a distance, as shares of a bar.
+
+    Args:
+        ax: the axes.
+        table: numbers >= 0, a row a bar, a column a part ("y_6", "w_1").
+
+    Returns:
+        ax.
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))
     for part, (shade, ink) in part_colors(table.columns).items():
-        ax.barh(range(len(table)), shares[part], left=left, height=0.7, color=shade,
-                edgecolor="white", linewidth=0.5, label=symbol(part))
-        for row, share in enumerate(shares[part]):
+        style = {"color": shade, "edgecolor": "white", "linewidth": 0.5}
+        widths = shares[part].to_numpy()
+        ax.barh(range(len(table)), widths, left=left, height=0.7, label=symbol(part), **style)
+        for row, share in enumerate(widths):
             if share > 0.05:
-                ax.text(left[row] + share / 2, row, f"{share:.0%}", ha="center", va="center",
-                        fontsize=SMALL, color=ink)
-        left = left + shares[part].to_numpy()
-    ax.set_yticks(range(len(table)), [symbol(name) for name in table.index])
+                middle = (left[row] + share / 2, row)
+                text = {"ha": "center", "va": "center", "fontsize": SMALL, "color": ink}
+                ax.text(*middle, f"{share:.0%}", **text)
+        left = left + widths
+    ax.set_yticks(range(len(table)), map(symbol, table.index))
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -182,15 +324,22 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def part_colors(parts: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """How the pieces of a bar are drawn, from the left: {part: (its colour, the colour of text on it)}.
+    """Chooses the colours of a bar's pieces.
 
     Layers ("y_6") come first, in blues, then blocks ("w_1") in oranges, then anything else in
     greys; later ones are darker.
+
+    Args:
+        parts: their names.
+
+    Returns:
+        {part: (its colour, the colour of text on it)}, in the order of the bar.
     """
     groups: dict[str, list[str]] = {"Blues": [], "Oranges": [], "Greys": []}
     palettes = {"y": "Blues", "w": "Oranges"}
     for part in parts:
-        groups[palettes[part[0]] if is_part(part) else "Greys"].append(part)
+        palette = palettes[part[0]] if is_part(part) else "Greys"
+        groups[palette].append(part)
     colors = {}
     for palette, group in groups.items():
         for n, part in enumerate(group, start=1):

@@ -329,7 +329,7 @@ def test_intervals_of_variants_and_of_recipes():
 
     color, marker = LABELS["eta"].color, LABELS["eta"].marker
     assert points(["eta", "eta, relative"]) == ([(color, marker, color), (color, marker, "white")], [r"$\eta$", r"$\eta$, relative"])
-    assert points(["printed", "released"], of="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
+    assert points(["printed", "released"], drawn_as="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
 
 
 # ---- comparisons ------------------------------------------------------------------------------------------------------------
