@@ -88,10 +88,11 @@ def keep_alternative_texts(app, name, content):
 def visit_math(self, node):
     """Writes a formula as MathML; TeX that docutils does not know is a warning."""
     as_block = isinstance(node, nodes.math_block)
+    tex = node.astext().replace(r"\dots", r"\ldots")  # the one of the two that docutils knows
     try:
-        self.body.append(tex2mathml(node.astext(), as_block=as_block))
+        self.body.append(tex2mathml(tex, as_block=as_block))
     except MathError as error:
-        getLogger(__name__).warning(f"{error} in {node.astext()}", location=node)
+        getLogger(__name__).warning(f"{error} in {tex}", location=node)
     raise nodes.SkipNode
 
 
