@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import check_self_contained, read_page
-from test_run import CAPTION, table, words
+from test_run import CAPTION, result, table, words
 
 import cbir
 from cbir import cli
@@ -15,7 +15,7 @@ SAME = {"database": "d" * 64, "queries": "e" * 64}
 
 def results(**means):
     """Rows of one metric in metrics.json, with intervals of +- 0.05."""
-    return [{"metric": "same class", "descriptor": d, "mean": m, "low": m - 0.05, "high": m + 0.05} for d, m in means.items()]
+    return [result("same class", descriptor, mean, 0.05) for descriptor, mean in means.items()]
 
 
 def save_figure(run, name, caption, color="red"):
@@ -33,9 +33,19 @@ def runs(tmp_path, monkeypatch):
     pair = cbir.Run("printed"), cbir.Run("released")
     recipes = {"as_printed": cbir.AS_PRINTED, "as_released": cbir.AS_RELEASED}
     for run, (name, recipe), color in zip(pair, recipes.items(), ("red", "blue")):
-        run.record(status="complete", recipe=recipe, hashes=SAME, shown_queries=["a.jpg"], versions={"torch": "2.1"}, network={"name": "tiny"},
-                   parameters={"recipe": name, "q": 0.5, "run_name": run.name}, images={"database": 9, "queries": 3},
-                   seconds={"02_extraction": 10, "03_retrieval": 20}, memory={"02_extraction": 2 ** 30}, unreadable={})
+        run.record(
+            status="complete",
+            recipe=recipe,
+            hashes=SAME,
+            shown_queries=["a.jpg"],
+            versions={"torch": "2.1"},
+            network={"name": "tiny"},
+            parameters={"recipe": name, "q": 0.5, "run_name": run.name},
+            images={"database": 9, "queries": 3},
+            seconds={"02_extraction": 10, "03_retrieval": 20},
+            memory={"02_extraction": 2**30},
+            unreadable={},
+        )
         save_figure(run, "fig01", "Fig. 1. The same")
         save_figure(run, "fig06", "Fig. 6. Another", color)
         run.save_table1(table())
@@ -52,15 +62,18 @@ def compared(a, b, **options):
 
 def rows(page, section, number=0):
     """The rows of a section's table (or one after it), as text."""
-    found = page.find(id=section).find_all_next("table")[number]
-    return [[words(cell) for cell in row.find_all(["th", "td"])] for row in found.find_all("tr")[1:]]
+    table = page.find(id=section).find_all_next("table")[number]
+    _, *found = table.find_all("tr")
+    return [[words(cell) for cell in row.find_all(["th", "td"])] for row in found]
 
 
 def test_the_command_takes_names_and_folders_and_says_where_the_page_is(runs, tmp_path, capsys):
     cli.main(["compare", "printed", str(runs[1].path)])
-    assert capsys.readouterr().out.strip() == "Done: compare_printed_released.html" and (tmp_path / "compare_printed_released.html").is_file()
+    assert capsys.readouterr().out.strip() == "Done: compare_printed_released.html"
+    by_default = tmp_path / "compare_printed_released.html"
+    assert by_default.is_file()
     cli.main(["compare", "printed", "released", "--output", "page.html"])
-    assert (tmp_path / "page.html").read_bytes() == (tmp_path / "compare_printed_released.html").read_bytes()
+    assert (tmp_path / "page.html").read_bytes() == by_default.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["nothing", ".", "runs"])
@@ -78,7 +91,10 @@ def test_what_differs_is_shown_and_what_is_the_same_is_folded(runs):
     assert differing == {"Parameters: recipe": ("as_printed", "as_released"), "Recipe: counting": ("count", "union"), "Recipe: name": ("as printed", "as released"),
                          "Recipe: scale": ("mean", "as_released"), "Recipe: threshold": ("absolute", "relative")}
     fold = page.find(id="differs").find_next("details")
-    assert not fold.has_attr("open") and "Parameters: q 0.5 0.5" in words(fold) and "d" * 64 in words(fold) and not page.find(class_="warning")
+    assert not fold.has_attr("open")
+    assert "Parameters: q 0.5 0.5" in words(fold)
+    assert "d" * 64 in words(fold)
+    assert not page.find(class_="warning")
     assert "Nothing that is recorded" in words(compared(runs[0], runs[0]))
 
 
@@ -106,19 +122,23 @@ def test_numbers_over_other_images_are_not_subtracted(runs, hashes, says):
         run.save_arrays("hits", eta_indices=np.zeros((3, 2), int))
     runs[1].record(hashes=SAME | hashes)
     page = compared(*runs)
-    assert says in words(page.find(class_="warning")) and "cannot be compared" in words(page.find(class_="warning"))
-    assert [len(row) for row in rows(page, "results")] == [4] * 3 and [len(row) for row in rows(page, "table1")] == [4] * 4
+    assert says in words(page.find(class_="warning"))
+    assert "cannot be compared" in words(page.find(class_="warning"))
+    assert [len(row) for row in rows(page, "results")] == [4] * 3
+    assert [len(row) for row in rows(page, "table1")] == [4] * 4
     assert "overlap" not in words(page) and "+0.7" not in words(page) and not page.find(id="common")
 
 
 def test_images_that_cannot_be_told_are_a_warning(runs):
     runs[1].record(hashes={})
     page = compared(*runs)
-    assert "cannot be told" in words(page.find(class_="warning")) and len(rows(page, "results")[0]) == 6 and not page.find(id="common")
+    assert "cannot be told" in words(page.find(class_="warning"))
+    assert len(rows(page, "results")[0]) == 6
+    assert not page.find(id="common")
 
 
 def test_images_are_told_from_the_stores(runs, folder, tiny_net):
-    """Read from what is there, not from what was recorded: here the databases are the same and the queries are not."""
+    """Read from what is there, not from what was recorded: here the queries are not the same."""
     for run, files in zip(runs, (["cat/00.png", "dog/06.png"], ["cat/00.png", "dog/08.png"])):
         cbir.extract(folder, tiny_net, run.path / "stores" / "database")
         cbir.extract([folder / f for f in files], tiny_net, run.path / "stores" / "queries")
@@ -127,7 +147,13 @@ def test_images_are_told_from_the_stores(runs, folder, tiny_net):
 
 def test_images_in_common(runs):
     """Of three queries, one was not searched for; k is the smaller of both."""
-    runs[0].save_arrays("hits", eta_indices=[[1, 2], [3, 4], [-1, -1]], eta_distances=np.zeros((3, 2)), h_indices=[[1, 2], [3, 4], [5, 6]], im_indices=[[1, 2]] * 3)
+    runs[0].save_arrays(
+        "hits",
+        eta_indices=[[1, 2], [3, 4], [-1, -1]],
+        eta_distances=np.zeros((3, 2)),
+        h_indices=[[1, 2], [3, 4], [5, 6]],
+        im_indices=[[1, 2]] * 3,
+    )
     runs[1].save_arrays("hits", eta_indices=[[2, 1, 9], [3, 9, 4], [1, 2, 3]], h_indices=[[7, 8, 1]] * 3)
     common = rows(compared(*runs), "common")
     runs[0].save_arrays("hits", eta_indices=[[1, 2]])  # of fewer queries, from another time
@@ -148,35 +174,48 @@ def test_table_1_time_memory_and_skipped_images(runs):
     assert "1 in both, for the same reason; 2 otherwise" in words(page)
     runs[1].record(shown_queries=["b.jpg"])
     page = compared(*runs)
-    assert "The queries shown are not the same" in words(page) and {len(row) for row in rows(page, "table1")} == {4}
+    assert "The queries shown are not the same" in words(page)
+    assert {len(row) for row in rows(page, "table1")} == {4}
 
 
 def test_parameters_are_compared_of_the_notebooks_that_both_have(runs):
-    """Notebook 08 describes 100 queries at most by default: that is no difference from a run that stopped before."""
+    """Notebook 08 describes 100 queries at most; a run that stopped before it does not differ."""
     for run in runs:
         run.record(parameters_of={"02_extraction": {"max_queries": 0, "k": 5}})
-    runs[0].record(parameters_of={"02_extraction": {"max_queries": 0, "k": 7}, "08_other_networks": {"max_queries": 100}},
-                   seconds={"02_extraction": 1, "08_other_networks": 1})
-    differing = {key: (a, b) for key, a, b in rows(compared(*runs), "differs") if not key.startswith("Recipe")}
-    assert differing == {"Notebooks: through": ("02_extraction, 08_other_networks", "02_extraction, 03_retrieval"), "Parameters: k": ("7", "5")}
+    of_08 = {"08_other_networks": {"max_queries": 100}}
+    runs[0].record(
+        parameters_of={"02_extraction": {"max_queries": 0, "k": 7}} | of_08,
+        seconds={"02_extraction": 1, "08_other_networks": 1},
+    )
+    differing = [row for row in rows(compared(*runs), "differs") if "Recipe" not in row[0]]
+    through = ["02_extraction, 08_other_networks", "02_extraction, 03_retrieval"]
+    assert differing == [["Notebooks: through", *through], ["Parameters: k", "7", "5"]]
 
 
 def test_figures_side_by_side_and_the_same_ones_once(runs):
     save_figure(runs[0], "mine", CAPTION)
     page = compared(*runs)
     folds = {words(fold.summary): fold for fold in page.find(id="figures").find_all_next("details")}
-    assert list(folds) == ["Identical in both: Fig. 1", "Only in a: Fig. 6"] and all(len(fold.find_all("img")) == 1 for fold in folds.values())
+    assert list(folds) == ["Identical in both: Fig. 1", "Only in a: Fig. 6"]
+    assert all(len(fold.find_all("img")) == 1 for fold in folds.values())
     pairs = page.find_all(class_="pair")
-    assert len(pairs) == 1 and [img["alt"] for img in pairs[0].find_all("img")] == ["Fig. 6. Another"] * 2
-    assert len({img["src"] for img in pairs[0].find_all("img")}) == 2 and len(page.find_all("img")) == 4
+    assert len(pairs) == 1
+    assert [img["alt"] for img in pairs[0].find_all("img")] == ["Fig. 6. Another"] * 2
+    assert len({img["src"] for img in pairs[0].find_all("img")}) == 2
+    assert len(page.find_all("img")) == 4
 
 
 def test_names_are_text(runs):
     """Captions, parameters and file names that look like HTML come out as they are."""
     save_figure(runs[0], "fig06", CAPTION)
-    runs[0].record(parameters={"images": "<script>1</script>"}, unreadable={"<script>2</script>": "<i>"}, network={"name": "<script>3</script>"})
+    runs[0].record(
+        parameters={"images": "<script>1</script>"},
+        unreadable={"<script>2</script>": "<i>"},
+        network={"name": "<script>3</script>"},
+    )
     page = compared(*runs)
-    assert all(part in words(page) for part in (CAPTION, "<script>1</script>", "<script>2</script>", "<script>3</script>", "<i>"))
+    for part in (CAPTION, "<script>1</script>", "<script>2</script>", "<script>3</script>", "<i>"):
+        assert part in words(page)
 
 
 def test_an_unfinished_run_and_one_with_next_to_nothing(runs, tmp_path):
@@ -185,9 +224,13 @@ def test_an_unfinished_run_and_one_with_next_to_nothing(runs, tmp_path):
     bare = cbir.Run("bare")
     bare.record(command="cbir reproduce")
     page = compared(runs[0], bare)
-    assert "none that both runs have" in words(page) and rows(page, "table1")[0][2:] == ["0.361110", "–"]
+    assert "none that both runs have" in words(page)
+    assert rows(page, "table1")[0][2:] == ["0.361110", "–"]
     page = compared(bare, bare)
-    assert "Neither run has any" in words(page) and "Neither run skipped any" in words(page) and not page.find(id="table1") and not page.find(id="cost")
+    assert "Neither run has any" in words(page)
+    assert "Neither run skipped any" in words(page)
+    assert not page.find(id="table1")
+    assert not page.find(id="cost")
 
 
 def test_runs_of_one_name_in_two_folders(runs, tmp_path):
