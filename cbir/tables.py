@@ -15,88 +15,192 @@ from .images import Images
 from .labels import NAMES, SYMBOLS
 
 PAPER = ROOT / "data" / "paper"
-PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # names in the paper's data, and ours
+PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 
-
-def color_histograms(store: Images, rows: Iterable[int] | NDArray[np.integer]) -> dict[int, NDArray[np.float64]]:
-    """Colour histograms of some images of a store: {row: (75,) array}; every file is read once."""
-    return {int(i): color_histogram(np.asarray(open_image(store.path(i)))) for i in rows}
+Picture = NDArray[np.uint8]  # (H, W, 3)
 
 
-def table1(queries: Images, database: Images, hits: Mapping[str, NDArray[np.integer]], rows: Sequence[int]) -> pd.DataFrame:
-    """Table I for chosen queries, as a DataFrame with one row a query and a last one with the means.
+def color_histograms(
+    store: Images, rows: Iterable[int] | NDArray[np.integer]
+) -> dict[int, NDArray[np.float64]]:
+    """Computes the colour histograms of some images; every file is read once.
 
-    hits: {descriptor: (Q, k) rows of the database}; rows: the chosen queries' rows.
-    Columns: query, class, then per descriptor "printed <d>" (L1 / 75), "published <d>" (the formula behind the printed numbers) and
-    "paper <d>" (Table I itself, whose queries are others).
+    Args:
+        store: an `ImageSet` or a store.
+        rows: of the images.
+
+    Returns:
+        {row: (75,) array}.
     """
-    of_query = {i: np.asarray(open_image(queries.path(i))) for i in rows}
-    of_image = {j: np.asarray(open_image(database.path(j))) for j in {int(j) for found in hits.values() for j in np.ravel(found[rows])}}
-    h_query = {i: color_histogram(image) for i, image in of_query.items()}
-    h_image = {j: color_histogram(image) for j, image in of_image.items()}
-    columns = {"query": range(1, len(rows) + 1), "class": [queries.labels[i] for i in rows]}
-    for d, found in hits.items():
-        columns[f"printed {d}"] = [np.mean([histogram_distance(h_query[i], h_image[j]) for j in found[i]]) for i in rows]
-    for d, found in hits.items():
-        columns[f"published {d}"] = [published_distances(of_query[i], [of_image[j] for j in found[i]]).mean() for i in rows]
-    table = pd.DataFrame(columns)
-    paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED).set_index("query").add_prefix("paper ")
+    return {row: color_histogram(image) for row, image in _open(store, rows).items()}
+
+
+def _open(images: Images, rows: Iterable[int] | NDArray[np.integer]) -> dict[int, Picture]:
+    """{row: its image}."""
+    return {int(row): np.asarray(open_image(images.path(row))) for row in rows}
+
+
+def table1(
+    queries: Images,
+    database: Images,
+    hits: Mapping[str, NDArray[np.integer]],
+    rows: Sequence[int],
+) -> pd.DataFrame:
+    """Computes Table I for some queries.
+
+    Args:
+        queries: an `ImageSet` or a store.
+        database: the `ImageSet` or store that was searched.
+        hits: {descriptor: (Q, k) rows of the database}.
+        rows: of the queries.
+
+    Returns:
+        A row a query, and a last one with the means. Columns query, class, then for every
+        descriptor d "printed d" (L1 / 75), "published d" (the formula behind the printed numbers)
+        and "paper d" (Table I itself, whose queries are others).
+    """
+    found = {descriptor: indices[rows] for descriptor, indices in hits.items()}  # (len(rows), k)
+    query_images = _open(queries, rows)
+    images = _open(database, np.unique(np.concatenate([*map(np.ravel, found.values())])))
+    query_histograms = [color_histogram(query_images[row]) for row in rows]
+    histograms = {row: color_histogram(image) for row, image in images.items()}
+    printed = {}
+    published = {}
+    for descriptor, indices in found.items():
+        by_l1 = []
+        by_formula = []
+        for row, query_histogram, nearest in zip(rows, query_histograms, indices):
+            of_nearest = [histograms[j] for j in nearest]
+            by_l1.append(np.mean(histogram_distance(query_histogram, of_nearest)))
+            nearest_images = [images[j] for j in nearest]
+            by_formula.append(published_distances(query_images[row], nearest_images).mean())
+        printed[f"printed {descriptor}"] = by_l1
+        published[f"published {descriptor}"] = by_formula
+    about = {
+        "query": range(1, len(rows) + 1),
+        "class": [queries.labels[row] for row in rows],
+    }
+    return _beside_the_papers(pd.DataFrame(about | printed | published))
+
+
+def _beside_the_papers(table: pd.DataFrame) -> pd.DataFrame:
+    """Table I with the columns of the paper's, and a row of means."""
+    paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED)
+    paper = paper.set_index("query").add_prefix("paper ")
     table = table.join(paper, on="query")
     means = table.drop(columns=["query", "class"]).mean()
     means[paper.columns] = paper.mean()  # of the paper's ten, however many are shown here
-    means = means.to_frame().T.assign(query="mean", **{"class": ""})
-    return pd.concat([table, means], ignore_index=True)[list(table.columns)]
+    last = means.to_frame().T.assign(query="mean", **{"class": ""})
+    return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
 
 def published_means() -> pd.DataFrame:
-    """Mean of the five printed distances of every row of Figs 7-10 and of the later baselines: DataFrame, queries x descriptors."""
+    """Reads the distances printed in Figs 7-10 and for the later baselines, the mean of every row.
+
+    Returns:
+        A row a query, a column a descriptor.
+    """
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
-    table = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
-    return table[printed.descriptor.unique()].rename(columns=PUBLISHED).rename_axis(columns=None)
+    means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
+    in_order = means[printed.descriptor.unique()]
+    return in_order.rename(columns=PUBLISHED).rename_axis(columns=None)
 
 
 def winners(table: pd.DataFrame) -> pd.DataFrame:
-    """Where a row has its smallest distance, within each group of columns: a bool DataFrame like `table`."""
+    """Marks where a row of Table I has its smallest distance, within each group of columns.
+
+    Args:
+        table: what `table1` gives.
+
+    Returns:
+        A bool table like it.
+    """
     mask = pd.DataFrame(False, table.index, table.columns)
-    for group in GROUPS:
-        columns = [c for c in table.columns if c.startswith(f"{group} ")]
+    for columns in _grouped(table).values():
         values = table[columns].astype(float)
         mask[columns] = values.eq(values.min(axis=1), axis=0)
     return mask
 
 
+def _grouped(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of every group of Table I: {group: columns}."""
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for column in table.columns:
+        group = column.split()[0]
+        if group in groups:
+            groups[group].append(column)
+    return groups
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Per descriptor: how many rows it wins and its mean, for each group of Table I's columns. DataFrame, names as index."""
-    wins, means = winners(table).iloc[:-1].sum(), table.iloc[-1]
-    out: dict[str, dict[str, float]] = {}
-    for group, title in GROUPS.items():
-        for c in (c for c in table.columns if c.startswith(f"{group} ")):
-            out.setdefault(f"{title}: mean", {})[c.split()[1]] = float(means[c])
-            out.setdefault(f"{title}: rows won", {})[c.split()[1]] = int(wins[c])
-    return pd.DataFrame(out).rename(NAMES)
+    """Counts the rows of Table I that a descriptor wins, beside its mean.
+
+    Args:
+        table: what `table1` gives.
+
+    Returns:
+        A row a descriptor, by name; "<group>: mean" and "<group>: rows won" for each group.
+    """
+    won = winners(table).iloc[:-1].sum()
+    means = table.iloc[-1]
+    summed: dict[str, dict[str, float]] = {}
+    for group, columns in _grouped(table).items():
+        for column in columns:
+            descriptor = column.split()[1]
+            title = GROUPS[group]
+            summed.setdefault(f"{title}: mean", {})[descriptor] = float(means[column])
+            summed.setdefault(f"{title}: rows won", {})[descriptor] = int(won[column])
+    return pd.DataFrame(summed).rename(NAMES)
 
 
 def style(table: pd.DataFrame, escape: Literal["html", "latex"] = "html") -> Styler:
-    """Table I as a pandas Styler, the winner of each row in bold. escape: "html" or "latex", for which it is meant."""
-    shown = table.copy()
+    """Typesets Table I, the winner of each row in bold.
+
+    Args:
+        table: what `table1` gives.
+        escape: "html" or "latex", for which it is meant.
+
+    Returns:
+        A pandas `Styler`.
+    """
     names = SYMBOLS if escape == "latex" else NAMES
-    shown.columns = pd.MultiIndex.from_tuples(
-        [(GROUPS[c.split()[0]], names[c.split()[1]]) if c.split()[0] in GROUPS else ("", c) for c in table.columns])
+    heads = []
+    for column in table.columns:
+        group, _, descriptor = column.partition(" ")
+        heads.append((GROUPS[group], names[descriptor]) if group in GROUPS else ("", column))
+    columns = pd.MultiIndex.from_tuples(heads)
     bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
-    bold.columns = shown.columns
-    return (shown.style.hide(axis="index").apply(lambda _: bold, axis=None).set_uuid("table1")
-            .format(precision=6, na_rep="", escape=escape))
+    bold.columns = columns
+    shown = table.set_axis(columns, axis=1).style.hide(axis="index")
+    shown = shown.apply(lambda _: bold, axis=None).set_uuid("table1")
+    return shown.format(precision=6, na_rep="", escape=escape)
 
 
-def markdown(table: pd.DataFrame, mask: pd.DataFrame | None = None, float_format: str = "%.6f") -> str:
-    """A DataFrame as a Markdown table (str); cells that `mask` marks in bold."""
-    def cell(value: Any, bold: bool) -> str:
-        text = "" if pd.isna(value) else float_format % value if isinstance(value, float) else str(value)
-        text = text.replace("|", "\\|")
-        return f"**{text}**" if bold else text
+def markdown(
+    table: pd.DataFrame, mask: pd.DataFrame | None = None, float_format: str = "%.6f"
+) -> str:
+    """Writes a table in Markdown.
 
-    mask = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()
-    rows: list[Iterable[Any]] = [table.columns, ["---"] * table.shape[1]]
-    rows += [[cell(v, m) for v, m in zip(row, marks)] for row, marks in zip(table.itertuples(index=False), mask)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
+    Args:
+        table: any DataFrame.
+        mask: which of its cells are bold; default none.
+        float_format: how a float is written.
+
+    Returns:
+        The text, one line a row.
+    """
+    bold = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()
+    lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
+    for values, marks in zip(table.itertuples(index=False), bold):
+        cells = [_cell(value, float_format) for value in values]
+        lines.append([f"**{c}**" if mark else c for c, mark in zip(cells, marks)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any, float_format: str) -> str:
+    """One value as the text of a Markdown table."""
+    if pd.isna(value):
+        return ""
+    text = float_format % value if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
