@@ -2,7 +2,9 @@ function render({ model, el }) {
   const draw = () => {
     const key = document.activeElement?.dataset?.key;
     el.innerHTML = model.get("html");
-    if (key) el.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();  // whoever uses the keyboard stays where they were
+    if (!key) return;
+    // Whoever uses the keyboard stays where they were.
+    el.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
   };
   model.on("change:html", draw);
   el.addEventListener("click", (event) => {

@@ -1,19 +1,30 @@
 // A file goes to the kernel only if it is small enough: a larger message would end the connection.
 function render({ model, el }) {
-  el.innerHTML = `<label class="cbir-upload" tabindex="-1"><input type="file" accept="image/*" aria-label="Upload a picture">
-    <span>Upload a picture, or drop it here</span></label>`;
-  const input = el.querySelector("input"), label = el.querySelector("label");
+  el.innerHTML = `
+    <label class="cbir-upload" tabindex="-1">
+      <input type="file" accept="image/*" aria-label="Upload a picture">
+      <span>Upload a picture, or drop it here</span>
+    </label>`;
+  const input = el.querySelector("input");
+  const label = el.querySelector("label");
   const take = async (file) => {
     if (!file) return;
     const about = { name: file.name, size: file.size };
     try {
-      model.send(about, undefined, file.size > model.get("limit") ? [] : [await file.arrayBuffer()]);
+      const fits = file.size <= model.get("limit");
+      model.send(about, undefined, fits ? [await file.arrayBuffer()] : []);
     } catch (error) {
       model.send({ ...about, failed: true });
     }
   };
-  input.addEventListener("change", () => take(input.files[0]).then(() => { input.value = ""; }));
-  label.addEventListener("dragover", (event) => { event.preventDefault(); label.classList.add("over"); });
+  input.addEventListener("change", async () => {
+    await take(input.files[0]);
+    input.value = "";
+  });
+  label.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    label.classList.add("over");
+  });
   label.addEventListener("dragleave", () => label.classList.remove("over"));
   label.addEventListener("drop", (event) => {
     event.preventDefault();
