@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .cluster import ahead
 from .common import METRICS, AnyPath, Metric, unknown_choice
-from .extract import Describer, ahead
+from .extract import Describer
 from .images import ImageSet, list_images
 from .nearest import Block, Candidates, Device, Floats, Hits, Question, array_blocks, nearest
 from .networks import Network
