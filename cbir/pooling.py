@@ -1,8 +1,9 @@
-"""The descriptors that people would pick instead: the last block pooled into one vector, by the methods of the literature.
+"""What people would use instead: the last block pooled into one vector; and whitening.
 
-Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and returns (B, D) float32 on their
-device. Most papers normalise, PCA-whiten and normalise again afterwards. That needs a fit over a database, so it is no part of
-these functions: see `l2_normalize` and `pca_whitening`.
+Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and
+returns (B, D) float32 on their device. Most papers normalise, PCA-whiten and normalise again
+afterwards. That needs a fit over a database, so it is no part of these functions: see
+`l2_normalize` and `pca_whitening`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,38 +16,65 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
-    """Every row divided by its L2 norm; with `parts`, every part of it by its own. (N, D) -> (N, D).
+    """Every row divided by its L2 norm; with `parts`, every part of a row by its own.
 
-    parts: widths of the parts, with sum D. A part of zeros stays as it is, NaN stays NaN. Raises ValueError where the widths do not add up to D.
+    A row or part of zeros stays as it is, and so does NaN.
+
+    Args:
+        rows: (N, D) float.
+        parts: widths of the parts, with sum D.
+
+    Returns:
+        (N, D) of the same dtype.
+
+    Raises:
+        ValueError: the widths do not add up to D.
     """
     rows = np.asarray(rows)
-    parts = [rows.shape[1]] if parts is None else list(parts)
-    if sum(parts) != rows.shape[1]:
-        raise ValueError(f"parts of {parts} dimensions do not make {rows.shape[1]}")
-    return np.concatenate([_unit(part) for part in np.split(rows, np.cumsum(parts)[:-1], axis=1)], axis=1)
+    widths = [rows.shape[1]] if parts is None else list(parts)
+    if sum(widths) != rows.shape[1]:
+        raise ValueError(f"parts of {widths} dimensions do not make {rows.shape[1]}")
+    pieces = np.split(rows, np.cumsum(widths)[:-1], axis=1)
+    return np.concatenate([_unit(piece) for piece in pieces], axis=1)
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    if rows.shape[1] == 0:
+        return rows
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1) if rows.shape[1] else rows
+    return rows / np.where(norms > 0, norms, 1)
 
 
 class Whitening(NamedTuple):
-    """A fitted projection: `whitening(rows)`, (N, D) -> (N, dims), is (rows - mean) @ matrix. `mean` (D,), `matrix` (D, dims)."""
+    """A fitted projection: `whitening(rows)` is (rows - mean) @ matrix, (N, D) -> (N, dims).
+
+    `mean` (D,), `matrix` (D, dims), float32.
+    """
 
     mean: NDArray[np.float32]
     matrix: NDArray[np.float32]
 
     def __call__(self, rows: ArrayLike) -> NDArray[np.floating]:
+        """(N, D) -> (N, dims)."""
         return (np.asarray(rows) - self.mean) @ self.matrix
 
 
 def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
-    """PCA-whitening fitted to rows (N, D), those with NaN left out: principal components, each over its standard deviation (N - 1).
+    """PCA-whitening: principal components, each divided by its standard deviation.
 
-    dims: how many components to keep, those of the greatest variance first; None: all. There are never more than the rows span (at most
-    N - 1): what does not vary cannot be whitened. Returns a `Whitening`. Raises ValueError for rows that do not vary at all.
-    H. Jegou, O. Chum, "Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA and Whitening", ECCV 2012.
+    H. Jegou, O. Chum, "Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA
+    and Whitening", ECCV 2012. The standard deviation is over N - 1.
+
+    Args:
+        rows: (N, D) float to fit to; rows with NaN are left out.
+        dims: components to keep, those of the greatest variance first; None for all. There are
+            never more than the rows span (N - 1 at most): what does not vary cannot be whitened.
+
+    Returns:
+        A `Whitening`.
+
+    Raises:
+        ValueError: the rows do not vary at all.
     """
     rows = np.asarray(rows)
     rows = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
@@ -54,9 +82,10 @@ def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
         raise ValueError(f"{len(rows)} rows without variance cannot be whitened")
     mean = rows.mean(axis=0)
     centred = rows - mean
-    if len(rows) < rows.shape[1]:  # the smaller one of the two matrices with the same eigenvalues
+    if len(rows) < rows.shape[1]:  # the smaller one of two matrices with the same eigenvalues
         values, vectors = np.linalg.eigh(centred @ centred.T)
-        components = centred.T @ (vectors / np.sqrt(np.maximum(values, values[-1] * np.finfo(float).eps)))
+        smallest = values[-1] * np.finfo(float).eps
+        components = centred.T @ (vectors / np.sqrt(np.maximum(values, smallest)))
     else:
         values, components = np.linalg.eigh(centred.T @ centred)
     varies = values > values[-1] * (max(rows.shape) * np.finfo(np.float32).eps) ** 2
@@ -65,100 +94,133 @@ def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
 
 
-
 def average(ys: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The average of all activations: the mean of every channel of every block, (B, sum C_m). Eq. 14 with q = 0 gives the same."""
+    """The average of all activations: the mean of every channel of every block, (B, sum C_m).
+
+    Eq. 14 with q = 0 gives the same.
+    """
     return torch.cat([y.float().mean(dim=(2, 3)) for y in ys], dim=1)
 
 
 def spoc(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """SPoC: sums of y_N over the positions, those near the centre weighing more, (B, C_N).
 
-    A. Babenko, V. Lempitsky, "Aggregating Deep Convolutional Features for Image Retrieval", ICCV 2015. The weight is a Gaussian
-    around the centre of the map whose sigma is a third of the distance from the centre to the nearest border. Afterwards the paper
-    normalises (L2), PCA-whitens and normalises.
+    A. Babenko, V. Lempitsky, "Aggregating Deep Convolutional Features for Image Retrieval", ICCV
+    2015. The weight is a Gaussian around the centre of the map. Its sigma is a third of the
+    distance from the centre to the nearest border. Afterwards the paper normalises (L2),
+    PCA-whitens and normalises.
     """
     y = ys[-1].float()
     height, width = y.shape[2:]
-    i, j = torch.arange(height, device=y.device) - (height - 1) / 2, torch.arange(width, device=y.device) - (width - 1) / 2
+    i = torch.arange(height, device=y.device) - (height - 1) / 2
+    j = torch.arange(width, device=y.device) - (width - 1) / 2
     sigma = min(height, width) / 2 / 3
-    weight = torch.exp(-(i[:, None] ** 2 + j ** 2) / (2 * sigma ** 2))   # (H_N, W_N)
+    weight = torch.exp(-(i[:, None] ** 2 + j**2) / (2 * sigma**2))  # (H_N, W_N)
     return torch.einsum("ij,bkij->bk", weight, y)
 
 
 def mac(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """MAC: the maximum of every channel of y_N, (B, C_N).
 
-    A. S. Razavian et al., "Visual Instance Retrieval with Deep Convolutional Networks", ITE Trans. MTA 2016; the name is from
-    R-MAC's paper, which normalises it (L2), PCA-whitens and normalises.
+    A. S. Razavian et al., "Visual Instance Retrieval with Deep Convolutional Networks", ITE Trans.
+    MTA 2016. The name is from R-MAC's paper, which normalises it (L2), PCA-whitens and normalises.
     """
     return ys[-1].float().amax(dim=(2, 3))
 
 
 def gem(ys: Sequence[torch.Tensor], p: float = 3) -> torch.Tensor:
-    """GeM: the generalised mean (mean of y^p)^(1/p) of every channel of y_N, (B, C_N); p = 1 is the mean, p -> infinity MAC.
+    """GeM: the generalised mean (mean of y^p)^(1/p) of every channel of y_N, (B, C_N).
 
-    F. Radenovic, G. Tolias, O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. There p may be learned,
-    and comes out near 3; the result is normalised (L2) and whitened by a projection that is learned too.
+    p = 1 is the mean, p -> infinity MAC. F. Radenovic, G. Tolias, O. Chum, "Fine-tuning CNN Image
+    Retrieval with No Human Annotation", TPAMI 2019. There p may be learned, and comes out near 3;
+    the result is normalised (L2) and whitened by a projection that is learned too.
     """
     return (ys[-1].float() ** p).mean(dim=(2, 3)) ** (1 / p)
 
 
 def rmac(ys: Sequence[torch.Tensor], scales: int = 3) -> torch.Tensor:
-    """R-MAC: the maxima of every channel over each of `regions`, normalised (L2) per region, then added, (B, C_N).
+    """R-MAC: the maxima of every channel over each of `regions`, (B, C_N).
 
-    G. Tolias, R. Sicre, H. Jegou, "Particular Object Retrieval with Integral Max-Pooling of CNN Activations", ICLR 2016. The paper
-    also PCA-whitens and normalises every region's vector before it adds them, and normalises the sum; that whitening needs a fit
-    over the regions of a database, and is left out here.
+    The vector of each region is normalised (L2), then all are added. G. Tolias, R. Sicre, H. Jegou,
+    "Particular Object Retrieval with Integral Max-Pooling of CNN Activations", ICLR 2016. The paper
+    also PCA-whitens and normalises every region's vector before it adds them, and normalises the
+    sum. That whitening needs a fit over the regions of a database, and is left out here.
     """
     y = ys[-1].float()
-    maxima = [y[:, :, top:top + side, left:left + side].amax(dim=(2, 3)) for top, left, side in regions(y.shape[2], y.shape[3], scales)]
-    return sum((F.normalize(m, dim=1) for m in maxima), torch.zeros_like(maxima[0]))
+    total = torch.zeros_like(y[:, :, 0, 0])
+    for top, left, side in regions(y.shape[2], y.shape[3], scales):
+        maxima = y[:, :, top : top + side, left : left + side].amax(dim=(2, 3))
+        total = total + F.normalize(maxima, dim=1)
+    return total
 
 
 def regions(height: int, width: int, scales: int = 3) -> list[tuple[int, int, int]]:
-    """R-MAC's square regions of a map: list of (top, left, side).
+    """R-MAC's square regions of a map: [(top, left, side), ..].
 
-    At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + m - 1) regions are spread evenly, m - 1 more
-    along the longer side; m is the number at which neighbours of scale 1 overlap by as nearly 40 % as can be, 1 for a square map.
+    At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + m - 1)
+    regions are spread evenly, m - 1 more along the longer side. m is the number at which neighbours
+    of scale 1 overlap by as nearly 40 % as can be, 1 for a square map.
     """
     short, long = sorted((height, width))
-    m = 1 if short == long else min(range(2, long + 2), key=lambda m: abs(1 - (long - short) / (m - 1) / short - 0.4))
-
-    def starts(length: int, side: int, count: int) -> list[int]:
-        return [i * (length - side) // max(1, count - 1) for i in range(count)]
-
+    m = 1
+    if short < long:
+        m = min(range(2, long + 2), key=lambda m: abs(_overlap(short, long, m) - 0.4))
     found = []
     for l in range(1, scales + 1):
         side = max(1, 2 * short // (l + 1))
-        tops, lefts = (starts(length, side, l + (m - 1) * (length > short)) for length in (height, width))
-        found += [(top, left, side) for top in tops for left in lefts]
+        n_rows = l + m - 1 if height > short else l
+        n_cols = l + m - 1 if width > short else l
+        for top in _starts(height, side, n_rows):
+            found += [(top, left, side) for left in _starts(width, side, n_cols)]
     return found
 
 
-def crow(ys: Sequence[torch.Tensor], epsilon: float = 1e-6) -> torch.Tensor:
-    """CroW: sums of y_N over the positions, weighted by how much a position holds and by how rare a channel is, (B, C_N).
+def _overlap(short: int, long: int, m: int) -> float:
+    """The share of a square of side `short` that its neighbour covers, m of them along `long`."""
+    return 1 - (long - short) / (m - 1) / short
 
-    Y. Kalantidis, C. Mellina, S. Osindero, "Cross-Dimensional Weighting for Aggregated Deep Convolutional Features", ECCV Workshops
-    2016, with a = b = 2 as there: a position weighs the square root of its sum over the channels, these sums divided by their L2
-    norm; channel k weighs log((C eps + sum_h Q_h) / (eps + Q_k)), where Q_k is its share of positions above 0. Afterwards the paper
-    normalises (L2), PCA-whitens and normalises.
+
+def _starts(length: int, side: int, count: int) -> list[int]:
+    """Where `count` regions of one side start, spread evenly over a length."""
+    return [i * (length - side) // max(1, count - 1) for i in range(count)]
+
+
+def crow(ys: Sequence[torch.Tensor], epsilon: float = 1e-6) -> torch.Tensor:
+    """CroW: sums of y_N over the positions, by how full a position and how rare a channel is.
+
+    Y. Kalantidis, C. Mellina, S. Osindero, "Cross-Dimensional Weighting for Aggregated Deep
+    Convolutional Features", ECCV Workshops 2016, with a = b = 2 as there. A position weighs the
+    square root of its sum over the channels, these sums divided by their L2 norm. Channel k weighs
+    log((C eps + sum_h Q_h) / (eps + Q_k)), where Q_k is its share of positions above 0. (B, C_N).
+    Afterwards the paper normalises (L2), PCA-whitens and normalises.
     """
     y = ys[-1].float()
-    position = F.normalize(y.sum(dim=1).flatten(1), dim=1).sqrt().view(-1, *y.shape[2:])   # (B, H_N, W_N)
-    share = (y > 0).float().mean(dim=(2, 3))                                               # Q, (B, C_N)
-    channel = torch.log((y.shape[1] * epsilon + share.sum(dim=1, keepdim=True)) / (epsilon + share))
+    sums = y.sum(dim=1)  # (B, H_N, W_N)
+    position = F.normalize(sums.flatten(1), dim=1).sqrt().view(sums.shape)
+    share = (y > 0).float().mean(dim=(2, 3))  # Q, (B, C_N)
+    total = share.sum(dim=1, keepdim=True)
+    channel = torch.log((y.shape[1] * epsilon + total) / (epsilon + share))
     return channel * torch.einsum("bij,bkij->bk", position, y)
 
 
 def pyramid(ys: Sequence[torch.Tensor], levels: Sequence[int] = (1, 2, 4)) -> torch.Tensor:
-    """Spatial pyramid pooling: the maxima of every channel of y_N over 1 x 1, 2 x 2 and 4 x 4 parts of the map, (B, 21 C_N).
+    """Spatial pyramid pooling: the maxima of every channel of y_N over parts, (B, 21 C_N).
 
-    K. He et al., "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition", TPAMI 2015: part i of n goes from
-    floor((i - 1) H / n) to ceil(i H / n), so that neighbours may share a row. No normalisation there.
+    The map is cut into 1 x 1, 2 x 2 and 4 x 4 parts. K. He et al., "Spatial Pyramid Pooling in Deep
+    Convolutional Networks for Visual Recognition", TPAMI 2015: part i of n goes from
+    floor((i - 1) H / n) to ceil(i H / n), so that neighbours may share a row. No normalisation
+    there.
     """
-    return torch.cat([F.adaptive_max_pool2d(ys[-1].float(), n).flatten(1) for n in levels], dim=1)
+    y = ys[-1].float()
+    return torch.cat([F.adaptive_max_pool2d(y, level).flatten(1) for level in levels], dim=1)
 
 
 POOLINGS: dict[str, Callable[[Sequence[torch.Tensor]], torch.Tensor]] = {
-    "average": average, "spoc": spoc, "mac": mac, "gem": gem, "rmac": rmac, "crow": crow, "pyramid": pyramid}
+    "average": average,
+    "spoc": spoc,
+    "mac": mac,
+    "gem": gem,
+    "rmac": rmac,
+    "crow": crow,
+    "pyramid": pyramid,
+}
