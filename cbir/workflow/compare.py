@@ -234,11 +234,11 @@ def _compared_table1(a: Run, b: Run) -> list[tuple[str, ...]]:
 
     Rows of group, descriptor, mean of a, mean of b, difference, as text.
     """
+    means_a, means_b = _table1_means(a), _table1_means(b)
     rows = []
-    for column, x, y in _side_by_side(_table1_means(a), _table1_means(b)):
+    for column in {**means_a, **means_b}:
         group, descriptor = column.split(" ", 1)
-        x = math.nan if x is None else x
-        y = math.nan if y is None else y
+        x, y = means_a.get(column, math.nan), means_b.get(column, math.nan)
         numbers = []
         for text in (f"{x:.6f}", f"{y:.6f}", f"{y - x:+.6f}"):
             numbers.append("–" if "nan" in text else text)

@@ -84,6 +84,8 @@ def facts(run: Run, notebooks: Iterable[str] | None = None) -> dict[str, dict[st
     """
     metrics = run.metrics
     recipe = metrics.get("recipe", {})
+    if recipe:
+        recipe = {"name": _recipe_name(recipe), **recipe}
     parameters = _merged(metrics.get("parameters_of", {}), notebooks)
     if not parameters:  # of a run by hand nothing is recorded by notebook
         parameters = metrics.get("parameters", {})
@@ -91,7 +93,7 @@ def facts(run: Run, notebooks: Iterable[str] | None = None) -> dict[str, dict[st
     sections = {
         "Notebooks": {"through": ", ".join(sorted(metrics.get("seconds", {})))},
         "Parameters": {name: v for name, v in parameters.items() if name != "run_name"},
-        "Recipe": {"name": _recipe_name(recipe), **recipe} if recipe else {},
+        "Recipe": recipe,
         "Network": metrics.get("network", {}),
         "Images": _image_facts(run),
         "Code, packages, machine": environment or metrics.get("versions", {}),
@@ -174,7 +176,9 @@ def stages(metrics: Metrics) -> list[dict[str, Any]]:
 def _commit(metrics: Metrics) -> str:
     """The commit of the code, where all notebooks were run by the same one."""
     commits = {about["code"] for about in metrics.get("environment", {}).values()}
-    return commits.pop() if len(commits) == 1 else ""
+    if len(commits) != 1:
+        return ""
+    return commits.pop()
 
 
 def _recipe_name(recipe: Mapping[str, Any]) -> str:
@@ -250,8 +254,8 @@ def result_groups(metrics: Metrics) -> list[Group]:
             part = record.get("network", record.get("of"))
             by_part.setdefault(part, []).append(record)
         for part, records in by_part.items():
-            whole = f"{title}: {NAMES.get(part, part)}" if part else title
-            groups.append(_group(whole, prefix, records))
+            of_part = f": {NAMES.get(part, part)}" if part else ""
+            groups.append(_group(title + of_part, prefix, records))
     return groups
 
 
@@ -319,10 +323,8 @@ def number(metric: str, x: float, sign: str = "") -> str:
 
 def _summary(metrics: Metrics, main: Group | None) -> str:
     """What was done, and which descriptor is ahead in what."""
-    done = _what_was_done(metrics)
-    found = _what_was_found(main) if main else []
     sentences = []
-    for text in (", ".join(done), "; ".join(found)):
+    for text in (", ".join(_what_was_done(metrics)), "; ".join(_what_was_found(main))):
         if text:
             sentences.append(f"{text[0].upper()}{text[1:]}.")
     return " ".join(sentences)
@@ -343,7 +345,9 @@ def _what_was_done(metrics: Metrics) -> list[str]:
     return done
 
 
-def _what_was_found(main: Group) -> list[str]:
+def _what_was_found(main: Group | None) -> list[str]:
+    if main is None:
+        return []
     apart: dict[str, list[str]] = {}  # descriptor: metrics in which its interval is apart
     close = []
     for metric, row in main.metrics.items():
