@@ -318,12 +318,14 @@ def find_store(path: AnyPath) -> Store | None:
     """The store at `path`, lost shards and all; None where there is none, or an unfinished one."""
     path = local(path)
     group = open_group(path)
-    made_as = group and group.attrs.get("format")
-    if group is None or made_as == UNFINISHED:
+    if group is None:
         return None
-    if made_as != FORMAT:
+    found = group.attrs.get("format")
+    if found == UNFINISHED:
+        return None
+    if found != FORMAT:
         raise ValueError(
-            f"{path} has format {made_as!r}, this version reads {FORMAT!r}: delete it and extract "
+            f"{path} has format {found!r}, this version reads {FORMAT!r}: delete it and extract "
             "it again"
         )
     try:
