@@ -1,6 +1,7 @@
-"""Image-retrieval descriptors from the activations of VGG16 (Staszewski et al., IEEE TNNLS 2021), reproduced.
+"""Image-retrieval descriptors from the activations of VGG16, reproduced.
 
-The public names are those of __init__.pyi. Each is imported when it is first used, since torch takes seconds; EAGER_IMPORT=1 imports all at once.
+The paper is Staszewski et al., IEEE TNNLS 2021. The public names are those of __init__.pyi. Each is
+imported when it is first used, since torch takes seconds. EAGER_IMPORT=1 imports all at once.
 """
 
 import lazy_loader

@@ -1,5 +1,6 @@
-# What `import cbir` gives, for `lazy_loader`, type checkers and editors ("x as x": a stub offers nothing else).
-# Modules with a function of their own name (extract, search) are not among the modules: `cbir.search` is the function.
+# What `import cbir` gives, for `lazy_loader`, type checkers and editors ("x as x": a stub offers
+# nothing else). Modules with a function of their own name (extract, search) are not among the
+# modules: `cbir.search` is the function.
 from . import (
     baselines as baselines,
     cluster as cluster,

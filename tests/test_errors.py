@@ -14,13 +14,23 @@ from cbir.common import did_you_mean, unknown_choice
 from cbir.workflow.sweep import read_sweep
 
 
-def test_meant():
+def test_did_you_mean():
     assert did_you_mean("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
     assert did_you_mean("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
-    assert did_you_mean("colour", ["metric", "k"]) == did_you_mean("k", ["metric", "k"]) == did_you_mean("k", []) == ""
-    assert unknown_choice("metric", "l3", ("l1", "l2")) == "unknown metric 'l3': choose one of 'l1', 'l2'"
-    assert unknown_choice("metric", "cosin", ("l1", "cosine")) == "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
-    assert did_you_mean("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))  # in a second, however many
+    assert did_you_mean("colour", ["metric", "k"]) == ""
+    assert did_you_mean("k", ["metric", "k"]) == ""
+    assert did_you_mean("k", []) == ""
+    files = (f"{i:06}.jpg" for i in range(2_000_000))
+    assert did_you_mean("999999.jpg", files)  # in a second, however many
+
+
+def test_unknown_choice():
+    message = unknown_choice("metric", "l3", ("l1", "l2"))
+    assert message == "unknown metric 'l3': choose one of 'l1', 'l2'"
+    message = unknown_choice("metric", "cosin", ("l1", "cosine"))
+    assert message == (
+        "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
+    )
 
 
 @pytest.fixture
@@ -28,33 +38,36 @@ def store(folder, tmp_path):
     return cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
 
 
-ys = [torch.ones(1, 2, 5, 5), torch.ones(1, 2, 2, 2)]
-rows = np.ones((3, 4), np.float32)
+YS = [torch.ones(1, 2, 5, 5), torch.ones(1, 2, 2, 2)]
+ROWS = np.ones((3, 4), np.float32)
 
-
-@pytest.mark.parametrize("call, said", [
+# What is called, and what its error must say.
+MISTAKES = [
     (lambda: cbir.named_recipe("as_release"), r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'"),
-    (lambda: cbir.conv_descriptor(ys[1:], threshold="relativ"), r"unknown threshold 'relativ' \(did you mean 'relative'\?\)"),
-    (lambda: cbir.conv_descriptor(ys), r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)"),
+    (lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"), r"unknown threshold 'relativ' \(did you mean 'relative'\?\)"),
+    (lambda: cbir.conv_descriptor(YS), r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)"),
     (lambda: cbir.Network(make_net().module, ["on"]), r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules"),
     (lambda: cbir.Network(make_net().module, []), "name the submodules whose outputs are y_1"),
     (lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes, "block '0' gives .* name it in `codes`"),
-    (lambda: cbir.search(rows, rows, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
-    (lambda: cbir.search(rows, rows, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
-    (lambda: cbir.search(rows[0], rows), "one row an image"),
-    (lambda: cbir.search(rows, rows, ["h"]), "pass the store, or one array"),
-    (lambda: cbir.search(rows, rows[:, 1:], k=1), "the same descriptor of the same network"),
-    (lambda: cbir.search(rows, ["a.jpg"], k=1), "pass that, not an array"),
+    (lambda: cbir.search(ROWS, ROWS, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
+    (lambda: cbir.search(ROWS, ROWS, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
+    (lambda: cbir.search(ROWS[0], ROWS), "one row an image"),
+    (lambda: cbir.search(ROWS, ROWS, ["h"]), "pass the store, or one array"),
+    (lambda: cbir.search(ROWS, ROWS[:, 1:], k=1), "the same descriptor of the same network"),
+    (lambda: cbir.search(ROWS, ["a.jpg"], k=1), "pass that, not an array"),
     (lambda: cbir.load_network("vgg-16"), r"unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"),
     (lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"), r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file"),
     (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)"),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
     (lambda: cbir.scenes.sample_scenes(3, 0, "databse"), r"unknown split 'databse' \(did you mean 'database'\?\)"),
-    (lambda: cbir.train_hidden_layer(rows, ["cat"] * 3), "Give every class a folder"),
-])
-def test_what_to_do_next(call, said):
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+    (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
+]
+
+
+@pytest.mark.parametrize("call, message", MISTAKES)
+def test_what_to_do_next(call, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         call()
 
 
@@ -68,14 +81,16 @@ def test_folders_and_files_that_are_not_there(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder that has images in it"):
         cbir.list_images(tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match=r"no query '003.png' .* \(did you mean '03.png'\?\)"):
+    hint = r"no query '003.png' .* \(did you mean '03.png'\?\)"
+    with pytest.raises(FileNotFoundError, match=hint):
         cbir.choose_queries(folder, names=["003.png"])
     with pytest.raises(ValueError, match="ask for 1 to 11"):
         cbir.choose_queries(folder, 12)
 
 
 def test_stores(store, folder, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown descriptor 'eta_con' \(did you mean 'eta_conv'\?\)"):
+    hint = r"unknown descriptor 'eta_con' \(did you mean 'eta_conv'\?\)"
+    with pytest.raises(ValueError, match=hint):
         cbir.search(store, store, "eta_con")
     other = cbir.extract(folder, make_net(1), tmp_path / "other")
     with pytest.raises(ValueError, match="pass the queries' image files"):
@@ -83,7 +98,8 @@ def test_stores(store, folder, tmp_path):
     again = cbir.extract(folder, make_net(), tmp_path / "again", extras={"mac": {"q": 1}})
     with pytest.raises(ValueError, match="extract one of them again, with the other's `extras`"):
         cbir.search(store, again, "mac")
-    with pytest.raises(ValueError, match=r"unknown extra 'sopc' \(did you mean 'spoc'\?\): .*, or give a recipe"):
+    hint = r"unknown extra 'sopc' \(did you mean 'spoc'\?\): .*, or give a recipe"
+    with pytest.raises(ValueError, match=hint):
         cbir.extract(folder, make_net(), tmp_path / "third", extras={"a": "sopc"})
     with pytest.raises(FileNotFoundError, match="workers of a cluster must see it"):
         cbir.store.shared_store(tmp_path / "nowhere")
@@ -112,16 +128,19 @@ def test_a_store_offers_its_descriptors_to_the_tab_key(store):
 
 def test_sweeps(tmp_path):
     (tmp_path / "grid.yaml").write_text("grid: {metrc: [l1]}")
-    with pytest.raises(ValueError, match=r"\['metrc'\] must be parameters .* \(did you mean 'metric'\?\); there are"):
+    hint = r"\['metrc'\] must be parameters .* \(did you mean 'metric'\?\); there are"
+    with pytest.raises(ValueError, match=hint):
         read_sweep(tmp_path / "grid.yaml")
 
 
 def test_weights_that_are_none(tmp_path):
     torch.save([1], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match=r"holds a list, not a state dict: write one by torch.save\("):
+    hint = r"holds a list, not a state dict: write one by torch.save\("
+    with pytest.raises(ValueError, match=hint):
         cbir.load_network("embedded", weights=tmp_path / "list.pth")
     write_image(tmp_path / "weights.png").rename(tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"not a readable state dict \(.*\): write one by torch.save\("):
+    hint = r"not a readable state dict \(.*\): write one by torch.save\("
+    with pytest.raises(ValueError, match=hint):
         cbir.load_network("embedded", weights=tmp_path / "weights.pth")
 
 
@@ -132,7 +151,10 @@ def test_a_notebook_that_fails_says_where_it_is(tmp_path, monkeypatch):
         write_image(tmp_path / "photos" / ("ab"[i % 2]) / f"{i}.png", seed=i)
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(cli, "PAPER", ["02_extraction"])
-    words = ["reproduce", "--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "network", "vgg-16"]
-    with pytest.raises(SystemExit, match=r"(?s)unknown network 'vgg-16' \(did you mean 'vgg16'\?\).*cbir: .*runs/folder/notebooks/02_extraction.ipynb has the cell that failed"):
+    words = ["reproduce", "--profile", "folder", "-p", "network", "vgg-16"]
+    words += ["-p", "images", str(tmp_path / "photos")]
+    meant = r"(?s)unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"
+    where = "cbir: .*runs/folder/notebooks/02_extraction.ipynb has the cell that failed"
+    with pytest.raises(SystemExit, match=f"{meant}.*{where}"):
         cli.main(words)
     assert (tmp_path / "runs" / "folder" / "notebooks" / "02_extraction.ipynb").is_file()

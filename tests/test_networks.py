@@ -35,7 +35,7 @@ def net(request):
 both = pytest.mark.parametrize("net", ["vgg16", "embedded"], indirect=True)
 
 
-# ---- tap points -------------------------------------------------------------------------------------------------------------
+# ---- tap points ----------------------------------------------------------------------------------
 
 @both
 def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
@@ -48,7 +48,7 @@ def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
                 ys.append(x.clone())
-        x = x.flatten(1)                                     # VGG16's average pool is no change at 224 x 224
+        x = x.flatten(1)  # VGG16's average pool is no change at 224 x 224
         for layer in net.module.classifier[:-1]:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
@@ -63,7 +63,9 @@ def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
 @both
 def test_shapes(net):
     channels, width = SHAPES[net.name]
-    assert net.shapes == {"blocks": [(c, s, s) for c, s in zip(channels, [112, 56, 28, 14, 7])], "codes": [width, width]}
+    sides = [112, 56, 28, 14, 7]
+    assert net.shapes["blocks"] == [(c, side, side) for c, side in zip(channels, sides)]
+    assert net.shapes["codes"] == [width, width]
 
 
 def test_the_descriptor_has_the_papers_dimensions(vgg16):
@@ -118,11 +120,15 @@ def test_a_tap_before_its_relu_stays_before_its_relu():
 def test_any_other_network():
     """A residual network, from image file to eta."""
     torch.manual_seed(0)
-    net = cbir.Network(models.resnet18(weights=None), ["layer1", "layer2", "layer3", "layer4"], ["avgpool"], cbir.resize_transform(64))
-    assert net.shapes == {"blocks": [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)], "codes": [512]}
+    blocks = ["layer1", "layer2", "layer3", "layer4"]
+    transform = cbir.resize_transform(64)
+    net = cbir.Network(models.resnet18(weights=None), blocks, ["avgpool"], transform)
+    assert net.shapes["blocks"] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    assert net.shapes["codes"] == [512]
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     d = cbir.describe(net, torch.stack([net.transform(image)] * 2))
-    assert d.eta.shape == (2, 512 + 960) and torch.isfinite(d.eta).all() and (d.eta_conv[:, :64] > 0).any()
+    assert d.eta.shape == (2, 512 + 960)
+    assert torch.isfinite(d.eta).all() and (d.eta_conv[:, :64] > 0).any()
     tapped = [name for name, _, _ in net.layers if name in [*net.blocks, *net.codes]]
     assert tapped == ["layer1", "layer2", "layer3", "layer4", "avgpool"]
 
@@ -140,18 +146,20 @@ def test_blocks_that_are_no_activation_maps(tiny_net, block, message):
         cbir.Network(tiny_net.module, ["one", block], transform=tiny_net.transform).shapes
 
 
-# ---- the input --------------------------------------------------------------------------------------------------------------
+# ---- the input -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size", [(500, 375), (224, 224), (30, 400), (1, 1)])
 @pytest.mark.parametrize("crop", [False, True])
 def test_images_of_any_size_become_224(size, crop):
     white = cbir.resize_transform(crop=crop)(Image.new("RGB", size, "white"))
     assert white.shape == (3, 224, 224) and white.dtype == torch.float32
-    torch.testing.assert_close(white.mean((1, 2)), (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]))
+    mean = torch.tensor([0.485, 0.456, 0.406])
+    std = torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(white.mean((1, 2)), (1 - mean) / std)
 
 
 def test_stretched_unless_cropped():
-    """An image whose left half is black: stretched, half of the columns are; cropped, the image's margins are cut."""
+    """The image's left half is black. Stretched, half of the columns are; cropped, margins go."""
     pixels = np.zeros((224, 896, 3), np.uint8)
     pixels[:, 448:] = 255
     pixels[:, :100, 0] = pixels[:, -100:, 0] = 99
@@ -162,7 +170,7 @@ def test_stretched_unless_cropped():
     torch.testing.assert_close(cbir.resize_transform(crop=True)(image), preset(image))
 
 
-# ---- provenance -------------------------------------------------------------------------------------------------------------
+# ---- provenance ----------------------------------------------------------------------------------
 
 def test_the_hash_follows_the_weights():
     hashes = {make_net(seed=seed).weights_hash for seed in range(3)}
@@ -174,9 +182,11 @@ def test_the_hash_follows_the_weights():
 
 
 def test_the_hash_sees_names_types_and_buffers():
-    plain, normed = nn.Sequential(nn.Conv2d(3, 2, 1)), nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    plain = nn.Sequential(nn.Conv2d(3, 2, 1))
+    normed = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     normed[0].load_state_dict(plain[0].state_dict())
-    hashes = [cbir.Network(m, ["0"]).weights_hash for m in (plain, normed, nn.Sequential(nn.Sequential(plain[0])))]
+    nested = nn.Sequential(nn.Sequential(plain[0]))
+    hashes = [cbir.Network(m, ["0"]).weights_hash for m in (plain, normed, nested)]
     normed[1].running_mean += 1
     hashes += [cbir.Network(m, ["0"]).weights_hash for m in (normed, plain.double())]
     assert len(set(hashes)) == 5 and all(len(h) == 64 for h in hashes)
@@ -185,19 +195,20 @@ def test_the_hash_sees_names_types_and_buffers():
 def test_provenance(tiny_net):
     p = tiny_net.provenance
     assert (p["name"], p["blocks"], p["codes"]) == ("tiny", ["one", "two", "three"], ["hidden"])
-    assert p["weights_hash"] == tiny_net.weights_hash and "Resize" in p["transform"] and "32" in p["transform"]
+    assert p["weights_hash"] == tiny_net.weights_hash
+    assert "Resize" in p["transform"] and "32" in p["transform"]
     assert p == make_net().provenance
 
 
 def test_provenance_of_a_plain_function_is_the_same_tomorrow(tiny_net):
-    """No address in memory, which would differ in every process and part a store from the network that made it."""
+    """No address in memory: it would part a store from the network that made it."""
     def transform(image):
         return cbir.resize_transform(32)(image)
     text = cbir.Network(tiny_net.module, ["one"], transform=transform).provenance["transform"]
     assert hex(id(transform)) not in text and "transform" in text
 
 
-# ---- random weights ---------------------------------------------------------------------------------------------------------
+# ---- random weights ------------------------------------------------------------------------------
 
 def test_random_weights_are_seeded(embedded):
     assert cbir.load_network("embedded", weights=None).weights_hash == embedded.weights_hash
@@ -212,11 +223,16 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-# ---- weights from files -----------------------------------------------------------------------------------------------------
+# ---- weights from files --------------------------------------------------------------------------
 
 def save(state, path):
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     return path
+
+
+def contiguous_state(net):
+    """A network's state dict as safetensors takes it."""
+    return {key: tensor.contiguous() for key, tensor in net.module.state_dict().items()}
 
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -226,10 +242,11 @@ SUFFIXES = pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
 def test_weights_from_a_file(tmp_path, suffix, kind):
     other = cbir.load_network("embedded", weights=None, seed=5)
-    path = save({k: v.contiguous() for k, v in other.module.state_dict().items()}, tmp_path / f"weights{suffix}")
+    path = save(contiguous_state(other), tmp_path / f"weights{suffix}")
     loaded = cbir.load_network("embedded", weights=kind(path))
     assert loaded.weights_hash == other.weights_hash
-    assert torch.equal(cbir.describe(loaded, loaded.probe()).eta, cbir.describe(other, other.probe()).eta)
+    expected = cbir.describe(other, other.probe()).eta
+    assert torch.equal(cbir.describe(loaded, loaded.probe()).eta, expected)
 
 
 @SUFFIXES
@@ -265,7 +282,7 @@ def a_name_less(state):
 @SUFFIXES
 @pytest.mark.parametrize("change", [other_shape, a_name_more, a_name_less, lambda state: {}])
 def test_weights_that_do_not_fit(tmp_path, embedded, suffix, change):
-    path = save(change({k: v.contiguous() for k, v in embedded.module.state_dict().items()}), tmp_path / f"weights{suffix}")
+    path = save(change(contiguous_state(embedded)), tmp_path / f"weights{suffix}")
     with pytest.raises(ValueError, match="do not fit the network 'embedded'"):
         cbir.load_network("embedded", weights=path)
 
@@ -287,9 +304,13 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("how", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, 2))], ids=["torch.save", "pickle"])
-def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path, how):
-    how({"features.0.bias": Payload(tmp_path / "it ran")}, tmp_path / "weights.pth")
+def save_pickled(state, path):
+    path.write_bytes(pickle.dumps(state, 2))
+
+
+@pytest.mark.parametrize("write", [torch.save, save_pickled], ids=["torch.save", "pickle"])
+def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path, write):
+    write({"features.0.bias": Payload(tmp_path / "it ran")}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="weights.pth is not a readable state dict"):
         cbir.load_network("embedded", weights=tmp_path / "weights.pth")
     assert not (tmp_path / "it ran").exists()
@@ -307,16 +328,17 @@ def test_unknown_network():
         cbir.load_network("vgg17")
 
 
-# ---- downloads --------------------------------------------------------------------------------------------------------------
+# ---- downloads -----------------------------------------------------------------------------------
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Makes torchvision look for VGG16's weights in a file of this folder, and torch keep downloads in another."""
+    """Publishes VGG16's weights as a file of this folder; torch keeps downloads in another."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
 
     def publish(name):
-        monkeypatch.setattr(models.VGG16_Weights.IMAGENET1K_V1.value, "url", (tmp_path / name).as_uri())
+        published = models.VGG16_Weights.IMAGENET1K_V1.value
+        monkeypatch.setattr(published, "url", (tmp_path / name).as_uri())
         return tmp_path / name
     return publish
 
@@ -329,7 +351,9 @@ def downloaded(tmp_path):
 def full_weights(tmp_path_factory, vgg16):
     """VGG16's state dict with one number in every tensor: full shapes in a small file."""
     path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
-    torch.save({k: torch.tensor([0.01]).expand(v.shape) for k, v in vgg16.module.state_dict().items()}, path)
+    state = vgg16.module.state_dict()
+    numbers = {key: torch.tensor([0.01]).expand(value.shape) for key, value in state.items()}
+    torch.save(numbers, path)
     return path
 
 
@@ -351,7 +375,8 @@ def test_weights_are_downloaded_once(server, tmp_path, full_weights):
     assert all((p == 0.01).all() for p in first.module.parameters())
     assert downloaded(tmp_path) == [source.name]
     source.unlink()
-    assert (cbir.load_network("vgg16", weights="IMAGENET1K_V1").module.features[0].bias == 0.01).all()
+    again = cbir.load_network("vgg16", weights="IMAGENET1K_V1")
+    assert (again.module.features[0].bias == 0.01).all()
 
 
 def test_a_download_with_another_hash_is_refused(server, tmp_path, full_weights):
@@ -371,14 +396,15 @@ def test_a_damaged_file_in_the_cache_is_named(server, tmp_path, full_weights):
         cbir.load_network("vgg16")
 
 
-# ---- accelerators -----------------------------------------------------------------------------------------------------------
+# ---- accelerators --------------------------------------------------------------------------------
 
 @pytest.mark.cuda
 def test_cuda_gives_the_same_descriptors(embedded, tmp_path):
     on_gpu = cbir.load_network("embedded", weights=None, device="cuda")
     assert on_gpu.device.type == "cuda" and on_gpu.weights_hash == embedded.weights_hash
     batch = torch.randn(4, 3, 224, 224)
-    torch.testing.assert_close(cbir.describe(on_gpu, batch).eta.cpu(), cbir.describe(embedded, batch).eta, rtol=1e-2, atol=1e-3)
+    eta = cbir.describe(on_gpu, batch).eta.cpu()
+    torch.testing.assert_close(eta, cbir.describe(embedded, batch).eta, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.cuda

@@ -1,6 +1,7 @@
-"""The embedded image set: its table, its pictures, its folder; and what trains the embedded network on it."""
+"""The embedded image set: its table, its pictures, its folder; and training a network on it."""
 
 import os
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,24 @@ from PIL import Image
 from torch import nn
 
 import cbir
-from cbir.scenes import BACKGROUNDS, CLASSES, PALETTES, SPLITS, render, sample_scenes, training, write_scenes
-from cbir.scenes import catalog as scenes
+from cbir.scenes import (
+    BACKGROUNDS,
+    CLASSES,
+    PALETTES,
+    SPLITS,
+    catalog,
+    render_scenes,
+    sample_scenes,
+    training,
+    write_scenes,
+)
 from cbir.zoo import slim_vgg16
 
 FACTORS = {"class": CLASSES, "background": BACKGROUNDS, "palette": PALETTES}
 
 
 def fixed_scene(**factors):
-    """One table row, the same but for the given factors: facing the camera, in the middle, lit from the left."""
+    """One table row with the given factors: facing the camera, in the middle, lit from the left."""
     row = {"class": "ball", "background": "checker", "palette": "ocean", "azimuth": 20.0, "elevation": 22.0, "distance": 5.5, "aim_x": 0.0,
            "aim_y": 0.15, "sun_azimuth": -50.0, "sun_elevation": 45.0, "texture_angle": 30.0, "texture_scale": 1.0, "texture_x": 3.0,
            "texture_y": 4.0}
@@ -45,7 +55,8 @@ def test_background_and_palette_are_uniform_and_independent_of_each_other_and_of
         counts = pd.crosstab(table[a], table[b]).to_numpy()
         expected = 8000 / counts.size
         assert counts.shape == (len(FACTORS[a]), len(FACTORS[b]))
-        # chi-squared of a table of independent, uniform factors: its mean is about the number of cells, its deviation sqrt(2 * cells)
+        # chi-squared of a table of independent, uniform factors: its mean is about the number of
+        # cells, its deviation sqrt(2 * cells)
         chi = ((counts - expected) ** 2 / expected).sum()
         assert abs(chi - counts.size) < 5 * np.sqrt(2 * counts.size)
 
@@ -60,17 +71,18 @@ def test_every_split_and_every_seed_is_a_stream_of_its_own():
 
 def test_the_same_seed_gives_the_same_pixels_alone_or_among_others():
     table = sample_scenes(6, 5, "query")
-    images = render(table, size=56)
+    images = render_scenes(table, size=56)
     assert images.shape == (6, 56, 56, 3) and images.dtype == np.uint8
-    np.testing.assert_array_equal(render(sample_scenes(6, 5, "query"), size=56), images)
-    np.testing.assert_array_equal(render(table[4:5], size=56)[0], images[4])
-    assert render(table[:0]).shape == (0, 224, 224, 3)
-    assert render(table[:1]).shape == (1, 224, 224, 3)
+    np.testing.assert_array_equal(render_scenes(sample_scenes(6, 5, "query"), size=56), images)
+    np.testing.assert_array_equal(render_scenes(table[4:5], size=56)[0], images[4])
+    assert render_scenes(table[:0]).shape == (0, 224, 224, 3)
+    assert render_scenes(table[:1]).shape == (1, 224, 224, 3)
 
 
 @pytest.mark.parametrize("factor, threshold", [("class", 3), ("background", 8), ("palette", 20)])
 def test_every_value_of_a_factor_looks_different_from_every_other(factor, threshold):
-    images = render(pd.DataFrame([fixed_scene(**{factor: name}) for name in FACTORS[factor]]), size=112).astype(int)
+    table = pd.DataFrame([fixed_scene(**{factor: name}) for name in FACTORS[factor]])
+    images = render_scenes(table, size=112).astype(int)
     for i, image in enumerate(images):
         assert image.std() > 20  # a picture, not a blank
         for j in range(i):
@@ -81,13 +93,13 @@ def test_every_value_of_a_factor_looks_different_from_every_other(factor, thresh
 def test_the_object_covers_a_good_part_of_the_picture_and_the_ground_more():
     """Two palettes that differ in the object's colours alone tell its pixels from the others."""
     table = sample_scenes(40, 0, "query").assign(palette="ocean")
-    colors = scenes._COLORS["ocean"]
+    colors = catalog._COLORS["ocean"]
     try:
-        before = render(table, size=64).astype(int)
-        scenes._COLORS["ocean"] = "00ff00 00ff00" + colors[13:]
-        after = render(table, size=64).astype(int)
+        before = render_scenes(table, size=64).astype(int)
+        catalog._COLORS["ocean"] = "00ff00 00ff00" + colors[13:]
+        after = render_scenes(table, size=64).astype(int)
     finally:
-        scenes._COLORS["ocean"] = colors
+        catalog._COLORS["ocean"] = colors
     mask = abs(before - after).sum(-1) > 12
     heights = mask.any(2).sum(1) / 64
     assert (heights > 0.25).all() and (heights < 0.65).all() and 0.35 < np.median(heights) < 0.55
@@ -104,7 +116,12 @@ def write(folder, **options):
 def small(monkeypatch):
     """Pictures of 32 x 32, to write them fast; counts the pictures rendered."""
     rendered = []
-    monkeypatch.setattr(scenes, "render", lambda table: rendered.append(len(table)) or render(table, size=32))
+
+    def render_small(table):
+        rendered.append(len(table))
+        return render_scenes(table, size=32)
+
+    monkeypatch.setattr(catalog, "render_scenes", render_small)
     return rendered
 
 
@@ -115,10 +132,12 @@ def test_a_written_folder_has_the_pictures_and_their_factors(small, tmp_path):
     assert set(manifest["file"]) == files and len(files) == 13
     assert "database/star/star_00006.jpg" in files and "queries/ring/ring_00002.jpg" in files
     queries = sample_scenes(3, 2, "query")
-    pd.testing.assert_frame_equal(manifest[manifest["split"] == "query"][queries.columns].reset_index(drop=True), queries)
+    recorded = manifest[manifest["split"] == "query"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(recorded[queries.columns], queries)
     with Image.open(folder / "queries/ring/ring_00002.jpg") as image:
         assert image.format == "JPEG"
-        assert abs(np.asarray(image).astype(int) - render(queries[2:], size=32)[0]).mean() < 6
+        written = np.asarray(image).astype(int)
+        assert abs(written - render_scenes(queries[2:], size=32)[0]).mean() < 6
 
 
 def test_a_complete_folder_is_left_alone(small, tmp_path):
@@ -164,7 +183,7 @@ def test_a_folder_of_another_set_is_refused_and_kept(small, tmp_path, other):
 
 def test_another_version_of_the_renderer_is_refused(small, tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(scenes, "VERSION", scenes.VERSION + 1)
+    monkeypatch.setattr(catalog, "VERSION", catalog.VERSION + 1)
     with pytest.raises(ValueError, match="version"):
         write(tmp_path)
 
@@ -226,16 +245,22 @@ def test_augmentation_only_mirrors_and_reorders_the_channels():
     x = torch.rand(40, 3, 4, 5)
     seen = set()
     for before, after in zip(x, training.augment(x)):
-        found = [(order, mirrored) for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)) for mirrored in (0, 1)
-                 if torch.equal(before[list(order)].flip(2) if mirrored else before[list(order)], after)]
+        found = []
+        for order in permutations(range(3)):
+            reordered = before[list(order)]
+            if torch.equal(reordered, after):
+                found.append((order, "as it was"))
+            if torch.equal(reordered.flip(2), after):
+                found.append((order, "mirrored"))
         assert len(found) == 1
         seen.update(found)
     assert len(seen) > 8
 
 
 def test_training_runs_from_scenes_to_folded_weights():
-    """A few steps only: what is held is that it runs, learns something from its labels and returns VGG16's plain layout."""
-    model, history = training.train_slim_vgg16(n_scenes=64, n_validation=20, epochs=2, batch_size=16, lr=1e-3)
+    """A few steps only: it runs, learns something and returns VGG16's plain layout."""
+    options = {"n_scenes": 64, "n_validation": 20, "epochs": 2, "batch_size": 16, "lr": 1e-3}
+    model, history = training.train_slim_vgg16(**options)
     assert list(history) == ["epoch", "loss", "accuracy"] and len(history) == 2
     assert np.isfinite(history.loss).all() and history.accuracy.between(0, 1).all()
     assert model.state_dict().keys() == slim_vgg16().state_dict().keys()
