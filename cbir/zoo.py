@@ -105,6 +105,8 @@ def slim_vgg16(
     """
     channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
     hidden = int(4096 * width)
+    # The order of the two decides which weights a seed draws.
+    features = models.vgg.make_layers(channels, batch_norm)
     classifier = nn.Sequential(
         nn.Linear(channels[-2] * 7 * 7, hidden),
         nn.ReLU(True),
@@ -115,7 +117,7 @@ def slim_vgg16(
         nn.Linear(hidden, num_classes),
     )
     parts = OrderedDict[str, nn.Module](
-        features=models.vgg.make_layers(channels, batch_norm),
+        features=features,
         avgpool=nn.AdaptiveAvgPool2d(7),  # does nothing at 224 x 224
         flatten=nn.Flatten(),
         classifier=classifier,
