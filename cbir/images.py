@@ -18,16 +18,16 @@ AnyImages = TypeVar("AnyImages", bound="Images")
 
 @runtime_checkable
 class Images(Protocol):
-    """What an `ImageSet` and a store have in common."""
+    """What a store has in common with an `ImageSet`, which says what each member is."""
 
     @property
-    def root(self) -> Path: ...
+    def root(self) -> Path: ...  # noqa: D102
     @property
-    def files(self) -> list[str]: ...
+    def files(self) -> list[str]: ...  # noqa: D102
     @property
-    def labels(self) -> list[str]: ...
+    def labels(self) -> list[str]: ...  # noqa: D102
     def __len__(self) -> int: ...
-    def path(self, i: int) -> Path: ...
+    def path(self, i: int) -> Path: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
