@@ -1,29 +1,34 @@
-"""Past one machine: the same bits from a Dask cluster, also when workers die; stores at fsspec URLs; two processes on one store."""
+"""Past one machine: the same bits from a Dask cluster, also when workers die; stores at URLs."""
 
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-import torch
 from conftest import make_net, write_image
 from distributed import Client, LocalCluster
 from zarr.storage import FsspecStore
 
 import cbir
 
-OPTIONS = dict(batch_size=2, shard_size=4, extras={"mac": "mac", "color": "color", "relative": {"threshold": "relative"}})
+EXTRAS = {"mac": "mac", "color": "color", "relative": {"threshold": "relative"}}
+OPTIONS = dict(batch_size=2, shard_size=4, extras=EXTRAS)
+
+
+def local_cluster(n_workers):
+    """Worker processes with one thread each."""
+    return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
 
 
 @pytest.fixture(scope="module")
 def client():
-    """Two workers, each a process with one thread."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    with local_cluster(2) as cluster, Client(cluster) as client:
         yield client
 
 
@@ -44,12 +49,13 @@ def here(images, tmp_path_factory):
 
 
 def assert_same(a, b):
-    assert (a.files, a.labels, a.unreadable, a.recipe, a.network, a.extras) == (b.files, b.labels, b.unreadable, b.recipe, b.network, b.extras)
+    for attribute in ("files", "labels", "unreadable", "recipe", "network", "extras"):
+        assert getattr(a, attribute) == getattr(b, attribute)
     for name in a.arrays:
         assert a.arrays[name][:].tobytes() == b.arrays[name][:].tobytes()
 
 
-# ---- Dask -------------------------------------------------------------------------------------------------------------------
+# ---- Dask ----------------------------------------------------------------------------------
 
 def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
     st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
@@ -69,42 +75,58 @@ def test_a_cluster_completes_what_one_process_began(client, images, here, tmp_pa
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_a_cluster_searches_the_same_bits(client, here, metric):
     names = ["h", "eta_conv", "eta", "mac", "h+color"]
-    alone, together = (cbir.search(here, here, names, metric, k=7, client=c) for c in (None, client))
+    alone = cbir.search(here, here, names, metric, k=7)
+    together = cbir.search(here, here, names, metric, k=7, client=client)
     for name in names:
         np.testing.assert_array_equal(alone[name].indices, together[name].indices)
         np.testing.assert_array_equal(alone[name].distances, together[name].distances)
 
 
-def slow(module, inputs):
-    """A hook that leaves time to kill a worker; at module level, since hooks travel with the network."""
-    torch.tensor(0.05 * len(inputs[0])).item()
-    import time
-    time.sleep(0.1)
+class WaitsForAKill:
+    """A hook that holds up whatever worker comes to it, until one was killed.
+
+    At module level, since hooks travel with the network. The first shards pass, so that the store
+    is half filled; then every worker leaves its process number and waits for the file "killed".
+    """
+
+    def __init__(self, folder, store):
+        self.folder = folder
+        self.store = store
+
+    def __call__(self, _module, _inputs):
+        if len(list(self.store.glob("state/c/*"))) < 2:
+            return
+        (self.folder / f"{os.getpid()}.waits").touch()
+        while not (self.folder / "killed").exists():
+            time.sleep(0.01)
 
 
 def test_a_worker_killed_half_way(images, here, tmp_path):
     """Its shards go to the other worker and to the one that replaces it."""
-    net, killed = make_net(), []
-    net.module.register_forward_pre_hook(slow)
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        def kill():
-            while True:
-                store = cbir.open_store(tmp_path / "st") if (tmp_path / "st").exists() else None
-                if store and 2 <= len(store.shards) - len(store.missing()) <= 8:
-                    os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
-                    killed.append(len(store.missing()))
+    net = make_net()
+    net.module.register_forward_pre_hook(WaitsForAKill(tmp_path, tmp_path / "st"))
+    workers = set()
+    done = threading.Event()
+
+    def kill_one_that_waits():
+        while not done.wait(0.01):
+            for waiting in tmp_path.glob("*.waits"):
+                pid = int(waiting.stem)
+                if pid in workers:
+                    os.kill(pid, signal.SIGKILL)
+                    (tmp_path / "killed").touch()
                     return
-                if done.wait(0.05):
-                    return
-        done = threading.Event()
-        watcher = threading.Thread(target=kill)
-        watcher.start()
+
+    with local_cluster(2) as cluster, Client(cluster) as client:
+        workers |= {worker.pid for worker in cluster.workers.values()}
+        killer = threading.Thread(target=kill_one_that_waits)
+        killer.start()
         try:
             st = cbir.extract(images, net, tmp_path / "st", client=client, **OPTIONS)
         finally:
             done.set()
-            watcher.join()
-    assert killed, "the worker was to be killed before the end"
+            killer.join()
+    assert (tmp_path / "killed").exists(), "the worker was to be killed before the end"
     assert_same(st, here)
 
 
@@ -126,18 +148,23 @@ class Faulty:
     __str__ = __repr__ = lambda self: "faulty"
 
 
-def test_connect():
+def test_connect(monkeypatch):
     with cbir.cluster.connect(None) as client:
         assert client is None
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with local_cluster(1) as cluster:
         with cbir.cluster.connect(cluster.scheduler_address) as client:
             assert client.submit(sum, [1, 2]).result() == 3
+
+    def impatient_client(address, timeout):
+        return Client(address, timeout="0.5s")
+
+    monkeypatch.setattr("distributed.Client", impatient_client)
     with pytest.raises(OSError):
         with cbir.cluster.connect("tcp://127.0.0.1:9"):
             pass
 
 
-# ---- object storage ---------------------------------------------------------------------------------------------------------
+# ---- object storage ------------------------------------------------------------------------
 
 @pytest.fixture
 def url():
@@ -153,7 +180,8 @@ def test_a_store_at_a_url(images, here, url):
     assert_same(st, here)
     assert_same(cbir.open_store(url), here)
     assert cbir.extract(images, make_net(), url, **OPTIONS).computed == 0
-    np.testing.assert_array_equal(cbir.search(st, here, k=3).indices, cbir.search(here, here, k=3).indices)
+    found, expected = cbir.search(st, here, k=3), cbir.search(here, here, k=3)
+    np.testing.assert_array_equal(found.indices, expected.indices)
 
 
 def test_resuming_at_a_url(images, here, url, monkeypatch):
@@ -199,7 +227,7 @@ def test_a_url_with_something_else_is_left_alone(images, url):
     assert memory.cat_file("bucket/stores/st/photo.jpg") == b"somebody's"
 
 
-# ---- two processes ----------------------------------------------------------------------------------------------------------
+# ---- two processes -------------------------------------------------------------------------
 
 SECOND = """
 import sys
@@ -213,13 +241,18 @@ except BlockingIOError as error:
 
 def test_a_second_process_is_told(images, tmp_path):
     """While the first one is at it; afterwards the store is the first one's, whole."""
-    net, said = make_net(), []
+    net = make_net()
+    second = []
 
-    def other(_module, inputs):
-        if not said and (tmp_path / "st").exists():
-            said.append(subprocess.run([sys.executable, "-c", SECOND, images, tmp_path / "st"], cwd=Path(__file__).parent,
-                                       capture_output=True, text=True))
+    def other(_module, _inputs):
+        if second or not (tmp_path / "st").exists():
+            return
+        command = [sys.executable, "-c", SECOND, images, tmp_path / "st"]
+        here = Path(__file__).parent
+        second.append(subprocess.run(command, cwd=here, capture_output=True, text=True))
+
     net.module.register_forward_pre_hook(other)
     st = cbir.extract(images, net, tmp_path / "st", batch_size=2, shard_size=4)
-    assert "another process is describing images into" in said[0].stdout, said[0].stderr
-    assert not st.missing() and st.described.sum() == 40
+    assert "another process is describing images into" in second[0].stdout, second[0].stderr
+    assert not st.missing()
+    assert st.described.sum() == 40
