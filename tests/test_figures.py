@@ -47,14 +47,21 @@ def test_style():
     plt.subplots()[0].canvas.draw()
 
 
-# ---- Fig. 1 -----------------------------------------------------------------------------------------------------------------
+# Fig. 1
 
 NETWORKS = {
     "embedded": lambda: cbir.load_network("embedded", weights=None),
     "tiny": make_net,
     "no codes": lambda: make_net(codes=()),
-    "residual": lambda: cbir.Network(models.resnet18(weights=None), ["layer1", "layer2", "layer3", "layer4"], ["avgpool"], cbir.resize_transform(64)),
+    "residual": lambda: residual_network(),
 }
+
+
+def residual_network():
+    """ResNet-18, whose last feature is a code of shape (512, 1, 1)."""
+    blocks = ["layer1", "layer2", "layer3", "layer4"]
+    transform = cbir.resize_transform(64)
+    return cbir.Network(models.resnet18(weights=None), blocks, ["avgpool"], transform)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
@@ -62,9 +69,10 @@ def test_fig_1_names_every_tap_with_its_shape(make):
     net, (fig, ax) = make(), plt.subplots()
     assert figures.network(ax, net) is ax and fig.axes == [ax]
     notes = [t.get_text().replace(" × 1 × 1", "") for t in ax.texts if isinstance(t, Annotation)]
-    shapes = [" × ".join(map(str, s)) for s in net.shapes["blocks"]] + [str(d) for d in net.shapes["codes"]]
+    shapes = [" × ".join(map(str, shape)) for shape in net.shapes["blocks"]]
+    shapes += map(str, net.shapes["codes"])
     assert notes == [f"$y_{m}$\n{shape}" for m, shape in enumerate(shapes, start=1)]
-    assert len(ax.patches) == 3 * len(net.layers) + 3          # three faces a slab, three legend entries
+    assert len(ax.patches) == 3 * len(net.layers) + 3  # three faces a slab, three legend entries
     fig.canvas.draw()
     x = [t.xy[0] for t in ax.texts if isinstance(t, Annotation)]
     assert x == sorted(x) and ax.get_xlim()[0] < x[0] and x[-1] < ax.get_xlim()[1]
@@ -73,13 +81,15 @@ def test_fig_1_names_every_tap_with_its_shape(make):
 def test_fig_1_explains_its_colors():
     _, ax = plt.subplots()
     legend = figures.network(ax, make_net()).get_legend()
-    assert [t.get_text() for t in legend.get_texts()] == ["convolution + ReLU", "max-pool", "fully connected"]
+    kinds = [text.get_text() for text in legend.get_texts()]
+    assert kinds == ["convolution + ReLU", "max-pool", "fully connected"]
 
 
-# ---- Fig. 2 -----------------------------------------------------------------------------------------------------------------
+# Fig. 2
+
 
 def test_fig_2_lays_every_map_over_the_image():
-    """Colour where a neuron is significant, grey elsewhere, and a tint where channels are counted."""
+    """Colour where a neuron is significant, else grey, and a tint where channels are counted."""
     fig, axes = plt.subplots(1, 3)
     maps = [np.arange(12).reshape(3, 4), np.eye(2, dtype=int), np.zeros((2, 4), int)]
     assert figures.significant_regions(axes, picture(), maps, ["$z_1$", "$z_2$", "$z_3$"]) is axes
@@ -94,7 +104,7 @@ def test_fig_2_lays_every_map_over_the_image():
     tint = axes[0].images[1]
     np.testing.assert_array_equal(tint.get_array().filled(0), maps[0])
     np.testing.assert_array_equal(np.ma.getmaskarray(tint.get_array()), maps[0] == 0)
-    assert tint.get_extent() == [-0.5, 7.5, 5.5, -0.5]          # the map covers the whole image
+    assert tint.get_extent() == [-0.5, 7.5, 5.5, -0.5]  # the map covers the whole image
     fig.canvas.draw()
 
 
@@ -105,20 +115,22 @@ def test_fig_2_without_titles():
     fig.canvas.draw()
 
 
-# ---- Figs 3-6 ---------------------------------------------------------------------------------------------------------------
+# Figs 3-6
+
 
 @pytest.fixture
 def draw(tmp_path):
     """Draws what queries of these classes found, of these classes: (axes, pictures)."""
 
     def draw(classes, distances=None, axes=None, **options):
-        pictures = [[picture(10 * q + i, (5 + i, 7)) for i in range(len(row))]
-                    for q, row in enumerate(classes)]
-        queries, database = ([], []), ([], [])
+        pictures = {}
+        queries = ([], [])  # files, labels
+        database = ([], [])
         for q, row in enumerate(classes):
             for i, label in enumerate(row):
                 file = f"{q} {i}.png"
-                Image.fromarray(pictures[q][i]).save(tmp_path / file)
+                pictures[q, i] = picture(10 * q + i, (5 + i, 7))
+                Image.fromarray(pictures[q, i]).save(tmp_path / file)
                 files, labels = database if i else queries
                 files.append(file)
                 labels.append(label)
@@ -140,7 +152,7 @@ def test_figs_3_to_6_show_every_image_with_class_and_distance(draw):
     for q in range(2):
         for col in range(4):
             assert len(axes[q][col].images) == 1
-            np.testing.assert_array_equal(axes[q][col].images[0].get_array(), pictures[q][col])
+            np.testing.assert_array_equal(axes[q][col].images[0].get_array(), pictures[q, col])
     lines = [[ax.get_xlabel().split("\n") for ax in row] for row in axes]
     assert [x[0] for x in lines[0]] == ["cat", "cat", "dog", "cat"] and lines[1][0] == ["dog"]
     distances = [[float(x[-1]) for x in row[1:]] for row in lines]
@@ -162,14 +174,20 @@ def test_a_figure_of_several_descriptors_and_of_some_queries(tmp_path):
     database = cbir.ImageSet(tmp_path, ["a.png", "b.png"], ["cat", "dog"])
     for i, file in enumerate(database.files):
         Image.fromarray(picture(i)).save(tmp_path / file)
-    hits = {"h": cbir.Hits(np.array([[0], [1]]), np.array([[0.1], [0.2]])),
-            "eta": cbir.Hits(np.array([[1], [0]]), np.array([[0.3], [0.4]]))}
+    hits = {
+        "h": cbir.Hits(np.array([[0], [1]]), np.array([[0.1], [0.2]])),
+        "eta": cbir.Hits(np.array([[1], [0]]), np.array([[0.3], [0.4]])),
+    }
     _, axes = plt.subplots(4, 2)
     figures.retrieval(axes[:2], database, database, hits, rows=[1])
     figures.retrieval(axes[2:], database, database, hits, rows=np.array([0]))
     texts = [[ax.get_xlabel() for ax in row] for row in axes]
-    assert texts == [["dog", "dog\n0.2000"], ["dog", "cat\n0.4000"],
-                     ["cat", "cat\n0.1000"], ["cat", "dog\n0.3000"]]
+    assert texts == [
+        ["dog", "dog\n0.2000"],
+        ["dog", "cat\n0.4000"],
+        ["cat", "cat\n0.1000"],
+        ["cat", "dog\n0.3000"],
+    ]
     assert [row[0].get_ylabel() for row in axes] == [cbir.SYMBOLS["h"], cbir.SYMBOLS["eta"]] * 2
     assert [row[0].get_title() for row in axes] == ["query", "", "", ""]
 
@@ -249,12 +267,14 @@ def test_class_names_are_shown_as_they_are(draw):
         assert any(name in text for text in texts(ax))
 
 
-# ---- Figs 7-10 --------------------------------------------------------------------------------------------------------------
+# Figs 7-10
+
 
 def test_figs_7_to_10_show_every_histogram():
     fig, axes = plt.subplots(2, 3)
-    table = [[cbir.color_histogram(picture(3 * q + i, (20, 20))) for i in range(3)] for q in range(2)]
-    table[1][2] = cbir.color_histogram(np.zeros((4, 4, 3), np.uint8))
+    seen = [cbir.color_histogram(picture(seed, (20, 20))) for seed in range(5)]
+    black = cbir.color_histogram(np.zeros((4, 4, 3), np.uint8))
+    table = np.reshape([*seen, black], (2, 3, 75))
     assert figures.histograms(axes, table, np.array([[0.1, 0.2], [0.3, 0.04567]])) is axes
     fig.canvas.draw()
     for q in range(2):
@@ -266,22 +286,34 @@ def test_figs_7_to_10_show_every_histogram():
             assert axes[q][i].get_ylim() == (0, 0.3)
             low, high = axes[q][i].get_xlim()
             edges = [b.get_data().edges for b in bars]
-            assert low < edges[0][0] and edges[0][-1] < edges[1][0] and edges[1][-1] < edges[2][0] and edges[2][-1] < high
-    assert [[ax.get_xlabel() for ax in row] for row in axes] == [["", "0.1000", "0.2000"], ["", "0.3000", "0.0457"]]
-    assert [[t.get_text() for t in row[0].texts] for row in axes] == [["R", "G", "B"]] * 2 and not axes[0][1].texts
-    assert [[ax.get_title() for ax in row] for row in axes] == [["query", "1", "2"], ["", "", ""]]
+            limits = [low, edges[0][0], edges[0][-1], edges[1][0], edges[1][-1]]
+            limits += [edges[2][0], edges[2][-1], high]
+            assert (np.diff(limits) > 0).all()  # side by side
+    distances = [ax.get_xlabel() for ax in axes.flat]
+    assert distances == ["", "0.1000", "0.2000", "", "0.3000", "0.0457"]
+    for row in axes:
+        assert [text.get_text() for text in row[0].texts] == ["R", "G", "B"]
+        assert not row[1].texts
+    assert [ax.get_title() for ax in axes.flat] == ["query", "1", "2", "", "", ""]
 
 
-# ---- means and intervals ----------------------------------------------------------------------------------------------------
+# Means and intervals
 
 FOUR = ["im", "h", "eta_conv", "eta"]
 
 
+def means(descriptors, metrics=("class",)):
+    """What `cbir.means` gives: means 0.1, 0.2, .. of every metric, low 0.1 less, high 0.3 more."""
+    rows = []
+    for metric in metrics:
+        for n, descriptor in enumerate(descriptors, start=1):
+            rows.append((metric, descriptor, n / 10, n / 10 - 0.1, n / 10 + 0.3))
+    return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high"])
+
+
 def test_intervals():
-    table = pd.DataFrame([(m, d, x, x - 0.1, x + 0.3) for m in ("class", "color") for d, x in zip(FOUR, (0.1, 0.2, 0.3, 0.4))],
-                         columns=["metric", "descriptor", "mean", "low", "high"])
     fig, axes = plt.subplots(1, 2)
-    assert plots.intervals(axes, table) is axes
+    assert plots.intervals(axes, means(FOUR, ["class", "color"])) is axes
     fig.canvas.draw()
     for ax, metric in zip(axes, ("class", "color")):
         assert ax.get_title() == metric
@@ -289,22 +321,22 @@ def test_intervals():
         assert len(ax.containers) == 4
         for x, (bar, descriptor, mean) in enumerate(zip(ax.containers, FOUR, (0.1, 0.2, 0.3, 0.4))):
             line, _, (bars,) = bar
-            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean) and line.get_color() == LABELS[descriptor].color
-            assert line.get_marker() == LABELS[descriptor].marker and line.get_markerfacecolor() == line.get_color()
+            label = LABELS[descriptor]
+            assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean)
+            assert (line.get_color(), line.get_marker()) == (label.color, label.marker)
+            assert line.get_markerfacecolor() == line.get_color()
             np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
 
 
 def test_intervals_of_one_metric_and_some_descriptors():
     fig, axes = plt.subplots(1, 1, squeeze=False)
-    table = pd.DataFrame([("class", "eta", 0.5, 0.5, 0.5)], columns=["metric", "descriptor", "mean", "low", "high"])
-    plots.intervals(axes[0], table)
+    plots.intervals(axes[0], means(["eta"]))
     assert cbir.SYMBOLS["eta"] in texts(axes[0][0])
 
 
 def test_intervals_of_descriptors_without_a_name_of_their_own():
     _, ax = plt.subplots()
-    plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in ("gem", "without $w_2$")],
-                                         columns=["metric", "descriptor", "mean", "low", "high"]))
+    plots.intervals([ax], means(["gem", "without $w_2$"]))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
 
 
@@ -312,31 +344,54 @@ def test_nothing_is_cut_off_at_the_width_of_a_page():
     """Five panels, as many as there are: titles are wider than their axes."""
     figures.use_style()
     fig, axes = plt.subplots(1, 5, figsize=(figures.WIDTH, 1.8))
-    panels = {"class P@5": 0.5, "class AP": 0.4, "background P@5": 0.3, "palette P@5": 0.5, "histogram distance": 0.01}
-    plots.intervals(axes, pd.DataFrame([(metric, d, 0, -x, x) for metric, x in panels.items() for d in FOUR],
-                                         columns=["metric", "descriptor", "mean", "low", "high"]))
+    spread = {
+        "class P@5": 0.5,
+        "class AP": 0.4,
+        "background P@5": 0.3,
+        "palette P@5": 0.5,
+        "histogram distance": 0.01,
+    }
+    table = means(FOUR, spread).assign(mean=0)
+    table["high"] = table.metric.map(spread)
+    table["low"] = -table["high"]
+    plots.intervals(axes, table)
     fig.canvas.draw()
     ink = (np.asarray(fig.canvas.buffer_rgba())[..., :3] < 250).any(axis=2)
     assert ink.any() and not (ink[[0, 1, -2, -1]].any() or ink[:, [0, 1, -2, -1]].any())
 
 
 def test_intervals_of_variants_and_of_recipes():
-    """A variant has the colour and the marker of its descriptor, and an empty point; what else is named takes those of the descriptor it is of."""
+    """A variant has its descriptor's colour and marker, and an empty point.
+
+    What else is named takes those of the descriptor that it is drawn as.
+    """
+
     def points(names, **options):
         _, ax = plt.subplots()
-        plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in names], columns=["metric", "descriptor", "mean", "low", "high"]), **options)
-        return [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line, *_ in ax.containers], [t.get_text() for t in ax.get_xticklabels()]
+        plots.intervals([ax], means(names), **options)
+        lines = [line for line, *_ in ax.containers]
+        ticks = [text.get_text() for text in ax.get_xticklabels()]
+        assert {(line.get_color(), line.get_marker()) for line in lines} == {LABELS["eta"][2:]}
+        return [line.get_markerfacecolor() for line in lines], ticks
 
-    color, marker = LABELS["eta"].color, LABELS["eta"].marker
-    assert points(["eta", "eta, relative"]) == ([(color, marker, color), (color, marker, "white")], [r"$\eta$", r"$\eta$, relative"])
-    assert points(["printed", "released"], drawn_as="eta") == ([(color, marker, color)] * 2, ["printed", "released"])
+    color = LABELS["eta"].color
+    variants = ([color, "white"], [r"$\eta$", r"$\eta$, relative"])
+    assert points(["eta", "eta, relative"]) == variants
+    recipes = ["printed", "released"]
+    assert points(recipes, drawn_as="eta") == ([color, color], recipes)
 
 
-# ---- comparisons ------------------------------------------------------------------------------------------------------------
+# Comparisons
 
-POINTS = pd.DataFrame([("eta", 0.9, 0.8, 1.0, 0.3, 0.2, 0.5, True), ("h", 0.8, 0.7, 0.9, 0.4, 0.3, 0.5, False),
-                       ("color", 0.2, 0.1, 0.3, 0.1, 0.1, 0.1, True), ("gem", 0.6, 0.5, 0.8, 0.2, 0.1, 0.3, True)],
-                      columns=["descriptor", "x", "x_low", "x_high", "y", "y_low", "y_high", "front"])
+POINTS = pd.DataFrame(
+    [
+        ("eta", 0.9, 0.8, 1.0, 0.3, 0.2, 0.5, True),
+        ("h", 0.8, 0.7, 0.9, 0.4, 0.3, 0.5, False),
+        ("color", 0.2, 0.1, 0.3, 0.1, 0.1, 0.1, True),
+        ("gem", 0.6, 0.5, 0.8, 0.2, 0.1, 0.3, True),
+    ],
+    columns=["descriptor", "x", "x_low", "x_high", "y", "y_low", "y_high", "front"],
+)
 
 
 def test_plane_shows_every_descriptor_with_both_intervals():
@@ -347,37 +402,48 @@ def test_plane_shows_every_descriptor_with_both_intervals():
     for bar, row in zip(ax.containers, POINTS.itertuples()):
         point, _, (across, up) = bar
         color = labels.color(row.descriptor)
-        assert (point.get_xdata()[0], point.get_ydata()[0], point.get_color()) == (row.x, row.y, color)
+        assert (point.get_xdata()[0], point.get_ydata()[0]) == (row.x, row.y)
+        assert point.get_color() == color
         assert point.get_markerfacecolor() == (color if row.front else "white")
-        np.testing.assert_allclose(across.get_segments()[0], [[row.x_low, row.y], [row.x_high, row.y]])
-        np.testing.assert_allclose(up.get_segments()[0], [[row.x, row.y_low], [row.x, row.y_high]])
-    names = [t for t in ax.texts if isinstance(t, Annotation)]
-    assert [(t.get_text(), t.xy) for t in names] == [(cbir.SYMBOLS[r.descriptor], (r.x, r.y)) for r in POINTS.itertuples()]
+        ends_x = [[row.x_low, row.y], [row.x_high, row.y]]
+        ends_y = [[row.x, row.y_low], [row.x, row.y_high]]
+        np.testing.assert_allclose(across.get_segments()[0], ends_x)
+        np.testing.assert_allclose(up.get_segments()[0], ends_y)
+    names = [text for text in ax.texts if isinstance(text, Annotation)]
+    assert [text.get_text() for text in names] == [cbir.SYMBOLS[d] for d in POINTS.descriptor]
+    assert [text.xy for text in names] == list(zip(POINTS.x, POINTS.y))
 
 
 def test_the_front_is_drawn_through_its_points_alone():
     _, ax = plt.subplots()
     line = plots.plane(ax, POINTS).get_lines()[0]
     assert line.get_label() == "Pareto front"
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.2, 0.6, 0.9], [0.1, 0.2, 0.3])
+    assert line.get_xdata().tolist() == [0.2, 0.6, 0.9]
+    assert line.get_ydata().tolist() == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize("best", ["max", "min"])
 def test_heat_map(best):
     """Every number is written in its cell, and the best one is the lightest."""
-    table = pd.DataFrame([[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]], index=["eta", "gem"],
-                         columns=pd.MultiIndex.from_tuples([("raw", "l1"), ("raw", "l2"), ("whitened", "l1")]))
+    columns = pd.MultiIndex.from_tuples([("raw", "l1"), ("raw", "l2"), ("whitened", "l1")])
+    values = [[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]]
     fig, ax = plt.subplots()
-    assert plots.heat_map(ax, table, best=best) is ax
+    assert plots.heat_map(ax, pd.DataFrame(values, ["eta", "gem"], columns), best=best) is ax
     fig.canvas.draw()
-    cells = {t.get_position(): t for t in ax.texts}
-    assert {p: t.get_text() for p, t in cells.items() if t.get_text()[0].isdigit()} == {
-        (0, 0): "0.10", (1, 0): "0.25", (0, 1): "0.50", (1, 1): "0.75", (2, 1): "0.90"}
-    assert [t.get_text() for t in ax.get_yticklabels()] == [cbir.SYMBOLS["eta"], "GeM"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["l1", "l2", "l1"]
-    assert {p: t.get_text() for p, t in cells.items() if t.get_text() in ("raw", "whitened")} == {(0.5, -0.65): "raw", (2, -0.65): "whitened"}
-    assert [line.get_xdata()[0] for line in ax.get_lines()] == [1.5]                   # between the two groups
-    assert not ax.images                                                               # cells are drawn, not painted: they stay sharp in a PDF
+    cells = {text.get_position(): text for text in ax.texts}
+    assert {position: text.get_text() for position, text in cells.items()} == {
+        (0, 0): "0.10",
+        (1, 0): "0.25",
+        (0, 1): "0.50",
+        (1, 1): "0.75",
+        (2, 1): "0.90",
+        (0.5, -0.65): "raw",
+        (2, -0.65): "whitened",
+    }
+    assert [text.get_text() for text in ax.get_yticklabels()] == [cbir.SYMBOLS["eta"], "GeM"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["l1", "l2", "l1"]
+    assert [line.get_xdata()[0] for line in ax.get_lines()] == [1.5]  # between the two groups
+    assert not ax.images  # cells are drawn, not painted: they stay sharp in a PDF
     image = ax.collections[0]
     light = {v: sum(image.cmap(image.norm(v))[:3]) for v in (0.1, 0.9)}
     assert (light[0.9] > light[0.1]) == (best == "max")
@@ -387,40 +453,57 @@ def test_heat_map(best):
 
 def test_heat_map_of_plain_columns():
     fig, ax = plt.subplots()
-    plots.heat_map(ax, pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"]), text="%.0f")
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["without $w_1$", "h"])
+    plots.heat_map(ax, table, text="%.0f")
     assert {"a", "b", "1", "4", "without $w_1$", "$h$"} <= set(texts(ax)) and not ax.get_lines()
+
+
+def test_heat_map_of_columns_that_are_tuples():
+    fig, ax = plt.subplots()
+    table = pd.DataFrame([[1.0, 2.0]], index=["h"])
+    table.columns = [("raw", "l1"), ("unit length", "l1")]
+    plots.heat_map(ax, table)
+    assert {"raw", "unit length", "l1"} <= set(texts(ax)) and len(ax.get_lines()) == 1
 
 
 def test_names_in_the_plane_cover_no_point_and_no_other_name():
     """Twelve points in a heap, one in the corner."""
     rng = np.random.default_rng(0)
     names = [*cbir.SYMBOLS][:11] + ["without $w_1$", "h + colour"]
-    x, y = np.append(0.8 + rng.random(12) / 15, 1.0), np.append(0.5 + rng.random(12) / 4, 0.9)
-    table = pd.DataFrame({"descriptor": names, "x": x, "x_low": x - 0.01, "x_high": x + 0.01, "y": y, "y_low": y, "y_high": y, "front": cbir.pareto_front(x, y)})
+    x = np.append(0.8 + rng.random(12) / 15, 1.0)
+    y = np.append(0.5 + rng.random(12) / 4, 0.9)
+    table = pd.DataFrame({"descriptor": names, "x": x, "y": y, "y_low": y, "y_high": y})
+    table = table.assign(x_low=x - 0.01, x_high=x + 0.01, front=cbir.pareto_front(x, y))
     figures.use_style()
     fig, ax = plt.subplots(figsize=(5, 4))
     ax.set(xlim=(0, 1.05), ylim=(0, 1))
     plots.plane(ax, table)
     fig.canvas.draw()
-    notes = [t for t in ax.texts if isinstance(t, Annotation)]
-    boxes = [t.get_window_extent() if t.arrow_patch is None else plt.Text.get_window_extent(t) for t in notes]
+    notes = [text for text in ax.texts if isinstance(text, Annotation)]
+    boxes = [plt.Text.get_window_extent(note) for note in notes]  # without the lines to points
     points = ax.transData.transform(table[["x", "y"]])
     assert len(boxes) == 13
-    assert sum(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]) == 0
-    assert not [p for p in points if any(box.contains(*p) for box in boxes)]
-    assert all(ax.bbox.padded(1).contains(*corner) for box in boxes for corner in box.corners())
+    for i, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:i])
+        assert not box.count_contains(points)
+        assert ax.bbox.padded(1).count_contains(box.corners()) == 4
 
 
 def test_curves():
-    table = pd.DataFrame([(m, c, x, x * s) for m in ("class", "colour") for c, s in [("eta", 1), ("relative", 2)] for x in (0, 0.5, 1)],
-                         columns=["metric", "curve", "q", "value"])
+    lines = [
+        pd.DataFrame({"metric": metric, "curve": curve, "q": [0, 0.5, 1], "value": values})
+        for metric in ("class", "colour")
+        for curve, values in [("eta", [0, 0.5, 1]), ("relative", [0, 1, 2])]
+    ]
+    table = pd.concat(lines)
     _, axes = plt.subplots(1, 2)
     plots.curves(axes, table, "q", names={"relative": "relative threshold"})
     for ax, metric in zip(axes, ("class", "colour")):
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0.5, 1], [0, 1, 2]]
         assert ax.get_lines()[0].get_color() == LABELS["eta"].color
-    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == [cbir.SYMBOLS["eta"], "relative threshold"]
+    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert legend == [cbir.SYMBOLS["eta"], "relative threshold"]
 
 
 def test_names_of_parts_and_variants():
@@ -462,12 +545,14 @@ def colored():
 
 
 def test_contributions_are_shares_of_each_row():
-    table = pd.DataFrame({"y_6": [1.0, 0], "y_7": [2.0, 0], "w_1": [1.0, 5]}, index=["as printed", "eta"])
+    parts = {"y_6": [1.0, 0], "y_7": [2.0, 0], "w_1": [1.0, 5]}
+    table = pd.DataFrame(parts, index=["as printed", "eta"])
     _, ax = plt.subplots()
     assert plots.contributions(ax, table) is ax
-    pieces = np.array([[(bar.get_x(), bar.get_width()) for bar in container] for container in ax.containers])  # part, row, (from, width)
-    np.testing.assert_allclose(pieces[:, 0], [(0, 0.25), (0.25, 0.5), (0.75, 0.25)])
-    np.testing.assert_allclose(pieces[:, 1], [(0, 0), (0, 0), (0, 1)])
+    starts = [[bar.get_x() for bar in part] for part in ax.containers]  # of each part, in each row
+    widths = [[bar.get_width() for bar in part] for part in ax.containers]
+    np.testing.assert_allclose(starts, [(0, 0), (0.25, 0), (0.75, 0)])
+    np.testing.assert_allclose(widths, [(0.25, 0), (0.5, 0), (0.25, 1)])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["as printed", cbir.SYMBOLS["eta"]]
     assert sorted(t.get_text() for t in ax.texts) == ["100%", "25%", "25%", "50%"]
 
@@ -483,28 +568,50 @@ def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
     plt.close(fig)
 
 
-# ---- everywhere -------------------------------------------------------------------------------------------------------------
+# Everywhere
 
-# Machado, Oliveira, Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, IEEE TVCG 2009, severity 1; for linear RGB.
-SIGHT = {"normal": np.eye(3),
-         "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-         "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-         "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+# Machado, Oliveira, Fernandes, A Physiologically-based Model for Simulation of Color Vision
+# Deficiency, IEEE TVCG 2009, severity 1; for linear RGB.
+SIGHT = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+SRGB_TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
 
 
 def lab(color, sight):
     """A colour in CIELAB (D65) as somebody sees it."""
     rgb = np.array(to_rgb(color))
-    linear = np.clip(np.array(sight) @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4), 0, 1)
-    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]] @ linear / [0.9505, 1, 1.089]
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(sight) @ linear, 0, 1)
+    xyz = SRGB_TO_XYZ @ seen / [0.9505, 1, 1.089]
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 @pytest.mark.parametrize("sight", SIGHT.values(), ids=SIGHT)
 def test_colors_can_be_told_apart_by_everybody(sight):
-    """Delta E (CIE 1976) of 15 between any two descriptors, and between the frames; 2 is just noticeable."""
-    assert np.linalg.norm(lab("red", SIGHT["normal"]) - lab("black", SIGHT["normal"])) == pytest.approx(117.3, abs=0.1)    # CIELAB of red: 53.2, 80.1, 67.2
+    """Delta E (CIE 1976) of 15 between any two descriptors, and between the frames.
+
+    2 is just noticeable.
+    """
+    from_black = lab("red", SIGHT["normal"]) - lab("black", SIGHT["normal"])
+    # CIELAB of red: 53.2, 80.1, 67.2
+    assert np.linalg.norm(from_black) == pytest.approx(117.3, abs=0.1)
     descriptors = [*(label.color for label in colored().values()), labels.BASELINE]
     frames = [figures.SAME, figures.OTHER, figures.QUERY]
     for colors in (descriptors, frames, figures.CHANNELS):
@@ -521,32 +628,40 @@ def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
 def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
     figures.use_style()
     fig, ax = plt.subplots(figsize=(3, 2))
-    plots.intervals([ax], pd.DataFrame([("class", d, 0.5, 0.4, 0.6) for d in FOUR], columns=["metric", "descriptor", "mean", "low", "high"]))
+    plots.intervals([ax], means(FOUR))
     fig.savefig(tmp_path / "a.pdf")
-    fonts = set(re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?([\w-]+)", (tmp_path / "a.pdf").read_bytes()))
+    pdf = (tmp_path / "a.pdf").read_bytes()
+    fonts = set(re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?([\w-]+)", pdf))
     assert fonts == {b"DejaVuSans", b"DejaVuSans-Oblique"}
-    assert b"/FontFile2" in (tmp_path / "a.pdf").read_bytes() and b"/Subtype /Image" not in (tmp_path / "a.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Subtype /Image" not in pdf
 
 
 def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkeypatch):
-    """In a kernel, as in the notebooks; and nbconvert's classic template (its lab template knows no such text) gives it to the page."""
-    monkeypatch.delenv("MPLBACKEND", raising=False)                                    # else the kernel would draw for files only
+    """In a kernel, as in the notebooks.
+
+    nbconvert's classic template gives it to the page; its lab template knows no such text.
+    """
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # else the kernel would draw for files only
     source = f"""import matplotlib.pyplot as plt
 from cbir.figures import show
 from cbir.workflow.run import Run
 show(plt.subplots(figsize=(1, 1))[0], "unsaved: a < b")
 Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", "Fig. 1. \\"Quoted\\"")
 print(plt.get_fignums())"""
-    notebook = new_notebook(cells=[new_code_cell("%config InlineBackend.figure_formats = ['png', 'jpeg']"), new_code_cell(source)])
+    formats = "%config InlineBackend.figure_formats = ['png', 'jpeg']"
+    notebook = new_notebook(cells=[new_code_cell(formats), new_code_cell(source)])
     NotebookClient(notebook, kernel_name="python3").execute()
     first, second, closed = notebook.cells[1].outputs
     assert closed.text == "[]\n"
     for shown, alt in [(first, "unsaved: a < b"), (second, 'Fig. 1. "Quoted"')]:
-        assert {kind: value["alt"] for kind, value in shown.metadata.items()} == {"image/png": alt, "image/jpeg": alt}
+        alts = {kind: about["alt"] for kind, about in shown.metadata.items()}
+        assert alts == {"image/png": alt, "image/jpeg": alt}
         assert {"image/png", "image/jpeg"} < {*shown.data}
-    assert (tmp_path / "r" / "figures" / "fig01.png").is_file() and (tmp_path / "r" / "figures" / "fig01.pdf").is_file()
-    page = BeautifulSoup(HTMLExporter(template_name="classic").from_notebook_node(notebook)[0], "html.parser")
-    assert [image["alt"] for image in page.select("img")] == ["unsaved: a < b", 'Fig. 1. "Quoted"']
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / "r" / "figures" / f"fig01{suffix}").is_file()
+    html, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    images = BeautifulSoup(html, "html.parser").select("img")
+    assert [image["alt"] for image in images] == ["unsaved: a < b", 'Fig. 1. "Quoted"']
 
 
 def test_a_figure_outside_notebooks_is_closed_only(capsys):
