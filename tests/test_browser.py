@@ -1,9 +1,11 @@
-"""The explorer in a real browser: headless Chromium drives the page that Voila serves. Screenshots: runs/browser/screenshots/."""
+"""The explorer in a real browser: headless Chromium drives the page that Voila serves.
+
+Screenshots: runs/browser/screenshots/.
+"""
 
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,17 +17,24 @@ import urllib.request
 import numpy as np
 import psutil
 import pytest
-from conftest import write_image
+from conftest import CHROMIUM, write_image
 from PIL import Image
 
 import cbir
 from cbir.common import ROOT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-WAIT = 180_000  # ms; a kernel imports torch meanwhile, on a machine that may have other things to do
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT = 180_000  # ms; a kernel imports torch meanwhile, on a machine that may be busy
 
-pytestmark = pytest.mark.skipif(not CHROMIUM and not os.environ.get("CBIR_BROWSER"), reason="no Chromium on this machine: apt-get install chromium, or any other way")
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")

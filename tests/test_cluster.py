@@ -219,7 +219,7 @@ def test_other_objects_are_left_alone(images, url):
 
 
 def test_a_url_with_something_else_is_left_alone(images, url):
-    """Objects that are no store, below the very address: they stay, and the call says why it stops."""
+    """Objects that are no store, below the very address, stay, and the call says why it stops."""
     memory = fsspec.filesystem("memory")
     memory.pipe_file("bucket/stores/st/photo.jpg", b"somebody's")
     with pytest.raises(FileExistsError):

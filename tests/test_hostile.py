@@ -238,14 +238,14 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
 def test_a_file_cut_while_it_is_read(tmp_path, monkeypatch):
     """The system would end a process that has a file mapped which becomes shorter."""
     Image.fromarray(np.zeros((500, 500, 3), np.uint8)).save(tmp_path / "a.tif")
-    real = module._open
+    real = module._read_header
 
     def cuts(file):
         image = real(file)
         os.truncate(tmp_path / "a.tif", 1000)
         return image
 
-    monkeypatch.setattr(module, "_open", cuts)
+    monkeypatch.setattr(module, "_read_header", cuts)
     with pytest.raises(cbir.UnreadableImage):
         cbir.open_image(tmp_path / "a.tif")
 
