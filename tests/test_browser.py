@@ -44,7 +44,13 @@ def world(tmp_path_factory):
     for i in range(24):
         label = ("ant", "bee", "cat", "<i>dog")[i % 4]
         write_image(folder / "images" / label / f"{i:02}.png", size=(64, 48), seed=i)
-        pixels = np.random.default_rng(i).integers(0, 256, (6, 8, 3)).astype(np.uint8).repeat(12, axis=0).repeat(12, axis=1)
+        pixels = (
+            np.random.default_rng(i)
+            .integers(0, 256, (6, 8, 3))
+            .astype(np.uint8)
+            .repeat(12, axis=0)
+            .repeat(12, axis=1)
+        )
         Image.fromarray(pixels).save(folder / "images" / label / f"{i:02}.png")
     net = cbir.load_network(device="cpu")
     store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
@@ -58,10 +64,33 @@ def server(world):
     folder, _ = world
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "cbir.cli", "explore", "--run", "browser", "--store", str(folder / "store"), "--port", str(port), "--no-browser"]
+    command = [
+        sys.executable,
+        "-m",
+        "cbir.cli",
+        "explore",
+        "--run",
+        "browser",
+        "--store",
+        str(folder / "store"),
+        "--port",
+        str(port),
+        "--no-browser",
+    ]
     with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
-                                   env=os.environ | {"TMPDIR": str(folder / "tmp"), "CBIR_RUNS": str(ROOT / "runs"), "CUDA_VISIBLE_DEVICES": ""})
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "TMPDIR": str(folder / "tmp"),
+                "CBIR_RUNS": str(ROOT / "runs"),
+                "CUDA_VISIBLE_DEVICES": "",
+            },
+        )
     address = f"http://127.0.0.1:{port}/"
     try:
         for _ in range(WAIT // 500):
@@ -81,6 +110,7 @@ def server(world):
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium
@@ -95,7 +125,12 @@ def opened(server, browser):
     page.on("console", lambda m: m.type == "error" and page.faults.append(m.text))
     page.on("pageerror", lambda e: page.faults.append(str(e)))
     page.on("requestfailed", lambda r: page.faults.append(r.url))
-    page.on("request", lambda r: r.url.startswith((server[0], "data:", "blob:")) or page.faults.append(f"asks {r.url}"))
+    page.on(
+        "request",
+        lambda r: (
+            r.url.startswith((server[0], "data:", "blob:")) or page.faults.append(f"asks {r.url}")
+        ),
+    )
     page.set_default_timeout(WAIT)
     page.goto(server[0], timeout=WAIT)
     page.wait_for_selector(".cbir-card")
@@ -108,19 +143,28 @@ def page(opened, request):
     yield opened
     folder = ROOT / "runs" / "browser" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    opened.screenshot(path=folder / f"{request.node.name.removeprefix('test_').replace('/', '_')}.png")
+    opened.screenshot(
+        path=folder / f"{request.node.name.removeprefix('test_').replace('/', '_')}.png"
+    )
     assert opened.faults == []
 
 
 def shown(page):
     """What the page shows: {name of the descriptor: [(class, distance), ..]}."""
-    return {section.query_selector("h2").inner_text(): [tuple(s.inner_text() for s in card.query_selector_all("span")) for card in section.query_selector_all(".cbir-card")]
-            for section in page.query_selector_all(".cbir-main section:has(.cbir-row)")}
+    return {
+        section.query_selector("h2").inner_text(): [
+            tuple(s.inner_text() for s in card.query_selector_all("span"))
+            for card in section.query_selector_all(".cbir-card")
+        ]
+        for section in page.query_selector_all(".cbir-main section:has(.cbir-row)")
+    }
 
 
 def expected(explorer, look, descriptors=("h", "eta_conv", "eta"), **options):
-    return {cbir.NAMES[d]: [(explorer.store.labels[row], f"{round(x, 6):.4g}") for row, x in zip(*hits)]
-            for d, hits in explorer.find(look, list(descriptors), **options).items()}
+    return {
+        cbir.NAMES[d]: [(explorer.store.labels[row], f"{round(x, 6):.4g}") for row, x in zip(*hits)]
+        for d, hits in explorer.find(look, list(descriptors), **options).items()
+    }
 
 
 def wait_for(page, what):
@@ -139,7 +183,11 @@ def upload(page, path):
 def test_opens_with_the_nearest_images_by_each_descriptor(page, world):
     _, explorer = world
     wait_for(page, expected(explorer, explorer.look(0)))
-    assert page.title() and page.query_selector_all(".cbir-card svg") and len(page.query_selector_all(".cbir-main td img")) == 2 * (1 + 5)
+    assert (
+        page.title()
+        and page.query_selector_all(".cbir-card svg")
+        and len(page.query_selector_all(".cbir-main td img")) == 2 * (1 + 5)
+    )
 
 
 def test_another_descriptor_is_a_click_away(page, world):
@@ -166,7 +214,9 @@ def test_moving_q_searches_and_draws_anew(page, world):
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     wait_for(page, expected(explorer, explorer.look(0), recipe={"q": 0.7}))
-    page.wait_for_function("before => document.querySelectorAll('.cbir-main td img')[2].src != before", arg=regions)  # drawn after what was found
+    page.wait_for_function(
+        "before => document.querySelectorAll('.cbir-main td img')[2].src != before", arg=regions
+    )  # drawn after what was found
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
     wait_for(page, expected(explorer, explorer.look(0)))
@@ -192,34 +242,51 @@ def test_recipe_metric_and_k(page, world):
 def test_a_click_on_a_result_explains_it(page, world):
     _, explorer = world
     page.locator('[data-key="h 3"]').click()
-    page.wait_for_function("document.querySelector('.cbir-main table').innerText.includes('h, rank 4')")
-    assert page.locator('[data-key="h 3"]').get_attribute("aria-pressed") == "true" and page.locator('[aria-pressed="true"].cbir-card').count() == 1
+    page.wait_for_function(
+        "document.querySelector('.cbir-main table').innerText.includes('h, rank 4')"
+    )
+    assert (
+        page.locator('[data-key="h 3"]').get_attribute("aria-pressed") == "true"
+        and page.locator('[aria-pressed="true"].cbir-card').count() == 1
+    )
     row, distance = (values[3] for values in explorer.find(explorer.look(0), ["h"])["h"])
     text = page.locator(".cbir-main").inner_text()
     shares = explorer.parts(explorer.look(0), int(row), "h")
-    assert f"What made the distance {round(distance, 6):.4g}" in text and f"y₆ {shares['y_6']:.1%}, y₇ {shares['y_7']:.1%}" in text
+    assert (
+        f"What made the distance {round(distance, 6):.4g}" in text
+        and f"y₆ {shares['y_6']:.1%}, y₇ {shares['y_7']:.1%}" in text
+    )
     before = page.locator(".cbir-main td img").nth(4).get_attribute("src")
     page.get_by_role("button", name="weighed").click()
-    page.wait_for_function("before => document.querySelectorAll('.cbir-main td img')[4].src != before", arg=before)
+    page.wait_for_function(
+        "before => document.querySelectorAll('.cbir-main td img')[4].src != before", arg=before
+    )
     page.get_by_role("button", name="significant").click()
     page.locator('[data-key="eta 1"]').focus()
     page.keyboard.press("Enter")  # without a mouse
-    page.wait_for_function("document.querySelector('.cbir-main table').innerText.includes('rank 2')")
+    page.wait_for_function(
+        "document.querySelector('.cbir-main table').innerText.includes('rank 2')"
+    )
     assert page.evaluate("document.activeElement.dataset.key") == "eta 1"
 
 
 def test_an_uploaded_picture_is_searched_for(page, world):
     folder, explorer = world
     upload(page, write_image(folder / "mine" / "holiday.jpg", size=(300, 200), seed=99))
-    wait_for(page, expected(explorer, explorer.look(cbir.open_image(folder / "mine" / "holiday.jpg"))))
-    assert "holiday.jpg" in page.locator(".cbir-query").inner_text() and page.locator(".cbir-message").count() == 0
+    wait_for(
+        page, expected(explorer, explorer.look(cbir.open_image(folder / "mine" / "holiday.jpg")))
+    )
+    assert (
+        "holiday.jpg" in page.locator(".cbir-query").inner_text()
+        and page.locator(".cbir-message").count() == 0
+    )
 
 
 def bad_files(folder):
     (folder / "bad").mkdir(exist_ok=True)
     (folder / "bad" / "notes.txt").write_text("no picture at all")
     whole = write_image(folder / "bad" / "whole.jpg", size=(400, 300)).read_bytes()
-    (folder / "bad" / "truncated.jpg").write_bytes(whole[:len(whole) // 2])
+    (folder / "bad" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     with open(folder / "bad" / "huge.jpg", "wb") as huge:
         huge.truncate(100_000_000)
     (folder / "bad" / "empty.png").write_bytes(b"")
@@ -227,17 +294,30 @@ def bad_files(folder):
     return folder / "bad"
 
 
-@pytest.mark.parametrize("name, message", [
-    ("notes.txt", "'notes.txt' cannot be read: not an image"), ("huge.jpg", "'huge.jpg' has 100.0 MB, more than 10 MB"), ("truncated.jpg", "'truncated.jpg' cannot be read"),
-    ("empty.png", "'empty.png' cannot be read: empty file"), ("<img src=x onerror=alert(1)>.png", "'<img src=x onerror=alert(1)>.png' cannot be read")],
-    ids=["no image", "100 MB", "truncated", "empty", "hostile name"])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("notes.txt", "'notes.txt' cannot be read: not an image"),
+        ("huge.jpg", "'huge.jpg' has 100.0 MB, more than 10 MB"),
+        ("truncated.jpg", "'truncated.jpg' cannot be read"),
+        ("empty.png", "'empty.png' cannot be read: empty file"),
+        ("<img src=x onerror=alert(1)>.png", "'<img src=x onerror=alert(1)>.png' cannot be read"),
+    ],
+    ids=["no image", "100 MB", "truncated", "empty", "hostile name"],
+)
 def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world, name, message):
     folder, explorer = world
     before = shown(page)
     upload(page, bad_files(folder) / name)
     page.wait_for_selector(".cbir-message")
     assert message in page.locator(".cbir-message").inner_text() and shown(page) == before
-    page.screenshot(path=ROOT / "runs" / "browser" / "screenshots" / f"message_{name.split('.')[0].split(' ')[0].strip('<')}.png")
+    page.screenshot(
+        path=ROOT
+        / "runs"
+        / "browser"
+        / "screenshots"
+        / f"message_{name.split('.')[0].split(' ')[0].strip('<')}.png"
+    )
     page.locator("input[placeholder]").fill("07.png")
     page.keyboard.press("Enter")
     row = next(i for i, file in enumerate(explorer.store.files) if file.endswith("07.png"))
@@ -252,8 +332,11 @@ def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world, name, me
 def test_a_dropped_file_is_an_upload(page, world):
     folder, explorer = world
     picture = write_image(folder / "mine" / "dropped.png", size=(90, 120), seed=5)
-    transfer = page.evaluate_handle("""bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"})); return data; }""", list(picture.read_bytes()))
+    transfer = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"})); return data; }""",
+        list(picture.read_bytes()),
+    )
     page.dispatch_event(".cbir-upload", "drop", {"dataTransfer": transfer})
     wait_for(page, expected(explorer, explorer.look(cbir.open_image(picture))))
 
@@ -287,13 +370,22 @@ def test_images_have_alternative_text_and_controls_have_names(page):
 def test_listens_on_loopback_only_and_for_its_own_name(server):
     address, process = server
     processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    listening = {
+        c.laddr.ip
+        for p in processes
+        for c in p.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    }
     assert listening == {"127.0.0.1"}
     request = urllib.request.Request(address, headers={"Host": "elsewhere.example"})
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request)
     assert error.value.code == 403
-    for path in ("voila/files/explore.ipynb", "voila/files/metrics.json", "voila/files/../browser/explore.ipynb"):
+    for path in (
+        "voila/files/explore.ipynb",
+        "voila/files/metrics.json",
+        "voila/files/../browser/explore.ipynb",
+    ):
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(address + path)
         assert error.value.code in (403, 404)
@@ -302,10 +394,26 @@ def test_listens_on_loopback_only_and_for_its_own_name(server):
 def test_uploads_left_nothing_behind(page, world):
     """Neither in the temporary folder nor beside the images nor in the store or the run."""
     folder, explorer = world
-    left = [p for p in (folder / "tmp").rglob("*") if p.is_file() and not re.search(r"kernel-|voila_|\.json$|\.(nbi|nbc)$", str(p))]
+    left = [
+        p
+        for p in (folder / "tmp").rglob("*")
+        if p.is_file() and not re.search(r"kernel-|voila_|\.json$|\.(nbi|nbc)$", str(p))
+    ]
     assert left == []
-    assert sorted(p.name for p in folder.iterdir()) == [".store.lock", "bad", "images", "mine", "server.log", "store", "tmp"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".store.lock",
+        "bad",
+        "images",
+        "mine",
+        "server.log",
+        "store",
+        "tmp",
+    ]
     assert len(list((folder / "images").rglob("*.png"))) == len(explorer.store)
-    assert {p.name for p in (ROOT / "runs" / "browser").iterdir()} <= {"explore.ipynb", "figures", "screenshots"}
+    assert {p.name for p in (ROOT / "runs" / "browser").iterdir()} <= {
+        "explore.ipynb",
+        "figures",
+        "screenshots",
+    }
     assert "Traceback" not in (folder / "server.log").read_text()
     assert json.loads((ROOT / "runs" / "browser" / "explore.ipynb").read_text())["cells"]

@@ -31,6 +31,7 @@ def say(capsys, *words):
 
 # ---- help ---------------------------------------------------------------------------------------
 
+
 def test_help_tells_the_story_and_lists_every_command(capsys):
     out, _, code = say(capsys, "--help")
     assert code == 0 and "runs/<name>/" in out and "report.html" in out
@@ -86,6 +87,7 @@ def test_python_m_cbir():
 
 
 # ---- parameters ---------------------------------------------------------------------------------
+
 
 def test_parameters_are_those_of_the_notebooks():
     """Read without papermill, which takes seconds, they are what papermill finds."""

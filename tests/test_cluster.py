@@ -57,6 +57,7 @@ def assert_same(a, b):
 
 # ---- Dask ----------------------------------------------------------------------------------
 
+
 def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
     st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
     assert_same(st, here)
@@ -166,6 +167,7 @@ def test_connect(monkeypatch):
 
 # ---- object storage ------------------------------------------------------------------------
 
+
 @pytest.fixture
 def url():
     fsspec.filesystem("memory").store.clear()
@@ -186,15 +188,18 @@ def test_a_store_at_a_url(images, here, url):
 
 def test_resuming_at_a_url(images, here, url, monkeypatch):
     """Interrupted before any write: also between those that make the store."""
+
     class Interrupted(Exception):
         pass
 
     for name in ("set", "set_if_not_exists"):
+
         async def limited(self, *args, write=getattr(FsspecStore, name), **options):
             left[0] -= 1
             if left[0] < 0:
                 raise Interrupted
             return await write(self, *args, **options)
+
         monkeypatch.setattr(FsspecStore, name, limited)
     left = [0]
     for allowed in (0, 1, 5, 12, 30):

@@ -88,8 +88,13 @@ def test_what_is_no_run_is_refused(runs, tmp_path, name):
 def test_what_differs_is_shown_and_what_is_the_same_is_folded(runs):
     page = compared(*runs)
     differing = {key: (a, b) for key, a, b in rows(page, "differs")}
-    assert differing == {"Parameters: recipe": ("as_printed", "as_released"), "Recipe: counting": ("count", "union"), "Recipe: name": ("as printed", "as released"),
-                         "Recipe: scale": ("mean", "as_released"), "Recipe: threshold": ("absolute", "relative")}
+    assert differing == {
+        "Parameters: recipe": ("as_printed", "as_released"),
+        "Recipe: counting": ("count", "union"),
+        "Recipe: name": ("as printed", "as released"),
+        "Recipe: scale": ("mean", "as_released"),
+        "Recipe: threshold": ("absolute", "relative"),
+    }
     fold = page.find(id="differs").find_next("details")
     assert not fold.has_attr("open")
     assert "Parameters: q 0.5 0.5" in words(fold)
@@ -100,13 +105,18 @@ def test_what_differs_is_shown_and_what_is_the_same_is_folded(runs):
 
 def test_results_side_by_side(runs):
     page = compared(*runs)
-    assert rows(page, "results") == [["same class", "h", "0.500 [0.450, 0.550]", "0.500 [0.450, 0.550]", "0", "equal"],
-                                     ["", "η", "0.700 [0.650, 0.750]", "0.720 [0.670, 0.770]", "+0.020", "overlap"],
-                                     ["", "η̃", "0.200 [0.150, 0.250]", "0.900 [0.850, 0.950]", "+0.700", "apart"]]
+    assert rows(page, "results") == [
+        ["same class", "h", "0.500 [0.450, 0.550]", "0.500 [0.450, 0.550]", "0", "equal"],
+        ["", "η", "0.700 [0.650, 0.750]", "0.720 [0.670, 0.770]", "+0.020", "overlap"],
+        ["", "η̃", "0.200 [0.150, 0.250]", "0.900 [0.850, 0.950]", "+0.700", "apart"],
+    ]
     runs[1].record(results=results(im=0.9, eta=0.1))
-    assert rows(compared(*runs), "results") == [["same class", "h", "0.500 [0.450, 0.550]", "–", "–", ""],
-                                                ["", "η", "0.700 [0.650, 0.750]", "0.100 [0.050, 0.150]", "-0.600", "apart"],
-                                                ["", "η̃", "0.200 [0.150, 0.250]", "–", "–", ""], ["", "IM-like", "–", "0.900 [0.850, 0.950]", "–", ""]]
+    assert rows(compared(*runs), "results") == [
+        ["same class", "h", "0.500 [0.450, 0.550]", "–", "–", ""],
+        ["", "η", "0.700 [0.650, 0.750]", "0.100 [0.050, 0.150]", "-0.600", "apart"],
+        ["", "η̃", "0.200 [0.150, 0.250]", "–", "–", ""],
+        ["", "IM-like", "–", "0.900 [0.850, 0.950]", "–", ""],
+    ]
 
 
 def test_means_that_do_not_exist_are_neither_equal_nor_apart(runs):
@@ -115,8 +125,13 @@ def test_means_that_do_not_exist_are_neither_equal_nor_apart(runs):
     assert [row[-2:] for row in rows(compared(*runs), "results")] == [["–", ""], ["–", ""]]
 
 
-@pytest.mark.parametrize("hashes, says", [
-    ({"queries": "f" * 64}, "other images (queries)"), ({"database": "f" * 64, "queries": "f" * 64}, "other images (database and queries)")])
+@pytest.mark.parametrize(
+    "hashes, says",
+    [
+        ({"queries": "f" * 64}, "other images (queries)"),
+        ({"database": "f" * 64, "queries": "f" * 64}, "other images (database and queries)"),
+    ],
+)
 def test_numbers_over_other_images_are_not_subtracted(runs, hashes, says):
     for run in runs:
         run.save_arrays("hits", eta_indices=np.zeros((3, 2), int))
@@ -154,11 +169,16 @@ def test_images_in_common(runs):
         h_indices=[[1, 2], [3, 4], [5, 6]],
         im_indices=[[1, 2]] * 3,
     )
-    runs[1].save_arrays("hits", eta_indices=[[2, 1, 9], [3, 9, 4], [1, 2, 3]], h_indices=[[7, 8, 1]] * 3)
+    runs[1].save_arrays(
+        "hits", eta_indices=[[2, 1, 9], [3, 9, 4], [1, 2, 3]], h_indices=[[7, 8, 1]] * 3
+    )
     common = rows(compared(*runs), "common")
     runs[0].save_arrays("hits", eta_indices=[[1, 2]])  # of fewer queries, from another time
     assert not compared(*runs).find(id="common")
-    assert common == [["h", "2", "0.000 [0.000, 0.000]", "0.0 %"], ["η", "2", "0.750 [0.500, 1.000]", "50.0 %"]]
+    assert common == [
+        ["h", "2", "0.000 [0.000, 0.000]", "0.0 %"],
+        ["η", "2", "0.750 [0.500, 1.000]", "50.0 %"],
+    ]
 
 
 def test_table_1_time_memory_and_skipped_images(runs):
@@ -166,11 +186,22 @@ def test_table_1_time_memory_and_skipped_images(runs):
     better["printed eta"] -= 0.125
     runs[1].save_table1(better)
     runs[0].record(unreadable={"both.jpg": "cut", "<b>a.jpg": "cut", "other.jpg": "cut"})
-    runs[1].record(unreadable={"both.jpg": "cut", "other.jpg": "empty"}, seconds={"02_extraction": 300})
+    runs[1].record(
+        unreadable={"both.jpg": "cut", "other.jpg": "empty"}, seconds={"02_extraction": 300}
+    )
     page = compared(*runs)
-    assert rows(page, "table1")[:2] == [["L1 / 75", "η̃", "0.361110", "0.361110", "+0.000000"], ["", "η", "0.458330", "0.333330", "-0.125000"]]
-    assert rows(page, "cost") == [["02_extraction", "10 s", "5.0 min", "1.00 GiB", "1.00 GiB"], ["03_retrieval", "20 s", "–", "–", "–"]]
-    assert rows(page, "images") == [["<b>a.jpg", "cut", "not skipped"], ["other.jpg", "cut", "empty"]]
+    assert rows(page, "table1")[:2] == [
+        ["L1 / 75", "η̃", "0.361110", "0.361110", "+0.000000"],
+        ["", "η", "0.458330", "0.333330", "-0.125000"],
+    ]
+    assert rows(page, "cost") == [
+        ["02_extraction", "10 s", "5.0 min", "1.00 GiB", "1.00 GiB"],
+        ["03_retrieval", "20 s", "–", "–", "–"],
+    ]
+    assert rows(page, "images") == [
+        ["<b>a.jpg", "cut", "not skipped"],
+        ["other.jpg", "cut", "empty"],
+    ]
     assert "1 in both, for the same reason; 2 otherwise" in words(page)
     runs[1].record(shown_queries=["b.jpg"])
     page = compared(*runs)

@@ -43,12 +43,27 @@ ROWS = np.ones((3, 4), np.float32)
 
 # What is called, and what its error must say.
 MISTAKES = [
-    (lambda: cbir.named_recipe("as_release"), r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'"),
-    (lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"), r"unknown threshold 'relativ' \(did you mean 'relative'\?\)"),
-    (lambda: cbir.conv_descriptor(YS), r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)"),
-    (lambda: cbir.Network(make_net().module, ["on"]), r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules"),
+    (
+        lambda: cbir.named_recipe("as_release"),
+        r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'",
+    ),
+    (
+        lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"),
+        r"unknown threshold 'relativ' \(did you mean 'relative'\?\)",
+    ),
+    (
+        lambda: cbir.conv_descriptor(YS),
+        r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)",
+    ),
+    (
+        lambda: cbir.Network(make_net().module, ["on"]),
+        r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules",
+    ),
     (lambda: cbir.Network(make_net().module, []), "name the submodules whose outputs are y_1"),
-    (lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes, "block '0' gives .* name it in `codes`"),
+    (
+        lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes,
+        "block '0' gives .* name it in `codes`",
+    ),
     (lambda: cbir.search(ROWS, ROWS, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
     (lambda: cbir.search(ROWS, ROWS, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
     (lambda: cbir.search(ROWS[0], ROWS), "one row an image"),
@@ -56,11 +71,20 @@ MISTAKES = [
     (lambda: cbir.search(ROWS, ROWS[:, 1:], k=1), "the same descriptor of the same network"),
     (lambda: cbir.search(ROWS, ["a.jpg"], k=1), "pass that, not an array"),
     (lambda: cbir.load_network("vgg-16"), r"unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"),
-    (lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"), r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file"),
-    (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)"),
+    (
+        lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"),
+        r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file",
+    ),
+    (
+        lambda: cbir.load_network("timm/mobilenetv3_smal_100"),
+        r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)",
+    ),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
-    (lambda: cbir.scenes.sample_scenes(3, 0, "databse"), r"unknown split 'databse' \(did you mean 'database'\?\)"),
+    (
+        lambda: cbir.scenes.sample_scenes(3, 0, "databse"),
+        r"unknown split 'databse' \(did you mean 'database'\?\)",
+    ),
     (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
 ]
 
@@ -119,6 +143,7 @@ def test_a_store_offers_its_descriptors_to_the_tab_key(store):
     """What IPython asks an object for."""
     from IPython.core.completer import IPCompleter, provisionalcompleter
     from IPython.core.interactiveshell import InteractiveShell
+
     shell = InteractiveShell()
     completer = IPCompleter(shell=shell, namespace={"st": store})
     with provisionalcompleter():
@@ -147,6 +172,7 @@ def test_weights_that_are_none(tmp_path):
 def test_a_notebook_that_fails_says_where_it_is(tmp_path, monkeypatch):
     """Its executed copy has the failing cell."""
     from cbir import cli
+
     for i in range(6):
         write_image(tmp_path / "photos" / ("ab"[i % 2]) / f"{i}.png", seed=i)
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))

@@ -33,10 +33,15 @@ from cbir import decoding as module
 from cbir.common import ROOT
 
 SEEDS = fuzz.seeds()
-CHANGES = st.lists(st.tuples(st.sampled_from(fuzz.KINDS), st.floats(0, 1), st.integers(0, 10 ** 6)), min_size=1, max_size=8)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(fuzz.KINDS), st.floats(0, 1), st.integers(0, 10**6)),
+    min_size=1,
+    max_size=8,
+)
 
 
 # ---- damaged bytes ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_what_is_damaged_below_is_whole_above(name, tmp_path):
@@ -49,7 +54,7 @@ def test_what_is_damaged_below_is_whole_above(name, tmp_path):
 @given(st.sampled_from(sorted(SEEDS)), CHANGES)
 @example("fvecs", [("field", 0.0, 2 + 3 * 12)])  # a dimension of -1
 @example("fvecs", [("field", 0.0, 2 + 3 * 10)])  # of 2^31 - 1
-@example("fvecs", [("field", 0.0, 2)])           # of 0
+@example("fvecs", [("field", 0.0, 2)])  # of 0
 @example("fvecs", [("cut", 0.99, 0)])
 @example("png", [("field", 0.05, 2 + 3 * 12)])
 def test_damaged_files_are_read_or_refused(tmp_path_factory, name, changes):
@@ -58,10 +63,18 @@ def test_damaged_files_are_read_or_refused(tmp_path_factory, name, changes):
     assert fuzz.read(path) in ("read", "refused")
 
 
-@pytest.mark.parametrize("data, message", [
-    (b"", "no vector"), (b"\1\0", "no vector"), (struct.pack("<i", -5), "dimension of -5"), (struct.pack("<i", 0), "dimension of 0"),
-    (struct.pack("<i", 2 ** 31 - 1), "dimension of 2147483647"), (struct.pack("<if", 2, 1), "cut short"),
-    (struct.pack("<ifif", 1, 1, 2, 1), "several dimensions")])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "no vector"),
+        (b"\1\0", "no vector"),
+        (struct.pack("<i", -5), "dimension of -5"),
+        (struct.pack("<i", 0), "dimension of 0"),
+        (struct.pack("<i", 2**31 - 1), "dimension of 2147483647"),
+        (struct.pack("<if", 2, 1), "cut short"),
+        (struct.pack("<ifif", 1, 1, 2, 1), "several dimensions"),
+    ],
+)
 def test_vectors_that_are_none(tmp_path, data, message):
     (tmp_path / "v.fvecs").write_bytes(data)
     with pytest.raises(ValueError, match=message):
@@ -77,19 +90,33 @@ def test_vectors_from_a_pipe_are_not_waited_for(tmp_path):
 
 # ---- bombs ------------------------------------------------------------------------------------------------------------------
 
+
 def png(width, height, channels):
     """A PNG of zeros, as small as it gets."""
     squeeze = zlib.compressobj(9)
-    body = b"".join(squeeze.compress(bytes(1 + width * channels)) for _ in range(height)) + squeeze.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(len(d).to_bytes(4, "big") + t + d + zlib.crc32(t + d).to_bytes(4, "big") for t, d in chunks)
+    body = (
+        b"".join(squeeze.compress(bytes(1 + width * channels)) for _ in range(height))
+        + squeeze.flush()
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)),
+        (b"IDAT", body),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(d).to_bytes(4, "big") + t + d + zlib.crc32(t + d).to_bytes(4, "big") for t, d in chunks
+    )
 
 
 def tiff(width, height, data, **tags):
     """A grey TIFF, deflate-compressed; tag values "here" are the place of the data."""
-    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1} | {int(k[1:]): v for k, v in tags.items()}
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1} | {
+        int(k[1:]): v for k, v in tags.items()
+    }
     here = 14 + 12 * len(tags)
-    entries = b"".join(struct.pack("<HHII", k, 4, 1, here if v == "here" else v) for k, v in sorted(tags.items()))
+    entries = b"".join(
+        struct.pack("<HHII", k, 4, 1, here if v == "here" else v) for k, v in sorted(tags.items())
+    )
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
@@ -102,25 +129,64 @@ def jpeg(size=(8, 8), **options):
 def scans(n, size):
     """A progressive JPEG of which the last scan comes n more times."""
     data = jpeg(size, progressive=True)
-    return data[:-2] + data[data.rindex(b"\xff\xda"):-2] * n + data[-2:]
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * n + data[-2:]
 
 
 BOMBS = {
     "pixels.png": (lambda: png(10001, 10000, 1), "more than 100,000,000"),
     "elongated.png": (lambda: png(30_000, 2, 1), "one side more than 1000 times"),
-    "elongated.bmp": (lambda: fuzz.run_length_bmp(100_000_000, 1, b"\0\2\0\xff" * 100), "one side more than 1000 times"),
-    "lines.bmp": (lambda: fuzz.run_length_bmp(20_000, 5_000, b"\1\1\0\0" * 5000), "run-length encoded BMP"),
-    "tile.tif": (lambda: tiff(10, 10, zlib.compress(bytes(10 ** 6)), _322=20_000, _323=20_000, _324="here", _325=1000), "tiles of more than"),
-    "samples.tif": (lambda: tiff(10, 10, zlib.compress(bytes(10 ** 6)), _277=65535, _273="here", _279=1000), "not an image"),
-    "itself.tif": (lambda: b"II*\0" + struct.pack("<IHI", 8, 0, 8), "."),  # the next page is this one
+    "elongated.bmp": (
+        lambda: fuzz.run_length_bmp(100_000_000, 1, b"\0\2\0\xff" * 100),
+        "one side more than 1000 times",
+    ),
+    "lines.bmp": (
+        lambda: fuzz.run_length_bmp(20_000, 5_000, b"\1\1\0\0" * 5000),
+        "run-length encoded BMP",
+    ),
+    "tile.tif": (
+        lambda: tiff(
+            10, 10, zlib.compress(bytes(10**6)), _322=20_000, _323=20_000, _324="here", _325=1000
+        ),
+        "tiles of more than",
+    ),
+    "samples.tif": (
+        lambda: tiff(10, 10, zlib.compress(bytes(10**6)), _277=65535, _273="here", _279=1000),
+        "not an image",
+    ),
+    "itself.tif": (
+        lambda: b"II*\0" + struct.pack("<IHI", 8, 0, 8),
+        ".",
+    ),  # the next page is this one
     "scans.jpg": (lambda: scans(500, (3000, 3000)), "a JPEG of 506 scans"),
-    "metadata.jpg": (lambda: jpeg()[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300 + jpeg()[2:], "bytes of metadata"),
-    "canvas.gif": (lambda: b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 9, 9, 0) + b"\2\0;", "more than 100,000,000"),
-    "program.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n", "not an image"),
-    "program.jpg": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n", "not an image"),
+    "metadata.jpg": (
+        lambda: jpeg()[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300 + jpeg()[2:],
+        "bytes of metadata",
+    ),
+    "canvas.gif": (
+        lambda: (
+            b"GIF89a"
+            + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
+            + b","
+            + struct.pack("<HHHHB", 0, 0, 9, 9, 0)
+            + b"\2\0;"
+        ),
+        "more than 100,000,000",
+    ),
+    "program.eps": (
+        lambda: (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n"
+        ),
+        "not an image",
+    ),
+    "program.jpg": (
+        lambda: (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n"
+        ),
+        "not an image",
+    ),
     "drawing.wmf": (lambda: b"\xd7\xcd\xc6\x9a" + bytes(100), "not an image"),
     "plain.ppm": (lambda: b"P3 3000 2000 255 " + b"1 " * 100, "plain PPM"),
-    "digits.ppm": (lambda: b"P6 " + b"1" * 10 ** 6, "Token too long"),
+    "digits.ppm": (lambda: b"P6 " + b"1" * 10**6, "Token too long"),
 }
 
 
@@ -138,7 +204,7 @@ def test_metadata_and_scans_of_honest_photographs_are_no_bombs(tmp_path):
     """Progressive, with an EXIF block, a profile and 20 MB after its end, as motion photographs have."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = jpeg((600, 300), progressive=True, exif=exif, icc_profile=bytes(10 ** 6))
+    data = jpeg((600, 300), progressive=True, exif=exif, icc_profile=bytes(10**6))
     (tmp_path / "photo.jpg").write_bytes(data + bytes(20_000_000))
     assert cbir.open_image(tmp_path / "photo.jpg").size == (300, 600)
 
@@ -146,7 +212,7 @@ def test_metadata_and_scans_of_honest_photographs_are_no_bombs(tmp_path):
 def test_a_sparse_giant_is_refused_by_its_size(tmp_path):
     with open(tmp_path / "giant.tif", "wb") as file:
         file.write(b"II*\0")
-        file.truncate(10 ** 12)
+        file.truncate(10**12)
     with pytest.raises(cbir.UnreadableImage, match="1,000,000,000,000 bytes, more than"):
         cbir.open_image(tmp_path / "giant.tif")
 
@@ -173,26 +239,53 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
 
 # ---- folders ----------------------------------------------------------------------------------------------------------------
 
+
 def test_a_folder_of_traps_is_listed_and_read(tmp_path, tiny_net):
     """Loops, pipes, devices, links out and to nothing, names with line breaks, broken text and of 255 bytes: every file a row, none waited for."""
     root = tmp_path / "images"
-    names = ["a\nb\x1b[31m.png", os.fsdecode(b"\xff\xfe.png"), "x" * 251 + ".png", "$(touch owned).png", "-rf", "<img src=x>.png"]
+    names = [
+        "a\nb\x1b[31m.png",
+        os.fsdecode(b"\xff\xfe.png"),
+        "x" * 251 + ".png",
+        "$(touch owned).png",
+        "-rf",
+        "<img src=x>.png",
+    ]
     for name in names:
         write_image(root / "odd" / "whole.png").rename(root / "odd" / name)
-    links = {"loop.png": "loop.png", "one.png": "two.png", "two.png": "one.png", "up": "..", "self": ".", "zero.png": "/dev/zero",
-             "passwords.png": "/etc/passwd", "nothing.png": "missing", "cpu.png": "/proc/self/status"}
+    links = {
+        "loop.png": "loop.png",
+        "one.png": "two.png",
+        "two.png": "one.png",
+        "up": "..",
+        "self": ".",
+        "zero.png": "/dev/zero",
+        "passwords.png": "/etc/passwd",
+        "nothing.png": "missing",
+        "cpu.png": "/proc/self/status",
+    }
     for name, target in links.items():
         (root / name).symlink_to(target)
     os.mkfifo(root / "pipe.jpg")
     with tarfile.open(root / "archive.png", "w") as tar:
         tar.add(root / "odd" / "-rf", "../../escaped.png")
     images = cbir.list_images(root)
-    assert set(images.files) == {f"odd/{n}" for n in names} | set(links) - {"up", "self"} | {"pipe.jpg", "archive.png"}
+    assert set(images.files) == {f"odd/{n}" for n in names} | set(links) - {"up", "self"} | {
+        "pipe.jpg",
+        "archive.png",
+    }
     store = cbir.extract(images, tiny_net, tmp_path / "store")
     assert store.described.sum() == len(names) and len(store.unreadable) == len(images) - len(names)
-    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["images", "store"]
-    hits = cbir.search(store, [images.path(images.files.index("odd/-rf"))], net=tiny_net, k=len(names))
-    assert hits.distances.shape == (1, len(names)) and set(hits.indices[0]) == set(np.flatnonzero(store.described))
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == [
+        "images",
+        "store",
+    ]
+    hits = cbir.search(
+        store, [images.path(images.files.index("odd/-rf"))], net=tiny_net, k=len(names)
+    )
+    assert hits.distances.shape == (1, len(names)) and set(hits.indices[0]) == set(
+        np.flatnonzero(store.described)
+    )
 
 
 def test_folders_deeper_than_python_can_call(tmp_path):
@@ -252,6 +345,7 @@ def test_a_file_cut_while_it_is_read(tmp_path, monkeypatch):
 
 # ---- downloads --------------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
     """A small archive in Imagenette's place, served on this machine."""
@@ -263,10 +357,16 @@ def archive(tmp_path, monkeypatch):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(source, source.name)
     monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=archive.parent)) as server:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=archive.parent)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
-        monkeypatch.setitem(datasets.Imagenette._ARCHIVES, "320px", (url, hashlib.md5(archive.read_bytes()).hexdigest()))
+        monkeypatch.setitem(
+            datasets.Imagenette._ARCHIVES,
+            "320px",
+            (url, hashlib.md5(archive.read_bytes()).hexdigest()),
+        )
         yield archive
         server.shutdown()
 
@@ -284,7 +384,10 @@ def test_unpacking_that_was_interrupted_is_done_again(tmp_path, monkeypatch, arc
     assert [p.name for p in root.iterdir()] == ["imagenette2-320.tgz"]
     monkeypatch.setattr(image_sets, "download_and_extract_archive", extract)
     database, queries = cbir.load_images("imagenette", root)
-    assert len(database) == len(queries) == 10 and sorted(p.name for p in root.iterdir()) == ["imagenette2-320", "imagenette2-320.tgz"]
+    assert len(database) == len(queries) == 10 and sorted(p.name for p in root.iterdir()) == [
+        "imagenette2-320",
+        "imagenette2-320.tgz",
+    ]
 
 
 def test_an_archive_of_another_hash_is_not_unpacked(tmp_path, archive):
@@ -322,8 +425,20 @@ for path in sys.argv[1:]:
 
 def opened(*paths):
     """What processes with 2 GB and 20 seconds to spend make of stores, where nobody but us keeps pickles out (list of str)."""
-    done = subprocess.run([sys.executable, "-c", LIMITED, *map(str, paths)], capture_output=True, text=True, timeout=300, cwd=ROOT,
-                          env=os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NUMCODECS_ALLOW_UNSAFE_PICKLE_DECODE": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "TQDM_DISABLE": "1",
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_NUM_THREADS": "1",
+            "NUMCODECS_ALLOW_UNSAFE_PICKLE_DECODE": "1",
+        },
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()
 
@@ -347,7 +462,9 @@ def test_a_store_cannot_carry_a_pickle(tmp_path, folder, tiny_net):
     n = len(store)
     for name, array in zarr.open_group(tmp_path / "good", mode="r").arrays():
         if array.ndim == 2:
-            group.create_array(name, shape=array.shape, dtype="float32", chunks=array.shape)[:] = array[:]
+            group.create_array(name, shape=array.shape, dtype="float32", chunks=array.shape)[:] = (
+                array[:]
+            )
     pickled = np.empty(n, object)
     pickled[:] = [Owned(tmp_path / "owned")] * n
     chunk = pickle.dumps(pickled, protocol=5)
@@ -355,7 +472,9 @@ def test_a_store_cannot_carry_a_pickle(tmp_path, folder, tiny_net):
         (tmp_path / "evil" / name).mkdir()
         (tmp_path / "evil" / name / ".zarray").write_text(
             '{"zarr_format": 2, "shape": [%d], "chunks": [%d], "dtype": "|O", "fill_value": "", "order": "C", "compressor": null, '
-            '"filters": [{"id": "pickle", "protocol": 5}]}' % (n, n), encoding="utf-8")
+            '"filters": [{"id": "pickle", "protocol": 5}]}' % (n, n),
+            encoding="utf-8",
+        )
         (tmp_path / "evil" / name / ".zattrs").write_text("{}", encoding="utf-8")
         (tmp_path / "evil" / name / "0").write_bytes(chunk)
     pickle.loads(chunk)
@@ -366,9 +485,15 @@ def test_a_store_cannot_carry_a_pickle(tmp_path, folder, tiny_net):
 
 
 HOSTILE = [
-    ("files", {"shape": [10 ** 13]}), ("codes", {"shape": [11, 10 ** 9]}), ("codes", {"shape": []}), ("state", {"shape": [-1]}),
-    ("codes", {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}), ("files", {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}),
-    ("codes", {"data_type": "object"}), ("files", {"node_type": "group"})]
+    ("files", {"shape": [10**13]}),
+    ("codes", {"shape": [11, 10**9]}),
+    ("codes", {"shape": []}),
+    ("state", {"shape": [-1]}),
+    ("codes", {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}),
+    ("files", {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}),
+    ("codes", {"data_type": "object"}),
+    ("files", {"node_type": "group"}),
+]
 
 
 def test_hostile_metadata_is_refused_within_bounds(tmp_path, folder, tiny_net):
@@ -379,7 +504,9 @@ def test_hostile_metadata_is_refused_within_bounds(tmp_path, folder, tiny_net):
         paths.append(tmp_path / str(i))
         shutil.copytree(good, paths[-1])
         about = paths[-1] / array / "zarr.json"
-        about.write_text(json.dumps(json.loads(about.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+        about.write_text(
+            json.dumps(json.loads(about.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+        )
     first, *others = opened(*paths)
     assert first.startswith("found ['")
     assert len(others) == len(HOSTILE) and all(o.startswith("refused") for o in others), others

@@ -32,6 +32,7 @@ def rgb(path):
 
 # ---- listing -------------------------------------------------------------------------------------
 
+
 def test_a_folder_is_listed_sorted_with_labels(tmp_path):
     names = ["0.png", "a/3.jpg", "a/x y.png", "b/2.png", "b/deep/1.png", "b/line\nbreak.png"]
     names += ["b/notes.txt", "ü/日本 写真.png"]
@@ -89,7 +90,7 @@ def test_what_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         cbir.list_images(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="1.png"):
-        cbir.list_images(tmp_path / "1.png")                      # a file is no folder
+        cbir.list_images(tmp_path / "1.png")  # a file is no folder
     with pytest.raises(FileNotFoundError, match="1 of 2 .* 2.png|1 of 2 .*2.png"):
         cbir.list_images([tmp_path / "1.png", tmp_path / "2.png"])
     with pytest.raises(ValueError, match="empty"):
@@ -100,8 +101,10 @@ def test_what_is_not_there_is_an_error(tmp_path):
 
 # ---- decoding ------------------------------------------------------------------------------------
 
+
 def png(width, height, data=b""):
     """A PNG by hand: 8-bit grey, whatever size its header announces."""
+
     def chunk(kind, body):
         checksum = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + checksum
@@ -111,19 +114,22 @@ def png(width, height, data=b""):
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("mode, color, expected", [
-    ("RGB", (10, 200, 30), (10, 200, 30)),
-    ("L", 99, (99, 99, 99)),
-    ("1", 1, (255, 255, 255)),
-    ("RGBA", (10, 200, 30, 255), (10, 200, 30)),
-    ("RGBA", (10, 200, 30, 0), (255, 255, 255)),          # transparent: white
-    ("RGBA", (0, 200, 100, 51), (204, 244, 224)),         # a fifth of the colour, four fifths of white
-    ("LA", (99, 255), (99, 99, 99)),
-    ("LA", (0, 51), (204, 204, 204)),
-    ("I;16", 0, (0, 0, 0)),
-    ("I;16", 65535, (255, 255, 255)),
-    ("I;16", 25700, (100, 100, 100)),
-])
+@pytest.mark.parametrize(
+    "mode, color, expected",
+    [
+        ("RGB", (10, 200, 30), (10, 200, 30)),
+        ("L", 99, (99, 99, 99)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (10, 200, 30, 255), (10, 200, 30)),
+        ("RGBA", (10, 200, 30, 0), (255, 255, 255)),  # transparent: white
+        ("RGBA", (0, 200, 100, 51), (204, 244, 224)),  # a fifth of the colour, four fifths of white
+        ("LA", (99, 255), (99, 99, 99)),
+        ("LA", (0, 51), (204, 204, 204)),
+        ("I;16", 0, (0, 0, 0)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 25700, (100, 100, 100)),
+    ],
+)
 def test_png_modes(tmp_path, mode, color, expected):
     Image.new(mode, (5, 4), color).save(tmp_path / "image.png")
     pixels = rgb(tmp_path / "image.png")
@@ -166,8 +172,16 @@ def test_an_animation_gives_its_first_frame(tmp_path):
     assert rgb(tmp_path / "moving.gif")[3, 3].tolist() == [255, 0, 0]
 
 
-TURNS = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
-         6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 
 
 @pytest.mark.parametrize("orientation", TURNS)
@@ -190,8 +204,8 @@ def broken_files(folder):
     """Name -> what the reason must say. Written into `folder`."""
     whole = write_image(folder / "whole.jpg", (200, 200)).read_bytes()
     drawing = write_image(folder / "whole.png", (200, 200)).read_bytes()
-    (folder / "cut.jpg").write_bytes(whole[:len(whole) // 2])
-    (folder / "cut.png").write_bytes(drawing[:len(drawing) // 2])
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "cut.png").write_bytes(drawing[: len(drawing) // 2])
     (folder / "header only.png").write_bytes(drawing[:40])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("not a picture")
@@ -207,10 +221,22 @@ def broken_files(folder):
     (folder / "folder.png").mkdir()
     for name in ("whole.jpg", "whole.png"):
         (folder / name).unlink()
-    return {"cut.jpg": "truncated", "cut.png": ".", "header only.png": ".", "empty.jpg": "empty file", "text.jpg": "not an image",
-            "notes.txt": "not an image", "zeros.png": "not an image", "bomb.png": "more than 100,000,000",
-            "smaller bomb.png": "more than 100,000,000", "float.tif": "floating-point", "integers.tif": "16 bits",
-            "pipe.png": "no regular file", "folder.png": "no regular file", "missing.png": "no regular file"}
+    return {
+        "cut.jpg": "truncated",
+        "cut.png": ".",
+        "header only.png": ".",
+        "empty.jpg": "empty file",
+        "text.jpg": "not an image",
+        "notes.txt": "not an image",
+        "zeros.png": "not an image",
+        "bomb.png": "more than 100,000,000",
+        "smaller bomb.png": "more than 100,000,000",
+        "float.tif": "floating-point",
+        "integers.tif": "16 bits",
+        "pipe.png": "no regular file",
+        "folder.png": "no regular file",
+        "missing.png": "no regular file",
+    }
 
 
 def test_unreadable_files_say_why(tmp_path):
@@ -343,6 +369,7 @@ def test_known_factors(tmp_path):
 
 # ---- held-out queries ----------------------------------------------------------------------------
 
+
 def test_hold_out_is_disjoint_and_complete_and_takes_its_share_of_every_class():
     images = flat_images(73, ["a"] * 50 + ["b"] * 20 + ["c"] * 2 + ["d"])
     database, queries = cbir.hold_out(images, 0.1)
@@ -371,6 +398,7 @@ def test_hold_out_never_takes_a_whole_class():
 
 
 # ---- profiles ------------------------------------------------------------------------------------
+
 
 def test_profile_folder(tmp_path):
     for i in range(20):
@@ -440,6 +468,7 @@ def test_imagenette_without_network_says_what_to_do(tmp_path, monkeypatch):
 def test_imagenette_that_is_there_is_not_downloaded(tmp_path, monkeypatch):
     def fails(*_args, **_options):
         raise AssertionError("downloaded again")
+
     monkeypatch.setattr(cbir.datasets, "download_and_extract_archive", fails)
     for split, n in [("train", 3), ("val", 1)]:
         for i in range(n):

@@ -37,6 +37,7 @@ both = pytest.mark.parametrize("net", ["vgg16", "embedded"], indirect=True)
 
 # ---- tap points ----------------------------------------------------------------------------------
 
+
 @both
 def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
     """Against the layers applied one by one."""
@@ -106,7 +107,14 @@ def test_hooks_are_removed_after_a_failure(tiny_net):
 def test_a_tap_before_its_relu_stays_before_its_relu():
     """ReLUs that work in place must not reach into what was tapped."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5), nn.ReLU(inplace=True))
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 5),
+        nn.ReLU(inplace=True),
+    )
     net = cbir.Network(module, ["2"], ["4"])
     batch = torch.randn(6, 3, 8, 8)
     with torch.inference_mode():
@@ -133,20 +141,31 @@ def test_any_other_network():
     assert tapped == ["layer1", "layer2", "layer3", "layer4", "avgpool"]
 
 
-@pytest.mark.parametrize("blocks, codes, message", [
-    (["one", "four"], [], "no such submodule.*four.*one"), (["one"], ["head"], "head"), ([], [], "at least one block"), ([], ["hidden"], "block")])
+@pytest.mark.parametrize(
+    "blocks, codes, message",
+    [
+        (["one", "four"], [], "no such submodule.*four.*one"),
+        (["one"], ["head"], "head"),
+        ([], [], "at least one block"),
+        ([], ["hidden"], "block"),
+    ],
+)
 def test_tap_points_that_do_not_exist(tiny_net, blocks, codes, message):
     with pytest.raises(ValueError, match=message):
         cbir.Network(tiny_net.module, blocks, codes)
 
 
-@pytest.mark.parametrize("block, message", [("one.0", "'one.0'.*negative"), ("hidden", "'hidden'.*not maps"), ("flat", "not maps")])
+@pytest.mark.parametrize(
+    "block, message",
+    [("one.0", "'one.0'.*negative"), ("hidden", "'hidden'.*not maps"), ("flat", "not maps")],
+)
 def test_blocks_that_are_no_activation_maps(tiny_net, block, message):
     with pytest.raises(ValueError, match=message):
         cbir.Network(tiny_net.module, ["one", block], transform=tiny_net.transform).shapes
 
 
 # ---- the input -----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("size", [(500, 375), (224, 224), (30, 400), (1, 1)])
 @pytest.mark.parametrize("crop", [False, True])
@@ -171,6 +190,7 @@ def test_stretched_unless_cropped():
 
 
 # ---- provenance ----------------------------------------------------------------------------------
+
 
 def test_the_hash_follows_the_weights():
     hashes = {make_net(seed=seed).weights_hash for seed in range(3)}
@@ -202,13 +222,16 @@ def test_provenance(tiny_net):
 
 def test_provenance_of_a_plain_function_is_the_same_tomorrow(tiny_net):
     """No address in memory: it would part a store from the network that made it."""
+
     def transform(image):
         return cbir.resize_transform(32)(image)
+
     text = cbir.Network(tiny_net.module, ["one"], transform=transform).provenance["transform"]
     assert hex(id(transform)) not in text and "transform" in text
 
 
 # ---- random weights ------------------------------------------------------------------------------
+
 
 def test_random_weights_are_seeded(embedded):
     assert cbir.load_network("embedded", weights=None).weights_hash == embedded.weights_hash
@@ -224,6 +247,7 @@ def test_the_global_generator_is_left_alone():
 
 
 # ---- weights from files --------------------------------------------------------------------------
+
 
 def save(state, path):
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
@@ -252,9 +276,9 @@ def test_weights_from_a_file(tmp_path, suffix, kind):
 @SUFFIXES
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 def test_files_cut_short(tmp_path, suffix, share):
-    path = save({"features.0.bias": torch.arange(3000.)}, tmp_path / f"weights{suffix}")
+    path = save({"features.0.bias": torch.arange(3000.0)}, tmp_path / f"weights{suffix}")
     data = path.read_bytes()
-    path.write_bytes(data[:int(share * len(data))])
+    path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match="weights"):
         cbir.load_network("embedded", weights=path)
 
@@ -330,6 +354,7 @@ def test_unknown_network():
 
 # ---- downloads -----------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Publishes VGG16's weights as a file of this folder; torch keeps downloads in another."""
@@ -340,6 +365,7 @@ def server(tmp_path, monkeypatch):
         published = models.VGG16_Weights.IMAGENET1K_V1.value
         monkeypatch.setattr(published, "url", (tmp_path / name).as_uri())
         return tmp_path / name
+
     return publish
 
 
@@ -397,6 +423,7 @@ def test_a_damaged_file_in_the_cache_is_named(server, tmp_path, full_weights):
 
 
 # ---- accelerators --------------------------------------------------------------------------------
+
 
 @pytest.mark.cuda
 def test_cuda_gives_the_same_descriptors(embedded, tmp_path):

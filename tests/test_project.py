@@ -73,5 +73,6 @@ def test_readme_commands_exist_in_the_makefile():
 
 def test_version_is_the_same_everywhere():
     import cbir
+
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cbir.__version__ == PROJECT["version"] == citation["version"]

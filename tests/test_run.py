@@ -38,6 +38,7 @@ def figure():
 
 # ---- the folder ---------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["embedded", "run_2", "2026-01-01", "v1.2", "größe"])
 def test_names(tmp_path, name):
     run = cbir.Run(name, tmp_path)
@@ -104,11 +105,16 @@ def test_parts_that_are_loaded_already_are_taken_as_they_are(run, folder, tiny_n
 
 # ---- metrics, figures, tables -------------------------------------------------------------------
 
+
 def test_records_add_up(run):
     assert run.metrics == {}
     run.record(images={"database": 3}, command="cbir reproduce")
     run.record(command="cbir reproduce --profile folder", name="ü")
-    assert run.metrics == {"images": {"database": 3}, "command": "cbir reproduce --profile folder", "name": "ü"}
+    assert run.metrics == {
+        "images": {"database": 3},
+        "command": "cbir reproduce --profile folder",
+        "name": "ü",
+    }
     text = (run.path / "metrics.json").read_text(encoding="utf-8")
     assert json.loads(text) == cbir.Run("test", run.path.parent).metrics
 
@@ -356,7 +362,12 @@ def test_results_are_pivoted_and_marked(page):
     assert words(head).split() == ["IM-like", "h", "η̃", "η"]
     assert [words(row.th) for row in rows] == ["same class", "histogram distance"]
     cells = [[(words(td), td.get("class", [""])[0]) for td in row.find_all("td")] for row in rows]
-    assert cells[0] == [("0.900 [0.880, 0.920]", "best"), ("0.890 [0.870, 0.910]", "near"), ("0.500 [0.480, 0.520]", ""), ("0.880 [0.860, 0.900]", "near")]
+    assert cells[0] == [
+        ("0.900 [0.880, 0.920]", "best"),
+        ("0.890 [0.870, 0.910]", "near"),
+        ("0.500 [0.480, 0.520]", ""),
+        ("0.880 [0.860, 0.900]", "near"),
+    ]
     assert cells[1][2] == ("0.0300 [0.0290, 0.0310]", "best")
     assert {mark for _, mark in cells[1]} == {"best", ""}
     dots = [[float(td.find("circle")["cx"]) for td in row.find_all("td")] for row in rows]
@@ -395,7 +406,12 @@ def test_what_was_run(page):
     assert facts["through"] == "02_extraction, 03_retrieval"
     assert facts["k"] == "5 (03_retrieval); 10 (05_evidence)"
     assert facts["metric"] == "l1"
-    assert again.splitlines() == ["git checkout 0123abcd", "pip install -c constraints.txt -e .", "cbir reproduce -p images '<b>'", "cbir evidence"]
+    assert again.splitlines() == [
+        "git checkout 0123abcd",
+        "pip install -c constraints.txt -e .",
+        "cbir reproduce -p images '<b>'",
+        "cbir evidence",
+    ]
     _, *rows = page.find(id="cost").find_next("table").find_all("tr")
     assert [[words(cell) for cell in row.find_all(["th", "td"])] for row in rows] == [
         ["02_extraction", "2026-01-02 03:04", "61 s", "1.50 GiB"],

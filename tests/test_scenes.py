@@ -29,9 +29,22 @@ FACTORS = {"class": CLASSES, "background": BACKGROUNDS, "palette": PALETTES}
 
 def fixed_scene(**factors):
     """One table row with the given factors: facing the camera, in the middle, lit from the left."""
-    row = {"class": "ball", "background": "checker", "palette": "ocean", "azimuth": 20.0, "elevation": 22.0, "distance": 5.5, "aim_x": 0.0,
-           "aim_y": 0.15, "sun_azimuth": -50.0, "sun_elevation": 45.0, "texture_angle": 30.0, "texture_scale": 1.0, "texture_x": 3.0,
-           "texture_y": 4.0}
+    row = {
+        "class": "ball",
+        "background": "checker",
+        "palette": "ocean",
+        "azimuth": 20.0,
+        "elevation": 22.0,
+        "distance": 5.5,
+        "aim_x": 0.0,
+        "aim_y": 0.15,
+        "sun_azimuth": -50.0,
+        "sun_elevation": 45.0,
+        "texture_angle": 30.0,
+        "texture_scale": 1.0,
+        "texture_x": 3.0,
+        "texture_y": 4.0,
+    }
     return row | factors
 
 

@@ -31,6 +31,7 @@ def count_images(net, stop_after=None):
         if stop_after is not None and len(seen) == stop_after:
             raise Interrupted
         seen.append(len(inputs[0]))
+
     handle = net.module.register_forward_pre_hook(note)
     return seen, handle
 
@@ -40,7 +41,13 @@ def extract(folder, path, net=None, **options):
 
 
 def assert_same(a, b):
-    assert (a.files, a.labels, a.unreadable, a.recipe, a.network) == (b.files, b.labels, b.unreadable, b.recipe, b.network)
+    assert (a.files, a.labels, a.unreadable, a.recipe, a.network) == (
+        b.files,
+        b.labels,
+        b.unreadable,
+        b.recipe,
+        b.network,
+    )
     for name in ("h", "eta_conv", "eta"):
         assert getattr(a, name)[:].tobytes() == getattr(b, name)[:].tobytes()
 
@@ -62,13 +69,22 @@ def small(tmp_path_factory):
 
 # ---- what is in it ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("sizes", [(2, 4), (3, 4), (4, 3), (32, 256), (1, 1), (5, 11), (11, 5), (7, 10)])
+
+@pytest.mark.parametrize(
+    "sizes", [(2, 4), (3, 4), (4, 3), (32, 256), (1, 1), (5, 11), (11, 5), (7, 10)]
+)
 @pytest.mark.parametrize("recipe", cbir.RECIPES.values(), ids=cbir.RECIPES)
 def test_every_row_is_its_images_description(folder, tmp_path, tiny_net, sizes, recipe):
     """However the rows are cut into batches and shards, and however many of them are missing."""
-    st = extract(folder, tmp_path / "st", tiny_net, batch_size=sizes[0], shard_size=sizes[1], **recipe)
+    st = extract(
+        folder, tmp_path / "st", tiny_net, batch_size=sizes[0], shard_size=sizes[1], **recipe
+    )
     images = cbir.list_images(folder)
-    assert len(st) == 11 and st.files == images.files and st.labels == images.labels == ["cat"] * 6 + ["dog"] * 5
+    assert (
+        len(st) == 11
+        and st.files == images.files
+        and st.labels == images.labels == ["cat"] * 6 + ["dog"] * 5
+    )
     for i in range(11):
         if i in (2, 7):
             assert np.isnan(st.eta[i]).all()
@@ -76,12 +92,16 @@ def test_every_row_is_its_images_description(folder, tmp_path, tiny_net, sizes, 
         batch = tiny_net.transform(cbir.open_image(st.path(i)))[None]
         d = cbir.describe(tiny_net, batch, **recipe)
         for name in ("h", "eta_conv", "eta"):
-            np.testing.assert_allclose(getattr(st, name)[i], getattr(d, name)[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                getattr(st, name)[i], getattr(d, name)[0], rtol=1e-4, atol=1e-6
+            )
 
 
 def test_unreadable_images_keep_their_row_and_give_a_reason(whole):
     assert set(whole.unreadable) == {"cat/02.png", "dog/07.png"}
-    assert whole.unreadable["cat/02.png"].startswith("not an image") and whole.unreadable["dog/07.png"]
+    assert (
+        whole.unreadable["cat/02.png"].startswith("not an image") and whole.unreadable["dog/07.png"]
+    )
     assert whole.described.tolist() == [i not in (2, 7) for i in range(11)]
     assert np.isnan(whole.h[:]).any(axis=1).nonzero()[0].tolist() == [2, 7]
 
@@ -94,7 +114,9 @@ def test_a_folder_without_any_image(tmp_path):
 
 
 def test_what_it_remembers(folder, tmp_path, tiny_net):
-    st = extract(folder, tmp_path / "new" / "folders" / "st", tiny_net, q=0.25, threshold="relative")
+    st = extract(
+        folder, tmp_path / "new" / "folders" / "st", tiny_net, q=0.25, threshold="relative"
+    )
     assert st.recipe == dict(q=0.25, threshold="relative", counting="count", scale="mean")
     assert st.network == tiny_net.provenance
     assert st.root == folder and st.path(3) == folder / "cat" / "03.png"
@@ -105,7 +127,15 @@ def test_what_it_remembers(folder, tmp_path, tiny_net):
 
 
 def test_names_of_all_kinds(tmp_path):
-    names = ["a b.png", "line\nbreak.png", "日本.png", "ü/é.png", "quote\"'.png", "-.png", "100%.png"]
+    names = [
+        "a b.png",
+        "line\nbreak.png",
+        "日本.png",
+        "ü/é.png",
+        "quote\"'.png",
+        "-.png",
+        "100%.png",
+    ]
     for name in names:
         write_image(tmp_path / "images" / name)
     st = extract(tmp_path / "images", tmp_path / "st")
@@ -125,7 +155,10 @@ def test_a_name_that_is_no_unicode(tmp_path):
 
 
 def test_a_list_of_files(tmp_path):
-    files = [write_image(tmp_path / name, seed=i) for i, name in enumerate(["c/1.png", "a/2.png", "b/3.png"])]
+    files = [
+        write_image(tmp_path / name, seed=i)
+        for i, name in enumerate(["c/1.png", "a/2.png", "b/3.png"])
+    ]
     st = extract(files, tmp_path / "st")
     assert (st.files, st.labels) == (["c/1.png", "a/2.png", "b/3.png"], ["c", "a", "b"])
 
@@ -136,16 +169,37 @@ def test_a_network_without_codes(folder, tmp_path):
     assert (st.h.shape, st.eta.shape) == ((11, 0), (11, 15))
     assert st.h[:].shape == (11, 0) and st.h[3].shape == (0,)
     np.testing.assert_array_equal(st.eta[:], st.eta_conv[:])
-    np.testing.assert_array_equal(st.eta_conv[:], extract(folder, tmp_path / "with codes").eta_conv[:])
+    np.testing.assert_array_equal(
+        st.eta_conv[:], extract(folder, tmp_path / "with codes").eta_conv[:]
+    )
 
 
-@pytest.mark.parametrize("rows", [0, 10, -1, np.int64(4), slice(None), slice(2, 9), slice(5, 5), slice(None, None, 3), slice(-3, None),
-                                  [3, 1, 3], np.array([9, 0]), [-1, 2], np.arange(11) % 3 == 0, [True] * 5 + [False] * 6],
-                         ids=str)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        0,
+        10,
+        -1,
+        np.int64(4),
+        slice(None),
+        slice(2, 9),
+        slice(5, 5),
+        slice(None, None, 3),
+        slice(-3, None),
+        [3, 1, 3],
+        np.array([9, 0]),
+        [-1, 2],
+        np.arange(11) % 3 == 0,
+        [True] * 5 + [False] * 6,
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["h", "eta_conv", "eta"])
 def test_views_index_like_arrays(small, name, rows):
     view = getattr(small, name)
-    plain = np.hstack([small.codes[:], small.conv[:]])[:, {"h": slice(7), "eta_conv": slice(7, None), "eta": slice(None)}[name]]
+    plain = np.hstack([small.codes[:], small.conv[:]])[
+        :, {"h": slice(7), "eta_conv": slice(7, None), "eta": slice(None)}[name]
+    ]
     np.testing.assert_array_equal(view[rows], plain[rows])
     np.testing.assert_array_equal(np.asarray(view), plain)
     assert len(view) == 11 and np.asarray(view, dtype=np.float64).dtype == np.float64
@@ -156,6 +210,7 @@ def test_no_rows(small):
 
 
 # ---- resuming ---------------------------------------------------------------------------------------------------------------
+
 
 def test_a_complete_store_needs_no_forward_pass(folder, tmp_path, whole):
     net = make_net()
@@ -173,11 +228,18 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, wh
         extract(folder, tmp_path / "st", net)
     handle.remove()
     before = cbir.open_store(tmp_path / "st")
-    finished = [i for rows in before.shards if rows not in before.missing() for i in range(rows.start, rows.stop)]
+    finished = [
+        i
+        for rows in before.shards
+        if rows not in before.missing()
+        for i in range(rows.start, rows.stop)
+    ]
     again, _ = count_images(net)
     st = extract(folder, tmp_path / "st", net)
     assert_same(st, whole)
-    assert sum(again) == sum(whole.described) - sum(whole.described[finished])  # finished shards are not computed again
+    assert sum(again) == sum(whole.described) - sum(
+        whole.described[finished]
+    )  # finished shards are not computed again
 
 
 def test_an_interruption_between_any_two_files_of_the_store(tmp_path, monkeypatch):
@@ -185,11 +247,13 @@ def test_an_interruption_between_any_two_files_of_the_store(tmp_path, monkeypatc
     files = [write_image(tmp_path / "images" / f"{i}.png", seed=i) for i in range(3)]
     whole = extract(files, tmp_path / "whole.zarr", shard_size=2)
     for name in ("set", "set_if_not_exists"):
+
         def limited(self, *args, write=getattr(LocalStore, name), **options):
             left[0] -= 1
             if left[0] < 0:
                 raise Interrupted
             return write(self, *args, **options)
+
         monkeypatch.setattr(LocalStore, name, limited)
     interruptions, left = 0, [0]
     while True:
@@ -254,17 +318,42 @@ def test_faults_of_the_network_show_before_anything_is_written(folder, tmp_path,
 
 # ---- other settings ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("change, named", [
-    (dict(q=0.25), "recipe q: 0.5, now 0.25"),
-    (dict(threshold="relative"), "recipe threshold"),
-    (dict(counting="union"), "recipe counting"),
-    (dict(scale="as_released"), "recipe scale"),
-    (dict(net=make_net(seed=1)), "network weights_hash"),
-    (dict(net=make_net(codes=())), "network codes"),
-    (dict(net=cbir.Network(make_net().module, ["one", "three"], ["hidden"], make_net().transform, "tiny")), "network blocks"),
-    (dict(net=cbir.Network(make_net().module, ["one", "two", "three"], ["hidden"], cbir.resize_transform(32, crop=True), "tiny")), "network transform"),
-], ids=lambda x: x if isinstance(x, str) else "")
-def test_a_store_of_other_settings_is_refused_and_left_alone(folder, tmp_path, whole, change, named):
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(q=0.25), "recipe q: 0.5, now 0.25"),
+        (dict(threshold="relative"), "recipe threshold"),
+        (dict(counting="union"), "recipe counting"),
+        (dict(scale="as_released"), "recipe scale"),
+        (dict(net=make_net(seed=1)), "network weights_hash"),
+        (dict(net=make_net(codes=())), "network codes"),
+        (
+            dict(
+                net=cbir.Network(
+                    make_net().module, ["one", "three"], ["hidden"], make_net().transform, "tiny"
+                )
+            ),
+            "network blocks",
+        ),
+        (
+            dict(
+                net=cbir.Network(
+                    make_net().module,
+                    ["one", "two", "three"],
+                    ["hidden"],
+                    cbir.resize_transform(32, crop=True),
+                    "tiny",
+                )
+            ),
+            "network transform",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_store_of_other_settings_is_refused_and_left_alone(
+    folder, tmp_path, whole, change, named
+):
     with pytest.raises(ValueError, match=named):
         extract(folder, tmp_path / "whole.zarr", **change)
     assert_same(cbir.open_store(tmp_path / "whole.zarr"), whole)
@@ -279,10 +368,17 @@ def test_a_store_of_other_images_is_refused(folder, tmp_path, whole):
         extract(moved, tmp_path / "whole.zarr")
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("no store"),
-    lambda path: write_image(path / "image.png"), lambda path: zarr.create_array(path, shape=(3,), dtype="f4")],
-    ids=["nothing", "empty folder", "file", "folder of images", "zarr array"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("no store"),
+        lambda path: write_image(path / "image.png"),
+        lambda path: zarr.create_array(path, shape=(3,), dtype="f4"),
+    ],
+    ids=["nothing", "empty folder", "file", "folder of images", "zarr array"],
+)
 def test_what_is_no_store(folder, tmp_path, make):
     make(tmp_path / "st")
     with pytest.raises(FileNotFoundError, match="no descriptor store"):
@@ -307,6 +403,7 @@ def test_another_format_is_refused(tmp_path, whole):
 
 # ---- damage -----------------------------------------------------------------------------------------------------------------
 
+
 def read_all(path):
     st = cbir.open_store(path)
     return st.files, st.labels, st.unreadable, st.described.tolist(), st.eta[:].tobytes()
@@ -320,7 +417,7 @@ def test_a_damaged_file_is_an_error_never_another_result(tmp_path, whole, array)
     data = file.read_bytes()
     silent = []
     for position in range(0, len(data), max(1, len(data) // 12)):
-        file.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1:])
+        file.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
         try:
             result = read_all(tmp_path / "whole.zarr")
         except Exception:
@@ -346,7 +443,7 @@ def test_a_lost_file_is_named_and_its_images_are_described_again(folder, tmp_pat
     with pytest.raises(ValueError, match=f"1 shard files .* lost, first {file}"):
         cbir.open_store(tmp_path / "st")
     with pytest.raises(ValueError, match="lost a shard"):
-        cbir.search(st, whole, "eta+mac", k=1)                             # opened before
+        cbir.search(st, whole, "eta+mac", k=1)  # opened before
     assert [f for _, f in st.damaged()] == [file]
     again = extract(folder, tmp_path / "st", extras={"mac": "mac"})
     assert again.computed == (3 if "2" in file else 4)
@@ -354,17 +451,28 @@ def test_a_lost_file_is_named_and_its_images_are_described_again(folder, tmp_pat
     assert again["mac"][:].tobytes() == whole["mac"][:].tobytes()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:], lambda data: b""],
-                         ids=["cut", "flipped", "emptied"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-9],
+        lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+        lambda data: b"",
+    ],
+    ids=["cut", "flipped", "emptied"],
+)
 def test_a_damaged_shard_is_named_by_whatever_reads_it(folder, tmp_path, whole, damage):
     file = tmp_path / "whole.zarr" / "conv" / "c" / "1" / "0"
     good = extract(folder, tmp_path / "good")
     file.write_bytes(damage(file.read_bytes()))
-    for read in (lambda: whole.eta[:], lambda: whole.eta_conv[5], lambda: cbir.search(whole, good, k=1)):
+    for read in (
+        lambda: whole.eta[:],
+        lambda: whole.eta_conv[5],
+        lambda: cbir.search(whole, good, k=1),
+    ):
         with pytest.raises(ValueError, match="damaged"):
             read()
     assert [f for _, f in whole.damaged()] == ["conv/c/1/0"]
-    file.unlink()                                                          # as the message says
+    file.unlink()  # as the message says
     assert_same(extract(folder, tmp_path / "whole.zarr"), good)
 
 
@@ -395,9 +503,21 @@ def test_a_disk_that_is_full(tmp_path):
     net = wide_net()
     whole = cbir.extract(tmp_path / "images", net, tmp_path / "whole", shard_size=4)
     largest = max(p.stat().st_size for p in (tmp_path / "whole").rglob("*") if p.is_file())
-    run = subprocess.run([sys.executable, "-c", FULL.replace("make_net()", "wide_net()").replace("import make_net", "import make_net as _").replace(
-        "size = int", "from test_store import wide_net; size = int"), tmp_path / "images", tmp_path / "st", str(largest - 100)],
-        cwd=Path(__file__).parent, capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            FULL.replace("make_net()", "wide_net()")
+            .replace("import make_net", "import make_net as _")
+            .replace("size = int", "from test_store import wide_net; size = int"),
+            tmp_path / "images",
+            tmp_path / "st",
+            str(largest - 100),
+        ],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     assert "OSError" in run.stdout, run.stderr
     assert cbir.open_store(tmp_path / "st").missing()
     assert_same(cbir.extract(tmp_path / "images", net, tmp_path / "st", shard_size=4), whole)
@@ -428,9 +548,18 @@ def test_extras_are_what_their_functions_say(folder, tmp_path, tiny_net, whole):
         image = cbir.open_image(st.path(i))
         ys, codes = tiny_net(tiny_net.transform(image)[None])
         np.testing.assert_allclose(st["mac"][i], cbir.POOLINGS["mac"](ys)[0], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(st["color"][i], cbir.color_histogram(np.asarray(image)), rtol=1e-6)
-        np.testing.assert_allclose(st["relative"][i], cbir.conv_descriptor(ys, threshold="relative")[0], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(st["q=0"][i], cbir.conv_descriptor(ys, q=0)[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            st["color"][i], cbir.color_histogram(np.asarray(image)), rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            st["relative"][i],
+            cbir.conv_descriptor(ys, threshold="relative")[0],
+            rtol=1e-4,
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            st["q=0"][i], cbir.conv_descriptor(ys, q=0)[0], rtol=1e-4, atol=1e-6
+        )
         np.testing.assert_allclose(st["y_4"][i], codes[0][0], rtol=1e-4, atol=1e-6)
     assert np.isnan(st["color"][2]).all()
 
@@ -439,14 +568,26 @@ def test_parts_and_sums_of_descriptors(folder, tmp_path):
     st = extract(folder, tmp_path / "st", extras=EXTRAS)
     np.testing.assert_array_equal(st["w_1+w_2+w_3"][:], st.eta_conv[:])
     np.testing.assert_array_equal(st["h+eta_conv"][:], st.eta[:])
-    np.testing.assert_array_equal(st["mac+w_2"][3:5], np.hstack([st["mac"][3:5], st.eta_conv[3:5][:, 4:10]]))
+    np.testing.assert_array_equal(
+        st["mac+w_2"][3:5], np.hstack([st["mac"][3:5], st.eta_conv[3:5][:, 4:10]])
+    )
     assert st["w_2"].shape == (11, 6) and st["color"].shape == (11, 75)
     with pytest.raises(ValueError, match="unknown descriptor 'w_4'.*'w_3'"):
         st["h+w_4"]
 
 
-@pytest.mark.parametrize("extras, named", [({"mac": "sum"}, "unknown extra 'sum'"), ({"codes": "mac"}, "'codes'"), ({"w_1": "mac"}, "'w_1'"), ({"a/b": "mac"}, "'a/b'"),
-                                           ({"a+b": "mac"}, "'a.b'"), ({"": "mac"}, "name"), ({"r": {"counting": "all"}}, "counting")])
+@pytest.mark.parametrize(
+    "extras, named",
+    [
+        ({"mac": "sum"}, "unknown extra 'sum'"),
+        ({"codes": "mac"}, "'codes'"),
+        ({"w_1": "mac"}, "'w_1'"),
+        ({"a/b": "mac"}, "'a/b'"),
+        ({"a+b": "mac"}, "'a.b'"),
+        ({"": "mac"}, "name"),
+        ({"r": {"counting": "all"}}, "counting"),
+    ],
+)
 def test_extras_that_make_no_sense(folder, tmp_path, extras, named):
     with pytest.raises(ValueError, match=named):
         extract(folder, tmp_path / "st", extras=extras)
@@ -463,7 +604,7 @@ def test_other_extras_are_other_settings(folder, tmp_path):
 def test_half_the_size(folder, tmp_path, whole):
     st = extract(folder, tmp_path / "st", dtype="float16")
     assert st.codes.dtype == np.float16 and st.eta.dtype == st.eta[:].dtype == np.float32
-    np.testing.assert_allclose(st.eta[:], whole.eta[:], rtol=2 ** -11, atol=1e-6)
+    np.testing.assert_allclose(st.eta[:], whole.eta[:], rtol=2**-11, atol=1e-6)
     rounded = whole.eta[:].astype(np.float16).astype(np.float32)
     hits, expected = cbir.search(st, rounded, k=4), cbir.search(rounded, rounded, k=4)
     np.testing.assert_array_equal(hits.indices, expected.indices)
@@ -480,11 +621,18 @@ def test_descriptors_beyond_the_range_of_numbers_are_no_descriptors(folder, tmp_
     with torch.no_grad():
         tiny_net.module.hidden[0].bias += 1e5
     st = extract(folder, tmp_path / "st", tiny_net, dtype="float16")
-    assert not st.described.any() and "not finite as float16" in st.unreadable["cat/00.png"] and np.isnan(st.eta[:]).all()
+    assert (
+        not st.described.any()
+        and "not finite as float16" in st.unreadable["cat/00.png"]
+        and np.isnan(st.eta[:]).all()
+    )
     assert extract(folder, tmp_path / "full", tiny_net).described.sum() == 9
     with torch.no_grad():
         tiny_net.module.hidden[0].bias[:] = torch.nan
-    assert "not finite as float32" in extract(folder, tmp_path / "nan", tiny_net).unreadable["cat/00.png"]
+    assert (
+        "not finite as float32"
+        in extract(folder, tmp_path / "nan", tiny_net).unreadable["cat/00.png"]
+    )
 
 
 def test_half_precision_networks(folder, tmp_path, tiny_net, whole):
@@ -496,16 +644,28 @@ def test_half_precision_networks(folder, tmp_path, tiny_net, whole):
 
 # ---- stores that somebody else made -------------------------------------------------------------------------------------------
 
+
 def edit(path, change):
     data = json.loads(path.read_text(encoding="utf-8"))
     change(data)
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
-@pytest.mark.parametrize("arrays, shape", [(["files"], 10**13), (["conv"], 10**13), (["state"], 12), (["codes", "conv", "files", "labels", "sizes", "state"], 10**13)])
+@pytest.mark.parametrize(
+    "arrays, shape",
+    [
+        (["files"], 10**13),
+        (["conv"], 10**13),
+        (["state"], 12),
+        (["codes", "conv", "files", "labels", "sizes", "state"], 10**13),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused_at_once(tmp_path, whole, arrays, shape):
     for name in arrays:
-        edit(tmp_path / "whole.zarr" / name / "zarr.json", lambda about: about["shape"].__setitem__(0, shape))
+        edit(
+            tmp_path / "whole.zarr" / name / "zarr.json",
+            lambda about: about["shape"].__setitem__(0, shape),
+        )
     with pytest.raises(ValueError, match="no sound store"):
         cbir.open_store(tmp_path / "whole.zarr")
 
@@ -518,7 +678,10 @@ def test_missing_attributes_are_named(tmp_path, whole, key):
 
 
 def test_chunks_that_are_no_shards_are_refused(tmp_path, whole):
-    edit(tmp_path / "whole.zarr" / "conv" / "zarr.json", lambda about: about["chunk_grid"]["configuration"].update(chunk_shape=[3, 15]))
+    edit(
+        tmp_path / "whole.zarr" / "conv" / "zarr.json",
+        lambda about: about["chunk_grid"]["configuration"].update(chunk_shape=[3, 15]),
+    )
     with pytest.raises(ValueError, match="no sound store"):
         cbir.open_store(tmp_path / "whole.zarr")
 

