@@ -39,6 +39,7 @@ sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|thresh
 
 check: .venv/installed-test  ## seconds: ruff, mypy, the notebooks' metadata
 	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/python notebooks/tidy.py --check $(NOTEBOOKS)
 

@@ -63,6 +63,12 @@ def test_damaged_files_are_read_or_refused(tmp_path_factory, name, changes):
     assert fuzz.read(path) in ("read", "refused")
 
 
+@pytest.mark.slow
+def test_thousands_of_damaged_files_are_read_or_refused_in_little_memory():
+    tally = fuzz.main(5000)
+    assert not tally.faults, str(tally)
+
+
 @pytest.mark.parametrize(
     "data, message",
     [
