@@ -12,7 +12,7 @@ import cbir
 
 
 def toy(n=120, seed=0):
-    """Three classes that a line does not part: each in two opposite corners of a pair of dimensions."""
+    """Three classes that no line parts, each in two opposite corners of a pair of dimensions."""
     rng = np.random.default_rng(seed)
     target = np.arange(n) % 3
     codes = rng.normal(0, 0.1, (n, 8))
@@ -27,7 +27,8 @@ def weights(encoder):
     return torch.cat([p.detach().ravel() for p in encoder.parameters()])
 
 
-# ---- the hidden layer -------------------------------------------------------------------------------------------------------
+# ---- the hidden layer -----------------------------------------------------------------------
+
 
 def test_it_learns_what_no_line_can():
     encoder, accuracy = cbir.train_hidden_layer(*toy(), **FAST)
@@ -43,7 +44,9 @@ def test_accuracy_without_training_is_chance():
 
 
 def test_it_is_seeded():
-    (a, _), (b, _), (c, _) = (cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 2}, seed=seed) for seed in (0, 0, 1))
+    (a, _), (b, _), (c, _) = (
+        cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 2}, seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
 
 
@@ -59,7 +62,9 @@ def test_rows_of_nan_are_ignored():
     codes, labels = toy()
     gaps = [0, 5, 60, 120]
     with_gaps = np.insert(codes, gaps, np.nan, axis=0), np.insert(labels, gaps, "dog")
-    (a, accuracy), (b, with_gaps_accuracy) = (cbir.train_hidden_layer(*data, **FAST | {"epochs": 3}) for data in (toy(), with_gaps))
+    (a, accuracy), (b, with_gaps_accuracy) = (
+        cbir.train_hidden_layer(*data, **FAST | {"epochs": 3}) for data in (toy(), with_gaps)
+    )
     assert torch.equal(weights(a), weights(b)) and accuracy == with_gaps_accuracy
 
 
@@ -94,7 +99,8 @@ def test_hidden_codes(n, tmp_path):
     """(N, width), not negative, row by row; a row of NaN stays one and touches no other."""
     encoder, _ = cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 1})
     codes = toy(n)[0]
-    expected = np.maximum(0, codes @ encoder[0].weight.detach().numpy().T + encoder[0].bias.detach().numpy())
+    weight, bias = (parameter.detach().numpy() for parameter in encoder.parameters())
+    expected = np.maximum(0, codes @ weight.T + bias)
     codes[n // 2] = np.nan
     hidden = cbir.hidden_codes(encoder, codes)
     assert hidden.shape == (n, 16) and hidden.dtype == np.float32
@@ -105,7 +111,8 @@ def test_hidden_codes(n, tmp_path):
     assert np.isnan(hidden[n // 2]).all() and (hidden[others] >= 0).all()
 
 
-# ---- fvecs ------------------------------------------------------------------------------------------------------------------
+# ---- fvecs ----------------------------------------------------------------------------------
+
 
 def write_fvecs(path, vectors):
     path.write_bytes(b"".join(struct.pack(f"<i{len(v)}f", len(v), *v) for v in vectors))
@@ -128,10 +135,18 @@ def test_vectors_cut_short(tmp_path, cut):
         cbir.read_fvecs(path)
 
 
-@pytest.mark.parametrize("data, message", [
-    (b"", "holds no vector"), (b"\1\0", "holds no vector"), (struct.pack("<i", 3), "cut short"),
-    (struct.pack("<if", 0, 1), "dimension of 0"), (struct.pack("<if", -1, 1), "dimension of -1"),
-    (struct.pack("<if", 2**31 - 1, 1), "dimension of 2147483647"), (struct.pack(">if", 1, 1), "dimension of 16777216")])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "holds no vector"),
+        (b"\1\0", "holds no vector"),
+        (struct.pack("<i", 3), "cut short"),
+        (struct.pack("<if", 0, 1), "dimension of 0"),
+        (struct.pack("<if", -1, 1), "dimension of -1"),
+        (struct.pack("<if", 2**31 - 1, 1), "dimension of 2147483647"),
+        (struct.pack(">if", 1, 1), "dimension of 16777216"),
+    ],
+)
 def test_what_is_no_fvecs_file(tmp_path, data, message):
     (tmp_path / "base.fvecs").write_bytes(data)
     with pytest.raises(ValueError, match=f"base.fvecs .*{message}"):
@@ -156,7 +171,14 @@ def test_a_missing_file(tmp_path):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(st.one_of(st.binary(max_size=200), st.tuples(st.integers(0, 9), st.binary(max_size=120)).map(lambda t: struct.pack("<i", t[0]) + t[1])))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.tuples(st.integers(0, 9), st.binary(max_size=120)).map(
+            lambda t: struct.pack("<i", t[0]) + t[1]
+        ),
+    )
+)
 def test_any_bytes_are_vectors_or_a_value_error(tmp_path, data):
     (tmp_path / "any.fvecs").write_bytes(data)
     try:
@@ -167,7 +189,8 @@ def test_any_bytes_are_vectors_or_a_value_error(tmp_path, data):
     assert b"".join(struct.pack("<i", read.shape[1]) + row.tobytes() for row in read) == data
 
 
-# ---- IMAGENET1M -------------------------------------------------------------------------------------------------------------
+# ---- IMAGENET1M -----------------------------------------------------------------------------
+
 
 def image_set(*files):
     return cbir.ImageSet(None, list(files), [f.split("/")[0] for f in files])
@@ -181,18 +204,25 @@ def published(tmp_path):
 
 
 def test_rows_follow_the_images(published):
-    vectors = cbir.imagenet1m_descriptors(*published, image_set("n2/ü c.jpg", "d.jpg", "n1/a.jpg", "n1/a.jpg"))
-    assert vectors[:, 0].tolist() == [2, 3, 0, 0] and vectors.shape == (4, 3) and vectors.dtype == np.float32
+    vectors = cbir.imagenet1m_descriptors(
+        *published, image_set("n2/ü c.jpg", "d.jpg", "n1/a.jpg", "n1/a.jpg")
+    )
+    assert vectors[:, 0].tolist() == [2, 3, 0, 0]
+    assert vectors.shape == (4, 3)
+    assert vectors.dtype == np.float32
 
 
 def test_names_by_their_last_part(published):
-    assert cbir.imagenet1m_descriptors(*published, image_set("b.jpg", "train/n9/d.jpg"))[:, 0].tolist() == [1, 3]
+    vectors = cbir.imagenet1m_descriptors(*published, image_set("b.jpg", "train/n9/d.jpg"))
+    assert vectors[:, 0].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("no_list", [None, "", "nowhere.txt"])
 def test_without_a_list_they_cannot_be_used(published, tmp_path, no_list):
     with pytest.raises(ValueError, match="no image names"):
-        cbir.imagenet1m_descriptors(published[0], no_list and tmp_path / no_list, image_set("d.jpg"))
+        cbir.imagenet1m_descriptors(
+            published[0], no_list and tmp_path / no_list, image_set("d.jpg")
+        )
 
 
 def test_a_list_of_another_length(published):
@@ -208,7 +238,9 @@ def test_an_image_that_is_not_in_the_list(published):
 
 def test_a_full_name_goes_before_a_last_part(published):
     published[1].write_text("a.jpg\nn1/a.jpg\nn2/a.jpg\nb.jpg\n")
-    assert cbir.imagenet1m_descriptors(*published, image_set("a.jpg", "n1/a.jpg", "n2/a.jpg"))[:, 0].tolist() == [0, 1, 2]
+    images = image_set("a.jpg", "n1/a.jpg", "n2/a.jpg")
+    vectors = cbir.imagenet1m_descriptors(*published, images)
+    assert vectors[:, 0].tolist() == [0, 1, 2]
 
 
 def test_a_last_part_that_fits_several_is_refused(published):

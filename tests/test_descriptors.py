@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 import cbir
 
-OPTIONS = [dict(threshold=t, counting=c, scale=s)
-           for t, c, s in product(("absolute", "relative"), ("count", "union"), ("mean", "as_released"))]
+OPTIONS = [
+    dict(threshold=t, counting=c, scale=s)
+    for t, c, s in product(("absolute", "relative"), ("count", "union"), ("mean", "as_released"))
+]
 
 # (C_m, H_m, W_m) of every block, last side 7, 3 and 1, with windows of powers of two and others
 SHAPES = {
@@ -34,7 +36,10 @@ SHAPES = {
 def random_blocks(shapes, batch, seed=0):
     """Activations after a ReLU: many zeros, the rest up to about 2."""
     rng = np.random.default_rng(seed)
-    return [torch.from_numpy(np.maximum(0, rng.normal(0.1, 0.6, (batch, *shape))).astype(np.float32)) for shape in shapes]
+    return [
+        torch.from_numpy(np.maximum(0, rng.normal(0.1, 0.6, (batch, *shape))).astype(np.float32))
+        for shape in shapes
+    ]
 
 
 def sets_of_block_N(y_N, q, threshold):
@@ -43,14 +48,22 @@ def sets_of_block_N(y_N, q, threshold):
     found = []
     for channel in y_N:
         rows, cols = channel.shape
-        found.append({(i, j) for i in range(rows) for j in range(cols)
-                      if (channel[i, j] >= limit if threshold == "absolute" else channel[i, j] > limit)})
+        positions = set()
+        for i, j in product(range(rows), range(cols)):
+            y = channel[i, j]
+            if y > limit or (threshold == "absolute" and y == limit):
+                positions.add((i, j))
+        found.append(positions)
     return found
 
 
 def traced(cells, window):
     """Eq. 11, 12: the positions of block m under the positions `cells` of block N."""
-    return {(window[0] * i + a, window[1] * j + b) for i, j in cells for a in range(window[0]) for b in range(window[1])}
+    positions = set()
+    for i, j in cells:
+        for a, b in product(range(window[0]), range(window[1])):
+            positions.add((window[0] * i + a, window[1] * j + b))
+    return positions
 
 
 def oracle(ys, q=0.5, threshold="absolute", counting="count", scale="mean"):
@@ -58,28 +71,30 @@ def oracle(ys, q=0.5, threshold="absolute", counting="count", scale="mean"):
     y_N, eta_conv = ys[-1], []
     Z_N = sets_of_block_N(y_N, q, threshold)
     if counting == "union":
-        Z_N = [set().union(*Z_N)]                                      # as released: one map for the image
+        Z_N = [set().union(*Z_N)]  # as released: one map for the image
     for m, y_m in enumerate(ys, start=1):
         window = (y_m.shape[1] // y_N.shape[1], y_m.shape[2] // y_N.shape[2])
-        Z_m = [traced(cells, window) for cells in Z_N]                 # Z_{m,k}
-        z_m = {}                                                       # Eq. 13
+        Z_m = [traced(cells, window) for cells in Z_N]  # Z_{m,k}
+        z_m = {}  # Eq. 13
         for Z in Z_m:
             for position in Z:
                 z_m[position] = z_m.get(position, 0) + 1
         for k, channel in enumerate(y_m):
             weights = z_m
             if m == len(ys) and counting == "count":
-                weights = dict.fromkeys(Z_N[k], 1)                     # z_{N,k}
+                weights = dict.fromkeys(Z_N[k], 1)  # z_{N,k}
             above = sum(z * channel[position] for position, z in weights.items())
             below = sum(weights.values())
-            if scale == "as_released":                                 # window sums over C_m and the significant cells
+            if scale == "as_released":  # window sums over C_m and the significant cells
                 below = below / (window[0] * window[1]) * len(y_m)
-            eta_conv.append(above / below if below else 0.0)           # Eq. 14
+            eta_conv.append(above / below if below else 0.0)  # Eq. 14
     return np.array(eta_conv)
 
 
 def oracle_batch(ys, **recipe):
-    return np.stack([oracle([y[b].numpy().astype(np.float64) for y in ys], **recipe) for b in range(len(ys[0]))])
+    return np.stack(
+        [oracle([y[b].numpy().astype(np.float64) for y in ys], **recipe) for b in range(len(ys[0]))]
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
@@ -87,22 +102,36 @@ def oracle_batch(ys, **recipe):
 def test_equals_the_sums_written_out(shapes, options):
     for batch, q in [(1, 0.5), (3, 0.8)]:
         ys = random_blocks(shapes, batch, seed=batch)
-        np.testing.assert_allclose(cbir.conv_descriptor(ys, q=q, **options), oracle_batch(ys, q=q, **options), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            cbir.conv_descriptor(ys, q=q, **options),
+            oracle_batch(ys, q=q, **options),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
 
 def test_a_case_worked_out_by_hand():
-    """Block 2 has channels significant at {(0,0)} and {(0,0), (0,1)}: weights 2 and 1 on the left and right half of block 1."""
-    y_1 = torch.tensor([[[[1., 2, 10, 20], [3, 4, 30, 40]]]])
+    """Block 2's channels are significant at {(0,0)} and {(0,0), (0,1)}.
+
+    So the left half of block 1 weighs 2, the right half 1.
+    """
+    y_1 = torch.tensor([[[[1.0, 2, 10, 20], [3, 4, 30, 40]]]])
     y_2 = torch.tensor([[[[0.5, 0.25]], [[1.0, 2.0]]]])
-    for recipe, expected in [(cbir.AS_PRINTED, [(2 * 10 + 100) / 12, 0.5, 1.5]),
-                             ({"counting": "union"}, [110 / 8, 0.375, 1.5]),
-                             (cbir.AS_RELEASED, [100, 0.125, 1.0])]:  # only 2.0 is above half of the maximum
-        assert cbir.conv_descriptor([y_1, y_2], **recipe)[0].tolist() == pytest.approx(expected, rel=1e-6)
+    for recipe, expected in [
+        (cbir.AS_PRINTED, [(2 * 10 + 100) / 12, 0.5, 1.5]),
+        ({"counting": "union"}, [110 / 8, 0.375, 1.5]),
+        (cbir.AS_RELEASED, [100, 0.125, 1.0]),
+    ]:  # only 2.0 is above half of the maximum
+        eta_conv = cbir.conv_descriptor([y_1, y_2], **recipe)
+        assert eta_conv[0].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_default_is_the_paper_as_printed():
     ys = random_blocks(SHAPES["N=3, not square"], 2)
-    assert torch.equal(cbir.conv_descriptor(ys), cbir.conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="mean"))
+    assert torch.equal(
+        cbir.conv_descriptor(ys),
+        cbir.conv_descriptor(ys, q=0.5, threshold="absolute", counting="count", scale="mean"),
+    )
     assert torch.equal(cbir.conv_descriptor(ys), cbir.conv_descriptor(ys, **cbir.AS_PRINTED))
 
 
@@ -110,12 +139,14 @@ def test_three_switches_make_the_released_notebook():
     ys = random_blocks(SHAPES["N=3, not square"], 2)
     switched = cbir.conv_descriptor(ys, threshold="relative", counting="union", scale="as_released")
     assert torch.equal(switched, cbir.conv_descriptor(ys, **cbir.AS_RELEASED))
-    assert cbir.AS_RELEASED == dict(q=0.5, threshold="relative", counting="union", scale="as_released")
+    assert cbir.AS_RELEASED == dict(
+        q=0.5, threshold="relative", counting="union", scale="as_released"
+    )
     assert cbir.RECIPES == {"as_printed": cbir.AS_PRINTED, "as_released": cbir.AS_RELEASED}
 
 
 def test_the_released_scale_of_vgg16():
-    """Against a plain mean, blocks 1..5 come out 4, 0.5, 0.0625, 0.0078 and 0.00195 times as large."""
+    """Blocks 1..5 come out 4, 0.5, 0.0625, 0.0078 and 0.00195 times as large as a plain mean."""
     shapes = list(zip([64, 128, 256, 512, 512], [112, 56, 28, 14, 7]))
     ys = [torch.ones(1, c, side, side) for c, side in shapes]
     w = cbir.conv_descriptor(ys, scale="as_released")[0]
@@ -133,10 +164,13 @@ def test_the_limit_itself(threshold, at_the_limit):
 def test_the_relative_threshold_takes_the_maximum_of_the_image():
     """Not of the channel, and not of the batch."""
     y_N = torch.tensor([[[[4.0, 1.0]], [[1.9, 2.1]]], [[[0.4, 0.1]], [[0.19, 0.21]]]])
-    assert cbir.significant(y_N, 0.5, "relative").tolist() == [[[[True, False]], [[False, True]]]] * 2
+    assert (
+        cbir.significant(y_N, 0.5, "relative").tolist() == [[[[True, False]], [[False, True]]]] * 2
+    )
 
 
-# ---- significance_map and trace ---------------------------------------------------------------------------------------------
+# ---- significance_map and trace -------------------------------------------------------------
+
 
 @pytest.mark.parametrize("side", [(3, 4), (6, 8), (9, 4), (3, 20), (15, 12)])
 @pytest.mark.parametrize("counting", ["count", "union"])
@@ -145,13 +179,16 @@ def test_maps_against_the_sets(side, counting):
     shown = cbir.trace(cbir.significance_map(cbir.significant(y_N), counting), side)
     assert shown.shape == (2, *side)
     for b in range(2):
-        sets = [traced(Z, (side[0] // 3, side[1] // 4)) for Z in sets_of_block_N(y_N[b].numpy(), 0.5, "absolute")]
+        sets = [
+            traced(Z, (side[0] // 3, side[1] // 4))
+            for Z in sets_of_block_N(y_N[b].numpy(), 0.5, "absolute")
+        ]
         for i, j in product(*map(range, side)):
             count = sum((i, j) in Z for Z in sets)
             assert shown[b, i, j] == (count if counting == "count" else count > 0)
 
 
-# ---- properties -------------------------------------------------------------------------------------------------------------
+# ---- properties -----------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**32 - 1)
 shapes_ = st.sampled_from([s for s in SHAPES.values() if s[0][1] <= 18])
@@ -162,13 +199,17 @@ options_ = st.sampled_from(OPTIONS)
 def test_nothing_significant_gives_zeros(seed, shapes, options):
     ys = random_blocks(shapes, 2, seed)
     q = 100 if options["threshold"] == "absolute" else 1
-    assert torch.equal(cbir.conv_descriptor(ys, **options | {"q": q}), torch.zeros(2, sum(c for c, *_ in shapes)))
+    assert torch.equal(
+        cbir.conv_descriptor(ys, **options | {"q": q}), torch.zeros(2, sum(c for c, *_ in shapes))
+    )
 
 
 @given(shapes_, options_)
 def test_a_black_image_gives_zeros(shapes, options):
     ys = [torch.zeros(1, *shape) for shape in shapes]
-    assert torch.equal(cbir.conv_descriptor(ys, **options), torch.zeros(1, sum(c for c, *_ in shapes)))
+    assert torch.equal(
+        cbir.conv_descriptor(ys, **options), torch.zeros(1, sum(c for c, *_ in shapes))
+    )
 
 
 @given(seeds, shapes_, options_, st.data())
@@ -179,26 +220,36 @@ def test_channels_permute_with_their_block(seed, shapes, options, data):
     before = list(cbir.conv_descriptor(ys, **options).split([c for c, *_ in shapes], dim=1))
     before[m] = before[m][:, order]
     ys[m] = ys[m][:, order]
-    torch.testing.assert_close(cbir.conv_descriptor(ys, **options), torch.cat(before, 1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        cbir.conv_descriptor(ys, **options), torch.cat(before, 1), rtol=1e-5, atol=1e-6
+    )
 
 
 @given(seeds, shapes_, options_)
 def test_a_batch_is_one_image_after_another(seed, shapes, options):
     ys = random_blocks(shapes, 3, seed)
-    single = [cbir.conv_descriptor([y[b:b + 1] for y in ys], **options) for b in range(3)]
-    torch.testing.assert_close(cbir.conv_descriptor(ys, **options), torch.cat(single), rtol=1e-5, atol=1e-6)
+    single = [cbir.conv_descriptor([y[b : b + 1] for y in ys], **options) for b in range(3)]
+    torch.testing.assert_close(
+        cbir.conv_descriptor(ys, **options), torch.cat(single), rtol=1e-5, atol=1e-6
+    )
 
 
 @given(seeds, shapes_, st.sampled_from(["mean", "as_released"]))
 def test_union_is_count_where_every_cell_has_one_channel(seed, shapes, scale):
     """For the earlier blocks; for block N the two differ even then."""
     *earlier, y_N = random_blocks(shapes, 2, seed)
-    winner = torch.from_numpy(np.random.default_rng(seed).integers(0, y_N.shape[1], (2, *y_N.shape[2:])))
+    winner = torch.from_numpy(
+        np.random.default_rng(seed).integers(0, y_N.shape[1], (2, *y_N.shape[2:]))
+    )
     y_N = torch.nn.functional.one_hot(winner, y_N.shape[1]).permute(0, 3, 1, 2).float()
-    count, union = (cbir.conv_descriptor([*earlier, y_N], counting=c, scale=scale) for c in ("count", "union"))
+    count, union = (
+        cbir.conv_descriptor([*earlier, y_N], counting=c, scale=scale) for c in ("count", "union")
+    )
     C_earlier = sum(c for c, *_ in shapes[:-1])
     torch.testing.assert_close(count[:, :C_earlier], union[:, :C_earlier])
-    torch.testing.assert_close(cbir.significance_map(y_N == 1, "count"), cbir.significance_map(y_N == 1, "union").long())
+    torch.testing.assert_close(
+        cbir.significance_map(y_N == 1, "count"), cbir.significance_map(y_N == 1, "union").long()
+    )
 
 
 @given(seeds, shapes_, options_, st.sampled_from([0.125, 0.5, 4.0, 1024.0]))
@@ -210,10 +261,13 @@ def test_scaling_the_activations_scales_the_descriptor(seed, shapes, options, fa
     torch.testing.assert_close(scaled, cbir.conv_descriptor(ys, **options | {"q": 0.5}) * factor)
 
 
-@given(seeds, shapes_, st.sampled_from(["absolute", "relative"]), st.sampled_from(["count", "union"]))
+@given(
+    seeds, shapes_, st.sampled_from(["absolute", "relative"]), st.sampled_from(["count", "union"])
+)
 def test_a_weighted_mean_lies_between_the_extremes(seed, shapes, threshold, counting):
     ys = random_blocks(shapes, 2, seed)
-    w = cbir.conv_descriptor(ys, threshold=threshold, counting=counting).split([c for c, *_ in shapes], dim=1)
+    eta_conv = cbir.conv_descriptor(ys, threshold=threshold, counting=counting)
+    w = eta_conv.split([c for c, *_ in shapes], dim=1)
     for y_m, w_m in zip(ys, w):
         low, high = y_m.amin((2, 3)), y_m.amax((2, 3))
         assert ((w_m >= low - 1e-5) & (w_m <= high + 1e-5) | (w_m == 0)).all()
@@ -226,22 +280,46 @@ def test_counts_are_exact(channels):
     y_1 = torch.arange(16, dtype=torch.float32).view(1, 1, 4, 4)
     weights = (y_N[0] >= 2).sum(0)
     total = int(weights.sum())
-    window_sums = {(i, j): int(y_1[0, 0, 2 * i:2 * i + 2, 2 * j:2 * j + 2].sum()) for i in (0, 1) for j in (0, 1)}
-    exact = Fraction(sum(int(weights[p]) * s for p, s in window_sums.items()), 4 * total) if total else 0
-    assert cbir.conv_descriptor([y_1, y_N], q=2)[0, 0].item() == pytest.approx(float(exact), rel=1e-6)
+    window_sums = {}
+    for i, j in product((0, 1), (0, 1)):
+        window_sums[i, j] = int(y_1[0, 0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum())
+    weighted = sum(int(weights[p]) * s for p, s in window_sums.items())
+    exact = Fraction(weighted, 4 * total) if total else 0
+    w_1 = cbir.conv_descriptor([y_1, y_N], q=2)[0, 0].item()
+    assert w_1 == pytest.approx(float(exact), rel=1e-6)
 
 
-# ---- errors -----------------------------------------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("shapes", [[(2, 7, 6), (3, 3, 3)], [(2, 6, 7), (3, 3, 3)], [(2, 3, 3), (3, 6, 6)], [(2, 3, 6), (2, 6, 6), (3, 6, 3)]])
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 7, 6), (3, 3, 3)],
+        [(2, 6, 7), (3, 3, 3)],
+        [(2, 3, 3), (3, 6, 6)],
+        [(2, 3, 6), (2, 6, 6), (3, 6, 3)],
+    ],
+)
 def test_sides_that_do_not_divide_are_refused(shapes):
     with pytest.raises(ValueError, match="multiple"):
         cbir.conv_descriptor(random_blocks(shapes, 1))
 
 
-@pytest.mark.parametrize("recipe", [
-    {"q": -0.1}, {"q": float("nan")}, {"q": -0.1, "threshold": "relative"}, {"q": 1.01, "threshold": "relative"},
-    {"q": float("nan"), "threshold": "relative"}, {"threshold": "median"}, {"counting": "sum"}, {"scale": "max"}, {"threshold": None}])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"q": -0.1},
+        {"q": float("nan")},
+        {"q": -0.1, "threshold": "relative"},
+        {"q": 1.01, "threshold": "relative"},
+        {"q": float("nan"), "threshold": "relative"},
+        {"threshold": "median"},
+        {"counting": "sum"},
+        {"scale": "max"},
+        {"threshold": None},
+    ],
+)
 def test_recipes_without_meaning_are_refused(recipe):
     with pytest.raises(ValueError):
         cbir.conv_descriptor(random_blocks(SHAPES["N=2"], 1), **recipe)
@@ -252,7 +330,8 @@ def test_the_message_names_the_choices():
         cbir.conv_descriptor(random_blocks(SHAPES["N=2"], 1), counting="sum")
 
 
-# ---- describe ---------------------------------------------------------------------------------------------------------------
+# ---- describe -------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("codes", [(), ("hidden",), ("hidden", "hidden.0")])
 def test_describe_puts_codes_before_the_blocks(codes):
@@ -262,14 +341,17 @@ def test_describe_puts_codes_before_the_blocks(codes):
     d = cbir.describe(net, batch, q=0.1)
     assert d.h.shape == (4, 7 * len(codes))
     assert d.eta.shape == (4, 7 * len(codes) + 15)
-    assert torch.equal(d.h, torch.cat([torch.empty(4, 0), *outputs], dim=1))                # Eq. 7
-    assert torch.equal(d.eta_conv, cbir.conv_descriptor(ys, q=0.1))                         # Eq. 15
-    assert torch.equal(d.eta, torch.cat([d.h, d.eta_conv], dim=1))                          # Eq. 16
+    assert torch.equal(d.h, torch.cat([torch.empty(4, 0), *outputs], dim=1))  # Eq. 7
+    assert torch.equal(d.eta_conv, cbir.conv_descriptor(ys, q=0.1))  # Eq. 15
+    assert torch.equal(d.eta, torch.cat([d.h, d.eta_conv], dim=1))  # Eq. 16
 
 
 def test_describe_hands_the_recipe_on(tiny_net):
     batch = torch.randn(2, 3, 32, 32)
-    printed, released = (cbir.describe(tiny_net, batch, **recipe) for recipe in (cbir.AS_PRINTED, cbir.AS_RELEASED))
-    assert torch.equal(printed.h, released.h) and not torch.allclose(printed.eta_conv, released.eta_conv)
+    printed, released = (
+        cbir.describe(tiny_net, batch, **recipe) for recipe in (cbir.AS_PRINTED, cbir.AS_RELEASED)
+    )
+    assert torch.equal(printed.h, released.h)
+    assert not torch.allclose(printed.eta_conv, released.eta_conv)
     with pytest.raises(ValueError):
         cbir.describe(tiny_net, batch, counting="sum")

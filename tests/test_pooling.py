@@ -1,10 +1,17 @@
-"""The poolings of the literature, against literal versions of what their papers say: loops over images, channels and positions."""
+"""The poolings of the literature, against literal versions of what their papers say.
+
+The literal versions are loops over images, channels and positions. Then L2 normalisation and
+PCA-whitening, against scikit-learn.
+"""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 
 import cbir
 from cbir import pooling
@@ -13,9 +20,12 @@ SIZES = [(7, 7), (4, 9), (8, 3), (2, 2), (1, 1)]
 
 
 def blocks(size=(7, 7), channels=5, seed=0, batch=3):
-    """Two blocks; half of the values are 0, channel 0 of the last block is dead, and so is all of image 1."""
+    """Two blocks; half of the values are 0, and all of y_2's channel 0 and of image 1."""
     generator = torch.Generator().manual_seed(seed)
-    ys = [torch.randn(batch, c, *(s * f for s in size), generator=generator).relu() for c, f in [(3, 2), (channels, 1)]]
+    ys = [
+        torch.randn(batch, c, *(s * f for s in size), generator=generator).relu()
+        for c, f in [(3, 2), (channels, 1)]
+    ]
     ys[1][:, 0] = 0
     ys[1][1] = 0
     return ys
@@ -27,29 +37,33 @@ def ys(request):
 
 
 def loops(function, ys):
-    """function(y), a list of rows of channels of one image -> C_N values; for every image of the last block."""
+    """function(y) -> C_N values, for every image's y (C_N, H_N, W_N) of the last block."""
     return np.array([function(y) for y in ys[-1].double().numpy()])
 
 
-# ---- literal versions -------------------------------------------------------------------------------------------------------
+# ---- literal versions -----------------------------------------------------------------------
+
 
 def literal_spoc(y):
     channels, height, width = y.shape
-    middle_i, middle_j = (height + 1) / 2, (width + 1) / 2                  # positions count from 1
+    middle_i, middle_j = (height + 1) / 2, (width + 1) / 2  # positions count from 1
     sigma = min(height / 2, width / 2) / 3
-    return [sum(math.exp(-((i - middle_i) ** 2 + (j - middle_j) ** 2) / (2 * sigma * sigma)) * y[k, i - 1, j - 1]
-                for i in range(1, height + 1) for j in range(1, width + 1)) for k in range(channels)]
+    sums = [0] * channels
+    for k, i, j in product(range(channels), range(1, height + 1), range(1, width + 1)):
+        square = (i - middle_i) ** 2 + (j - middle_j) ** 2
+        sums[k] += math.exp(-square / (2 * sigma * sigma)) * y[k, i - 1, j - 1]
+    return sums
 
 
 def literal_gem(y):
-    return [(sum(v ** 3 for v in channel.ravel()) / channel.size) ** (1 / 3) for channel in y]
+    return [(sum(v**3 for v in channel.ravel()) / channel.size) ** (1 / 3) for channel in y]
 
 
 def literal_crow(y, eps=1e-6):
     channels, height, width = y.shape
     places = [(i, j) for i in range(height) for j in range(width)]
     sums = {p: sum(y[k][p] for k in range(channels)) for p in places}
-    norm = sum(s ** 2 for s in sums.values()) ** (1 / 2)
+    norm = sum(s**2 for s in sums.values()) ** (1 / 2)
     spatial = {p: (s / norm) ** (1 / 2) if norm else 0 for p, s in sums.items()}
     nonzero = [sum(y[k][p] > 0 for p in places) / (height * width) for k in range(channels)]
     rare = [math.log((channels * eps + sum(nonzero)) / (eps + nonzero[k])) for k in range(channels)]
@@ -59,7 +73,8 @@ def literal_crow(y, eps=1e-6):
 def literal_rmac(y):
     total = np.zeros(len(y))
     for top, left, side in pooling.regions(*y.shape[1:]):
-        mac = np.array([max(y[k, i, j] for i in range(top, top + side) for j in range(left, left + side)) for k in range(len(y))])
+        region = y[:, top : top + side, left : left + side]
+        mac = np.array([max(channel.ravel()) for channel in region])
         length = math.sqrt(sum(v * v for v in mac))
         total += mac / length if length else 0
     return total
@@ -67,12 +82,23 @@ def literal_rmac(y):
 
 def literal_pyramid(y):
     channels, height, width = y.shape
-    return [max(y[k, i, j] for i in range(a * height // n, -(-(a + 1) * height // n)) for j in range(b * width // n, -(-(b + 1) * width // n)))
-            for n in (1, 2, 4) for k in range(channels) for a in range(n) for b in range(n)]
+    found = []
+    for n in (1, 2, 4):
+        for k, a, b in product(range(channels), range(n), range(n)):
+            rows = range(a * height // n, -(-(a + 1) * height // n))
+            cols = range(b * width // n, -(-(b + 1) * width // n))
+            found.append(max(y[k, i, j] for i, j in product(rows, cols)))
+    return found
 
 
-LITERAL = {"spoc": literal_spoc, "mac": lambda y: [channel.max() for channel in y], "gem": literal_gem, "rmac": literal_rmac, "crow": literal_crow,
-           "pyramid": literal_pyramid}
+LITERAL = {
+    "spoc": literal_spoc,
+    "mac": lambda y: [channel.max() for channel in y],
+    "gem": literal_gem,
+    "rmac": literal_rmac,
+    "crow": literal_crow,
+    "pyramid": literal_pyramid,
+}
 
 
 @pytest.mark.parametrize("name", LITERAL)
@@ -85,10 +111,12 @@ def test_against_the_literal_version(name, ys):
 def test_average_of_all_activations(ys):
     expected = [[channel.mean() for y in ys for channel in y[b].double().numpy()] for b in range(3)]
     np.testing.assert_allclose(cbir.POOLINGS["average"](ys), expected, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))   # with q = 0 every neuron is significant
+    # with q = 0 every neuron is significant
+    torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))
 
 
-# ---- by hand ----------------------------------------------------------------------------------------------------------------
+# ---- by hand --------------------------------------------------------------------------------
+
 
 def one_map(*rows):
     return [torch.tensor(rows, dtype=torch.float32)[None, None]]
@@ -98,15 +126,18 @@ def test_by_hand():
     y = one_map([1, 0], [0, 3])
     assert pooling.mac(y).item() == 3
     assert pooling.gem(y).item() == pytest.approx((28 / 4) ** (1 / 3))
-    assert pooling.gem(y, p=1).item() == 1 and pooling.gem(y, p=80).item() == pytest.approx(3, rel=0.02)
-    assert pooling.spoc(y).item() == pytest.approx(4 * math.exp(-0.5 / (2 / 9)))               # all four 1/2, 1/2 away; sigma 1/3
+    assert pooling.gem(y, p=1).item() == 1
+    assert pooling.gem(y, p=80).item() == pytest.approx(3, rel=0.02)
+    # all four 1/2, 1/2 away; sigma 1/3
+    assert pooling.spoc(y).item() == pytest.approx(4 * math.exp(-0.5 / (2 / 9)))
     assert pooling.pyramid(y, levels=(1, 2)).tolist() == [[3, 1, 0, 0, 3]]
-    assert pooling.crow(y).item() == pytest.approx(0, abs=1e-5)                               # one channel: nothing is rare
-    assert pooling.rmac(y).item() == 1 + 2 + 5     # of 1, 2 x 2 and 3 x 3 regions (starting at 0, 0, 1), those without 0 only
+    assert pooling.crow(y).item() == pytest.approx(0, abs=1e-5)  # one channel: nothing is rare
+    # of 1, 2 x 2 and 3 x 3 regions (starting at 0, 0, 1), those without 0 only
+    assert pooling.rmac(y).item() == 1 + 2 + 5
 
 
 def test_the_centre_weighs_most_in_spoc():
-    maps = torch.eye(49).view(49, 1, 7, 7)                                                    # one position each
+    maps = torch.eye(49).view(49, 1, 7, 7)  # one position each
     weights = pooling.spoc([maps]).view(7, 7)
     assert weights.argmax() == 24 and weights[3, 3] == 1
     torch.testing.assert_close(weights, weights.T)
@@ -116,14 +147,15 @@ def test_the_centre_weighs_most_in_spoc():
 
 def test_crow_prefers_rare_channels_and_full_positions():
     y = torch.zeros(1, 2, 2, 2)
-    y[0, 0], y[0, 1, 1, 1] = 1, 4                                                            # everywhere; once
+    y[0, 0], y[0, 1, 1, 1] = 1, 4  # everywhere; once
     everywhere, once = pooling.crow([y])[0].tolist()
-    position = [(s / 28 ** 0.5) ** 0.5 for s in (1, 1, 1, 5)]                                # sums 1, 1, 1, 5
+    position = [(s / 28**0.5) ** 0.5 for s in (1, 1, 1, 5)]  # sums 1, 1, 1, 5
     assert once == pytest.approx(math.log(1.25 / 0.25) * position[3] * 4, rel=1e-5)
     assert everywhere == pytest.approx(math.log(1.25) * sum(position), rel=1e-5)
 
 
-# ---- R-MAC's regions --------------------------------------------------------------------------------------------------------
+# ---- R-MAC's regions ------------------------------------------------------------------------
+
 
 def test_regions_of_a_square_map():
     """Sides 7, 4 and 3 on 7 x 7: 1, 4 and 9 regions."""
@@ -133,7 +165,10 @@ def test_regions_of_a_square_map():
 
 
 def test_regions_of_a_long_map():
-    """10 x 16: 2 regions of side 10 overlap by 4 of 10; then 2 x 3 of side 6 and 3 x 4 of side 5. The other way round, transposed."""
+    """10 x 16: 2 regions of side 10 overlap by 4 of 10; then 2 x 3 of side 6, 3 x 4 of side 5.
+
+    The other way round, transposed.
+    """
     found = pooling.regions(10, 16)
     assert found[:2] == [(0, 0, 10), (0, 6, 10)]
     assert [sum(side == s for *_, side in found) for s in (10, 6, 5)] == [2, 6, 12]
@@ -146,16 +181,18 @@ def test_regions_cover_the_map_and_stay_inside(size):
     covered = {}
     for top, left, side in pooling.regions(height, width):
         assert 0 <= top <= height - side and 0 <= left <= width - side
-        covered.setdefault(side, np.zeros(size, bool))[top:top + side, left:left + side] = True
+        covered.setdefault(side, np.zeros(size, bool))[top : top + side, left : left + side] = True
     assert covered[min(size)].all()
 
 
 def test_regions_overlap_by_nearly_two_fifths():
-    """5 x 40: 13 neighbours would overlap by 42 %, 12 by 36 %. 30 x 31: there is no choice but 2."""
-    assert len(pooling.regions(5, 40, scales=1)) == 13 and len(pooling.regions(31, 30, scales=1)) == 2
+    """5 x 40: 13 neighbours overlap by 42 %, 12 by 36 %. 30 x 31: there is no choice but 2."""
+    assert len(pooling.regions(5, 40, scales=1)) == 13
+    assert len(pooling.regions(31, 30, scales=1)) == 2
 
 
-# ---- what all have in common ------------------------------------------------------------------------------------------------
+# ---- what all have in common ----------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", cbir.POOLINGS)
 def test_images_are_described_one_by_one(name):
@@ -165,7 +202,7 @@ def test_images_are_described_one_by_one(name):
     assert torch.isfinite(pooled).all() and (pooled >= 0).all()
     assert (pooled[1, -5:] == 0).all()
     for b in range(3):
-        torch.testing.assert_close(cbir.POOLINGS[name]([y[b:b + 1] for y in ys])[0], pooled[b])
+        torch.testing.assert_close(cbir.POOLINGS[name]([y[b : b + 1] for y in ys])[0], pooled[b])
     assert cbir.POOLINGS[name]([y.half() for y in ys]).dtype == torch.float32
 
 
@@ -178,8 +215,103 @@ def test_only_the_last_block_counts(name):
 def test_widths(tiny_net):
     ys, _ = tiny_net(tiny_net.probe())
     assert {name: f(ys).shape[1] for name, f in cbir.POOLINGS.items()} == {
-        "average": 15, "spoc": 5, "mac": 5, "gem": 5, "rmac": 5, "crow": 5, "pyramid": 105}
+        "average": 15,
+        "spoc": 5,
+        "mac": 5,
+        "gem": 5,
+        "rmac": 5,
+        "crow": 5,
+        "pyramid": 105,
+    }
 
 
 def test_every_pooling_has_a_name():
     assert set(cbir.POOLINGS) <= set(cbir.NAMES) and set(cbir.POOLINGS) <= set(cbir.SYMBOLS)
+
+
+# ---- L2 normalisation and PCA-whitening -----------------------------------------------------
+
+
+def cloud(n=50, d=6, seed=0):
+    """Correlated rows, far from the origin."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 5).astype(np.float32)
+
+
+def test_rows_of_length_one():
+    np.testing.assert_allclose(cbir.l2_normalize(cloud()), normalize(cloud()), rtol=1e-6)
+    assert cbir.l2_normalize([[3.0, 4.0]]).tolist() == [[0.6, 0.8]]
+    assert cbir.l2_normalize(cloud()).dtype == np.float32
+
+
+def test_parts_of_length_one():
+    assert cbir.l2_normalize([[3.0, 4.0, -2.0, 0.0, 0.0]], parts=[2, 1, 2]).tolist() == [
+        [0.6, 0.8, -1, 0, 0]
+    ]
+    x = cbir.l2_normalize(cloud(), parts=[2, 4])
+    np.testing.assert_allclose(
+        [np.linalg.norm(x[:, :2], axis=1), np.linalg.norm(x[:, 2:], axis=1)], 1, rtol=1e-6
+    )
+
+
+def test_zeros_stay_and_so_does_nan():
+    x = cbir.l2_normalize(
+        np.array([[0, 0, 0], [np.nan] * 3, [0, 0, 2]], np.float32), parts=[2, 0, 1]
+    )
+    assert x[0].tolist() == [0, 0, 0] and np.isnan(x[1]).all() and x[2].tolist() == [0, 0, 1]
+
+
+def test_parts_that_do_not_fit():
+    with pytest.raises(ValueError, match="do not make 6"):
+        cbir.l2_normalize(cloud(), parts=[2, 3])
+
+
+def distances(x):
+    return np.linalg.norm(x[:, None] - x, axis=-1)
+
+
+@pytest.mark.parametrize("dims", [1, 3, 6, None])
+@pytest.mark.parametrize("shape", [(50, 6), (8, 20)], ids=["more rows", "more dimensions"])
+def test_whitening_against_scikit_learn(dims, shape):
+    """Up to the components' signs, which distances do not see; also on rows not fitted."""
+    rows, others = cloud(*shape), cloud(*shape, seed=1)
+    ours = cbir.pca_whitening(rows, dims)
+    kept = dims or min(shape[0] - 1, shape[1])
+    theirs = PCA(kept, whiten=True, svd_solver="full").fit(rows.astype(float))
+    assert ours(rows).shape == (len(rows), kept) and ours(rows).dtype == np.float32
+    np.testing.assert_allclose(np.abs(ours(rows)), np.abs(theirs.transform(rows)), atol=1e-3)
+    np.testing.assert_allclose(
+        distances(ours(others)), distances(theirs.transform(others)), rtol=2e-3, atol=1e-3
+    )
+
+
+def test_whitened_rows_are_uncorrelated_with_variance_one():
+    x = cbir.pca_whitening(cloud(500))(cloud(500))
+    np.testing.assert_allclose(np.cov(x.T), np.eye(6), atol=1e-3)
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-3)
+
+
+def test_what_does_not_vary_is_left_out():
+    """A channel that is always 0, and one that is another's double."""
+    rows = cloud(40, 3)
+    rows = np.column_stack([rows, np.zeros(40, np.float32), 2 * rows[:, 0]])
+    assert (
+        cbir.pca_whitening(rows)(rows).shape == (40, 3) == cbir.pca_whitening(rows, 5)(rows).shape
+    )
+
+
+def test_unreadable_images_take_no_part():
+    rows = cloud()
+    gap = np.vstack([rows, np.full((2, 6), np.nan, np.float32)])
+    np.testing.assert_array_equal(cbir.pca_whitening(gap).matrix, cbir.pca_whitening(rows).matrix)
+    assert np.isnan(cbir.pca_whitening(rows)(gap)[-2:]).all()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)],
+    ids=["equal", "one", "unreadable"],
+)
+def test_rows_without_variance_are_refused(rows):
+    with pytest.raises(ValueError, match="without variance"):
+        cbir.pca_whitening(rows)

@@ -21,7 +21,7 @@ def distances(rows, queries, metric):
         return np.abs(a - b).sum(-1) / a.shape[-1]
     if metric == "l2":
         return np.sqrt(((a - b) ** 2).sum(-1)) / a.shape[-1]
-    norms = np.sqrt((a ** 2).sum(-1) * (b ** 2).sum(-1))
+    norms = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     return 1 - np.where(norms > 0, (a * b).sum(-1) / np.where(norms > 0, norms, 1), 0)
 
 
@@ -51,13 +51,19 @@ def stores(tmp_path_factory):
             write_image(root / name / f"{i}.png", seed=i + 100 * n)
     (root / "database" / "4.png").write_text("no image")
     (root / "queries" / "1.png").write_text("no image")
-    return [cbir.extract(root / name, net, root / f"{name}.zarr", batch_size=2, shard_size=4, q=0.1) for name in ("database", "queries")]
+    return [
+        cbir.extract(root / name, net, root / f"{name}.zarr", batch_size=2, shard_size=4, q=0.1)
+        for name in ("database", "queries")
+    ]
 
 
-# ---- results ----------------------------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("n, d, k", [(1, 1, 1), (5, 3, 5), (50, 64, 10), (20, 9664, 5), (20, 1473, 3)])
+@pytest.mark.parametrize(
+    "n, d, k", [(1, 1, 1), (5, 3, 5), (50, 64, 10), (20, 9664, 5), (20, 1473, 3)]
+)
 def test_arrays(blocks, metric, n, d, k):
     rows, queries = codes(n, d), codes(4, d, seed=1)
     hits = cbir.search(rows, queries, metric=metric, k=k)
@@ -74,7 +80,9 @@ def test_more_rows_than_a_block_holds(metric, monkeypatch):
     rows[[5, 105, 200]] = queries[0]
     hits = cbir.search(rows, queries, metric=metric, k=6)
     assert hits.indices[0, :3].tolist() == [5, 105, 200]
-    np.testing.assert_allclose(hits.distances, brute_force(rows, queries, metric, 6)[1], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        hits.distances, brute_force(rows, queries, metric, 6)[1], rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -83,10 +91,13 @@ def test_stores(blocks, stores, descriptor, metric):
     database, queries = stores
     rows, asked = (getattr(s, descriptor)[:] for s in stores)
     indices, expected = brute_force(rows, asked, metric, 8)
-    for hits in (cbir.search(database, queries, descriptor, metric, 8), cbir.search(database, asked, descriptor, metric, 8)):
+    for hits in (
+        cbir.search(database, queries, descriptor, metric, 8),
+        cbir.search(database, asked, descriptor, metric, 8),
+    ):
         np.testing.assert_allclose(hits.distances[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(hits.indices[[0, 2]], indices[[0, 2]])
-        assert 4 not in hits.indices                                       # the unreadable image
+        assert 4 not in hits.indices  # the unreadable image
         assert (hits.indices[1] == -1).all() and np.isnan(hits.distances[1]).all()
 
 
@@ -98,18 +109,27 @@ def test_the_defaults_are_those_of_the_paper(stores):
 def test_distances_are_divided_by_the_number_of_dimensions():
     rows, query = np.float32([[0, 0, 0, 0], [3, 0, 0, 1]]), np.float32([[3, 4, 0, 1]])
     assert cbir.search(rows, query, metric="l1", k=2).distances.tolist() == [[4 / 4, 8 / 4]]
-    np.testing.assert_allclose(cbir.search(rows, query, metric="l2", k=2).distances, [[4 / 4, 26 ** 0.5 / 4]], rtol=1e-6)
-    np.testing.assert_allclose(cbir.search(rows, query, metric="cosine", k=2).distances, [[1 - 10 / 260 ** 0.5, 1]])
+    np.testing.assert_allclose(
+        cbir.search(rows, query, metric="l2", k=2).distances, [[4 / 4, 26**0.5 / 4]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        cbir.search(rows, query, metric="cosine", k=2).distances, [[1 - 10 / 260**0.5, 1]]
+    )
 
 
 def test_the_sum_over_eta_is_the_sum_over_its_parts(stores):
     database = stores[0]
-    d = {name: cbir.search(database, getattr(stores[1], name)[[0]], name, k=8) for name in ("h", "eta_conv", "eta")}
+    d = {
+        name: cbir.search(database, getattr(stores[1], name)[[0]], name, k=8)
+        for name in ("h", "eta_conv", "eta")
+    }
     total = {name: np.empty(9) for name in d}
     for name, hits in d.items():
         total[name][hits.indices[0]] = hits.distances[0] * getattr(database, name).shape[1]
     readable = database.described
-    np.testing.assert_allclose(total["eta"][readable], (total["h"] + total["eta_conv"])[readable], rtol=1e-5)
+    np.testing.assert_allclose(
+        total["eta"][readable], (total["h"] + total["eta_conv"])[readable], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -117,7 +137,10 @@ def test_the_sum_over_eta_is_the_sum_over_its_parts(stores):
 def test_bounds_from_torch(blocks, metric, device):
     rows, queries = codes(60, 300), codes(5, 300, seed=1)
     rows[7] = np.nan
-    plain, other = cbir.search(rows, queries, metric=metric, k=9), cbir.search(rows, queries, metric=metric, k=9, device=device)
+    plain, other = (
+        cbir.search(rows, queries, metric=metric, k=9),
+        cbir.search(rows, queries, metric=metric, k=9, device=device),
+    )
     np.testing.assert_array_equal(plain.indices, other.indices)
     np.testing.assert_array_equal(plain.distances, other.distances)
 
@@ -144,7 +167,9 @@ def test_nearly_equal_rows_in_the_order_of_float64(blocks, metric):
     hits = cbir.search(rows, queries, metric=metric, k=25)
     exact = distances(rows, queries, metric)
     found = np.take_along_axis(exact, hits.indices, 1)
-    np.testing.assert_allclose(found, np.sort(exact, axis=1)[:, :25], rtol=1e-13 if metric != "cosine" else 1e-9)
+    np.testing.assert_allclose(
+        found, np.sort(exact, axis=1)[:, :25], rtol=1e-13 if metric != "cosine" else 1e-9
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -156,7 +181,8 @@ def test_numbers_of_any_size(metric, scale):
     np.testing.assert_array_equal(hits.indices, brute_force(rows, queries, metric, 6)[0])
 
 
-# ---- ties and gaps ----------------------------------------------------------------------------------------------------------
+# ---- ties and gaps --------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("d", [3, 512, 9664])
@@ -166,20 +192,30 @@ def test_equal_rows_come_in_their_order(blocks, metric, d):
     hits = cbir.search(rows, codes(3, d, seed=1), metric=metric, k=23)
     for index, distance in zip(hits.indices, hits.distances):
         groups = index % 5
-        assert (np.diff(groups) != 0).sum() == 4                           # equal rows stand together ..
+        assert (np.diff(groups) != 0).sum() == 4  # equal rows stand together ..
         for g in range(5):
-            assert (np.diff(index[groups == g]) > 0).all()                 # .. and in order
+            assert (np.diff(index[groups == g]) > 0).all()  # .. and in order
             assert len(set(distance[groups == g])) == 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data(), st.sampled_from(METRICS), st.integers(1, 12), st.integers(1, 3), st.sampled_from([1, 20, 50, 2**20]))
+@given(
+    st.data(),
+    st.sampled_from(METRICS),
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.sampled_from([1, 20, 50, 2**20]),
+)
 def test_small_whole_numbers(monkeypatch, data, metric, n, d, block):
     """Many ties, and sums without rounding: the very order of brute force."""
     monkeypatch.setattr(MODULE, "BLOCK", block)
     values = st.integers(-2, 2)
-    rows = np.float32(data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=n, max_size=n)))
-    queries = np.float32(data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=1, max_size=3)))
+    rows = np.float32(
+        data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=n, max_size=n))
+    )
+    queries = np.float32(
+        data.draw(st.lists(st.lists(values, min_size=d, max_size=d), min_size=1, max_size=3))
+    )
     k = data.draw(st.integers(1, n))
     hits = cbir.search(rows, queries, metric=metric, k=k)
     indices, expected = brute_force(rows, queries, metric, k)
@@ -194,7 +230,7 @@ def test_rows_of_nan_are_never_found(blocks, metric):
     rows = codes(20, 6)
     gaps = [0, 3, 4, 12, 19]
     rows[gaps] = np.nan
-    rows[7, 2] = np.nan                                                    # one is enough
+    rows[7, 2] = np.nan  # one is enough
     rows[8] = 0
     hits = cbir.search(rows, codes(3, 6, seed=1), metric=metric, k=14)
     for index in hits.indices:
@@ -225,7 +261,8 @@ def test_no_queries():
     assert hits.indices.shape == hits.distances.shape == (0, 2)
 
 
-# ---- image files ------------------------------------------------------------------------------------------------------------
+# ---- image files ----------------------------------------------------------------------------
+
 
 def test_image_files_as_queries(stores):
     database, net = stores[0], make_net()
@@ -247,7 +284,11 @@ def test_a_folder_as_queries(stores, tmp_path):
 def test_an_unreadable_image_file_as_query(stores):
     """As a row of NaN: no hits for it, and the other queries keep theirs."""
     hits = cbir.search(stores[0], [stores[0].path(0), stores[0].path(4)], k=2, net=make_net())
-    assert hits.indices[0, 0] == 0 and hits.indices[1].tolist() == [-1, -1] and np.isnan(hits.distances[1]).all()
+    assert (
+        hits.indices[0, 0] == 0
+        and hits.indices[1].tolist() == [-1, -1]
+        and np.isnan(hits.distances[1]).all()
+    )
 
 
 def test_image_files_need_a_store_and_its_network(stores, tmp_path):
@@ -257,7 +298,7 @@ def test_image_files_need_a_store_and_its_network(stores, tmp_path):
     with pytest.raises(ValueError, match="other weights|another network"):
         cbir.search(stores[0], [file], net=make_net(seed=1))
     with pytest.raises(ValueError, match="net"):
-        cbir.search(stores[0], [file])                                     # "tiny" is no network that can be loaded by name
+        cbir.search(stores[0], [file])  # "tiny" is no network that can be loaded by name
     with pytest.raises(FileNotFoundError, match="nowhere.png"):
         cbir.search(stores[0], tmp_path / "nowhere.png", net=make_net())
 
@@ -275,11 +316,18 @@ def test_image_files_for_a_store_made_with_crop(tmp_path):
         cbir.search(store, [files[1]], k=1, net=stretched)
 
 
-# ---- errors -----------------------------------------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("options, message", [
-    (dict(metric="l3"), "unknown metric 'l3'"), (dict(k=0), "k = 0"),
-    (dict(k=-1), "k = -1"), (dict(k=7), "k = 7")])
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(metric="l3"), "unknown metric 'l3'"),
+        (dict(k=0), "k = 0"),
+        (dict(k=-1), "k = -1"),
+        (dict(k=7), "k = 7"),
+    ],
+)
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         cbir.search(codes(6, 4), codes(2, 4), **options)
