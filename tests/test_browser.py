@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A store of coloured noise in four classes by the embedded network, the explorer of it, and the folder of all."""
+    """The folder of all, and the explorer of a store of coloured noise in four classes."""
     folder = tmp_path_factory.mktemp("world")
     for i in range(24):
         label = ("ant", "bee", "cat", "<i>dog")[i % 4]
@@ -119,7 +119,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def opened(server, browser):
-    """The page, opened once; what went wrong in it and what it asked other hosts for is in page.faults."""
+    """The page, opened once; page.faults has what went wrong and what it asked other hosts for."""
     page = browser.new_page(viewport={"width": 1280, "height": 1500})
     page.faults = []
     page.on("console", lambda m: m.type == "error" and page.faults.append(m.text))
@@ -139,7 +139,7 @@ def opened(server, browser):
 
 @pytest.fixture
 def page(opened, request):
-    """The page; after every test a screenshot is taken, and nothing may have gone wrong in the browser."""
+    """The page; after every test comes a screenshot, and nothing may have gone wrong."""
     yield opened
     folder = ROOT / "runs" / "browser" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def expected(explorer, look, descriptors=("h", "eta_conv", "eta"), **options):
 
 
 def wait_for(page, what):
-    """Waits until the page shows what is expected; on time-out the difference is the failure's message."""
+    """Waits until the page shows what is expected; else the failure names the difference."""
     for _ in range(WAIT // 200):
         if shown(page) == what:
             return
@@ -334,7 +334,8 @@ def test_a_dropped_file_is_an_upload(page, world):
     picture = write_image(folder / "mine" / "dropped.png", size=(90, 120), seed=5)
     transfer = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"})); return data; }""",
+        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+        return data; }""",
         list(picture.read_bytes()),
     )
     page.dispatch_event(".cbir-upload", "drop", {"dataTransfer": transfer})
@@ -362,8 +363,13 @@ def test_reads_on_a_phone(page):
 
 def test_images_have_alternative_text_and_controls_have_names(page):
     assert page.locator(".cbir-page img:not([alt]), .cbir-page img[alt='']").count() == 0
-    unnamed = page.evaluate("""[...document.querySelectorAll('.cbir-page button, .cbir-page select, .cbir-page input')]
-        .filter(e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length)).map(e => e.outerHTML)""")
+    controls = ".cbir-page button, .cbir-page select, .cbir-page input"
+    unnamed = page.evaluate(
+        """controls => [...document.querySelectorAll(controls)]
+        .filter(e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length))
+        .map(e => e.outerHTML)""",
+        controls,
+    )
     assert unnamed == []
 
 

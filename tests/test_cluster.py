@@ -55,7 +55,7 @@ def assert_same(a, b):
         assert a.arrays[name][:].tobytes() == b.arrays[name][:].tobytes()
 
 
-# ---- Dask ----------------------------------------------------------------------------------
+# ---- Dask ----------------------------------------------------------------------------
 
 
 def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
@@ -165,7 +165,7 @@ def test_connect(monkeypatch):
             pass
 
 
-# ---- object storage ------------------------------------------------------------------------
+# ---- object storage ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_a_url_with_something_else_is_left_alone(images, url):
     assert memory.cat_file("bucket/stores/st/photo.jpg") == b"somebody's"
 
 
-# ---- two processes -------------------------------------------------------------------------
+# ---- two processes -------------------------------------------------------------------
 
 SECOND = """
 import sys

@@ -1,4 +1,7 @@
-"""Hostile folders, images, vectors, archives and stores: refused with a reason, without a crash, a hang, or much memory."""
+"""Hostile folders, images, vectors, archives and stores are refused with a reason.
+
+Without a crash, a hang, or much memory.
+"""
 
 import hashlib
 import io
@@ -40,7 +43,7 @@ CHANGES = st.lists(
 )
 
 
-# ---- damaged bytes ----------------------------------------------------------------------------------------------------------
+# ---- damaged bytes -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SEEDS)
@@ -94,36 +97,48 @@ def test_vectors_from_a_pipe_are_not_waited_for(tmp_path):
         cbir.read_fvecs(tmp_path / "v.fvecs")
 
 
-# ---- bombs ------------------------------------------------------------------------------------------------------------------
+# ---- bombs ---------------------------------------------------------------------------
 
 
 def png(width, height, channels):
     """A PNG of zeros, as small as it gets."""
     squeeze = zlib.compressobj(9)
-    body = (
-        b"".join(squeeze.compress(bytes(1 + width * channels)) for _ in range(height))
-        + squeeze.flush()
-    )
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)),
-        (b"IDAT", body),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(d).to_bytes(4, "big") + t + d + zlib.crc32(t + d).to_bytes(4, "big") for t, d in chunks
-    )
+    body = b""
+    for _ in range(height):
+        body += squeeze.compress(bytes(1 + width * channels))
+    body += squeeze.flush()
+    color = {1: 0, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b"")):
+        checksum = zlib.crc32(kind + content)
+        data += len(content).to_bytes(4, "big") + kind + content + checksum.to_bytes(4, "big")
+    return data
 
 
 def tiff(width, height, data, **tags):
     """A grey TIFF, deflate-compressed; tag values "here" are the place of the data."""
-    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1} | {
-        int(k[1:]): v for k, v in tags.items()
-    }
-    here = 14 + 12 * len(tags)
-    entries = b"".join(
-        struct.pack("<HHII", k, 4, 1, here if v == "here" else v) for k, v in sorted(tags.items())
-    )
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+    values = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1}
+    for tag, value in tags.items():
+        values[int(tag.removeprefix("_"))] = value
+    here = 14 + 12 * len(values)
+    entries = b""
+    for tag, value in sorted(values.items()):
+        entries += struct.pack("<HHII", tag, 4, 1, here if value == "here" else value)
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + data
+
+
+def gif_canvas():
+    """A GIF of 65535 x 65535 pixels, of which one of 9 x 9 is drawn."""
+    screen = struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
+    drawn = struct.pack("<HHHHB", 0, 0, 9, 9, 0)
+    return b"GIF89a" + screen + b"," + drawn + b"\2\0;"
+
+
+def postscript():
+    """A program that would write a file."""
+    header = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    return header + b"(touched) (w) file closefile\n%%EOF\n"
 
 
 def jpeg(size=(8, 8), **options):
@@ -168,28 +183,9 @@ BOMBS = {
         lambda: jpeg()[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300 + jpeg()[2:],
         "bytes of metadata",
     ),
-    "canvas.gif": (
-        lambda: (
-            b"GIF89a"
-            + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
-            + b","
-            + struct.pack("<HHHHB", 0, 0, 9, 9, 0)
-            + b"\2\0;"
-        ),
-        "more than 100,000,000",
-    ),
-    "program.eps": (
-        lambda: (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n"
-        ),
-        "not an image",
-    ),
-    "program.jpg": (
-        lambda: (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\n%%EOF\n"
-        ),
-        "not an image",
-    ),
+    "canvas.gif": (gif_canvas, "more than 100,000,000"),
+    "program.eps": (postscript, "not an image"),
+    "program.jpg": (postscript, "not an image"),
     "drawing.wmf": (lambda: b"\xd7\xcd\xc6\x9a" + bytes(100), "not an image"),
     "plain.ppm": (lambda: b"P3 3000 2000 255 " + b"1 " * 100, "plain PPM"),
     "digits.ppm": (lambda: b"P6 " + b"1" * 10**6, "Token too long"),
@@ -207,7 +203,7 @@ def test_bombs_are_refused_before_they_go_off(tmp_path, name):
 
 
 def test_metadata_and_scans_of_honest_photographs_are_no_bombs(tmp_path):
-    """Progressive, with an EXIF block, a profile and 20 MB after its end, as motion photographs have."""
+    """Progressive, with EXIF, a profile and 20 MB after its end, as motion photographs have."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = jpeg((600, 300), progressive=True, exif=exif, icc_profile=bytes(10**6))
@@ -243,11 +239,14 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     assert len(most) == 40 and max(most) == 1
 
 
-# ---- folders ----------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------
 
 
 def test_a_folder_of_traps_is_listed_and_read(tmp_path, tiny_net):
-    """Loops, pipes, devices, links out and to nothing, names with line breaks, broken text and of 255 bytes: every file a row, none waited for."""
+    """Loops, pipes, devices, links out and to nothing, names with line breaks or of 255 bytes.
+
+    Every file gets a row, and none is waited for.
+    """
     root = tmp_path / "images"
     names = [
         "a\nb\x1b[31m.png",
@@ -349,7 +348,7 @@ def test_a_file_cut_while_it_is_read(tmp_path, monkeypatch):
         cbir.open_image(tmp_path / "a.tif")
 
 
-# ---- downloads --------------------------------------------------------------------------------------------------------------
+# ---- downloads -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -403,7 +402,7 @@ def test_an_archive_of_another_hash_is_not_unpacked(tmp_path, archive):
     assert not (tmp_path / "data" / "imagenette2-320").exists()
 
 
-# ---- stores -----------------------------------------------------------------------------------------------------------------
+# ---- stores --------------------------------------------------------------------------
 
 LIMITED = """
 import os, resource, signal, sys
@@ -430,7 +429,10 @@ for path in sys.argv[1:]:
 
 
 def opened(*paths):
-    """What processes with 2 GB and 20 seconds to spend make of stores, where nobody but us keeps pickles out (list of str)."""
+    """What processes with 2 GB and 20 seconds to spend make of stores (list of str).
+
+    Nobody but us keeps pickles out there.
+    """
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *map(str, paths)],
         capture_output=True,
@@ -468,19 +470,18 @@ def test_a_store_cannot_carry_a_pickle(tmp_path, folder, tiny_net):
     n = len(store)
     for name, array in zarr.open_group(tmp_path / "good", mode="r").arrays():
         if array.ndim == 2:
-            group.create_array(name, shape=array.shape, dtype="float32", chunks=array.shape)[:] = (
-                array[:]
-            )
+            shape = array.shape
+            copy = group.create_array(name, shape=shape, dtype="float32", chunks=shape)
+            copy[:] = array[:]
     pickled = np.empty(n, object)
     pickled[:] = [Owned(tmp_path / "owned")] * n
     chunk = pickle.dumps(pickled, protocol=5)
     for name in ("files", "labels", "state"):
         (tmp_path / "evil" / name).mkdir()
-        (tmp_path / "evil" / name / ".zarray").write_text(
-            '{"zarr_format": 2, "shape": [%d], "chunks": [%d], "dtype": "|O", "fill_value": "", "order": "C", "compressor": null, '
-            '"filters": [{"id": "pickle", "protocol": 5}]}' % (n, n),
-            encoding="utf-8",
-        )
+        about = {"zarr_format": 2, "shape": [n], "chunks": [n], "dtype": "|O", "order": "C"}
+        about |= {"fill_value": "", "compressor": None}
+        about |= {"filters": [{"id": "pickle", "protocol": 5}]}
+        (tmp_path / "evil" / name / ".zarray").write_text(json.dumps(about), encoding="utf-8")
         (tmp_path / "evil" / name / ".zattrs").write_text("{}", encoding="utf-8")
         (tmp_path / "evil" / name / "0").write_bytes(chunk)
     pickle.loads(chunk)

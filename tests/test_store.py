@@ -1,4 +1,4 @@
-"""Images to store and back: rows that never shift, work that is never done twice, damage that is never silent."""
+"""Images to store and back: rows never shift, work is never done twice, damage is never silent."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 def count_images(net, stop_after=None):
-    """Watches the network: the list of batches that go through it; raises after `stop_after` of them."""
+    """Watches the network: the list of its batches' sizes; raises after `stop_after` of them."""
     seen = []
 
     def note(_module, inputs):
@@ -41,13 +41,8 @@ def extract(folder, path, net=None, **options):
 
 
 def assert_same(a, b):
-    assert (a.files, a.labels, a.unreadable, a.recipe, a.network) == (
-        b.files,
-        b.labels,
-        b.unreadable,
-        b.recipe,
-        b.network,
-    )
+    for attribute in ("files", "labels", "unreadable", "recipe", "network"):
+        assert getattr(a, attribute) == getattr(b, attribute)
     for name in ("h", "eta_conv", "eta"):
         assert getattr(a, name)[:].tobytes() == getattr(b, name)[:].tobytes()
 
@@ -67,7 +62,7 @@ def small(tmp_path_factory):
     return extract(root / "images", root / "st")
 
 
-# ---- what is in it ----------------------------------------------------------------------------------------------------------
+# ---- what is in it -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,9 +164,8 @@ def test_a_network_without_codes(folder, tmp_path):
     assert (st.h.shape, st.eta.shape) == ((11, 0), (11, 15))
     assert st.h[:].shape == (11, 0) and st.h[3].shape == (0,)
     np.testing.assert_array_equal(st.eta[:], st.eta_conv[:])
-    np.testing.assert_array_equal(
-        st.eta_conv[:], extract(folder, tmp_path / "with codes").eta_conv[:]
-    )
+    with_codes = extract(folder, tmp_path / "with codes")
+    np.testing.assert_array_equal(st.eta_conv[:], with_codes.eta_conv[:])
 
 
 @pytest.mark.parametrize(
@@ -197,9 +191,8 @@ def test_a_network_without_codes(folder, tmp_path):
 @pytest.mark.parametrize("name", ["h", "eta_conv", "eta"])
 def test_views_index_like_arrays(small, name, rows):
     view = getattr(small, name)
-    plain = np.hstack([small.codes[:], small.conv[:]])[
-        :, {"h": slice(7), "eta_conv": slice(7, None), "eta": slice(None)}[name]
-    ]
+    columns = {"h": slice(7), "eta_conv": slice(7, None), "eta": slice(None)}[name]
+    plain = np.hstack([small.codes[:], small.conv[:]])[:, columns]
     np.testing.assert_array_equal(view[rows], plain[rows])
     np.testing.assert_array_equal(np.asarray(view), plain)
     assert len(view) == 11 and np.asarray(view, dtype=np.float64).dtype == np.float64
@@ -209,7 +202,7 @@ def test_no_rows(small):
     assert small.eta[[]].shape == (0, 22)
 
 
-# ---- resuming ---------------------------------------------------------------------------------------------------------------
+# ---- resuming ------------------------------------------------------------------------
 
 
 def test_a_complete_store_needs_no_forward_pass(folder, tmp_path, whole):
@@ -219,27 +212,32 @@ def test_a_complete_store_needs_no_forward_pass(folder, tmp_path, whole):
     assert seen == []
 
 
+def rows_to_describe(store):
+    """The rows of the shards that are missing, (N,) bool."""
+    missing = np.full(len(store), False)
+    for rows in store.missing():
+        missing[rows] = True
+    return missing
+
+
 @pytest.mark.parametrize("batches", range(4, 9, 2))
 def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, whole, batches):
-    """11 rows in shards of 4, two of them unreadable: batches of 2, 1, 2, 1 (or the like); three more look at the network."""
+    """11 rows in shards of 4, two unreadable: batches of 2, 1, 2, 1 or the like.
+
+    Three more look at the network.
+    """
     net = make_net()
     seen, handle = count_images(net, stop_after=batches)
     with pytest.raises(Interrupted):
         extract(folder, tmp_path / "st", net)
     handle.remove()
     before = cbir.open_store(tmp_path / "st")
-    finished = [
-        i
-        for rows in before.shards
-        if rows not in before.missing()
-        for i in range(rows.start, rows.stop)
-    ]
+    missing = rows_to_describe(before)
     again, _ = count_images(net)
     st = extract(folder, tmp_path / "st", net)
     assert_same(st, whole)
-    assert sum(again) == sum(whole.described) - sum(
-        whole.described[finished]
-    )  # finished shards are not computed again
+    # Finished shards are not computed again.
+    assert sum(again) == np.count_nonzero(whole.described & missing)
 
 
 def test_an_interruption_between_any_two_files_of_the_store(tmp_path, monkeypatch):
@@ -269,7 +267,7 @@ def test_an_interruption_between_any_two_files_of_the_store(tmp_path, monkeypatc
 
 
 def check_killed_at_random_moments(tmp_path, kills):
-    """A rerun completes a store that was killed up to three times; complete shards stay as they are."""
+    """A rerun completes a store that was killed up to three times; its complete shards stay."""
     seed = random.SystemRandom().randrange(10**6)
     for i in range(24):
         write_image(tmp_path / "images" / f"{i:02}.png", seed=i)
@@ -281,13 +279,12 @@ def check_killed_at_random_moments(tmp_path, kills):
 
     whole = extract(images, tmp_path / "whole", batch_size=2, shard_size=2)
     stores = int(run.stdout.split()[0])
-    for path in [tmp_path / "stores" / str(number) for number in range(stores)]:
+    for number in range(stores):
+        path = tmp_path / "stores" / str(number)
         if not path.exists():  # killed before it was made
             assert_same(extract(images, path, batch_size=2, shard_size=2), whole)
             continue
-        missing = np.full(len(whole), False)
-        for rows in cbir.open_store(path).missing():
-            missing[rows] = True
+        missing = rows_to_describe(cbir.open_store(path))
         net = make_net()
         net(net.probe())  # its first forward pass is followed by another, which looks at the taps
         seen, _ = count_images(net)
@@ -316,7 +313,7 @@ def test_faults_of_the_network_show_before_anything_is_written(folder, tmp_path,
     assert not (tmp_path / "stores").exists() or not list((tmp_path / "stores").iterdir())
 
 
-# ---- other settings ---------------------------------------------------------------------------------------------------------
+# ---- other settings ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -401,7 +398,7 @@ def test_another_format_is_refused(tmp_path, whole):
         cbir.open_store(tmp_path / "other")
 
 
-# ---- damage -----------------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------
 
 
 def read_all(path):
@@ -487,7 +484,8 @@ import resource, sys
 from conftest import make_net, cbir
 size = int(sys.argv[3])
 net = make_net()
-cbir.extract(sys.argv[1], net, sys.argv[2] + ".other", shard_size=4)     # compiles, loads and writes all that it needs
+# The first extraction compiles, loads and writes all that it needs.
+cbir.extract(sys.argv[1], net, sys.argv[2] + ".other", shard_size=4)
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 try:
     cbir.extract(sys.argv[1], net, sys.argv[2], shard_size=4)
@@ -535,7 +533,7 @@ def wide_net():
     return cbir.Network(module, ["one"], ["code"], cbir.resize_transform(8), name="wide")
 
 
-# ---- more descriptors, half the size -----------------------------------------------------------------------------------------
+# ---- more descriptors, half the size -------------------------------------------------
 
 EXTRAS = {"mac": "mac", "color": "color", "relative": {"threshold": "relative"}, "q=0": {"q": 0}}
 
@@ -642,7 +640,7 @@ def test_half_precision_networks(folder, tmp_path, tiny_net, whole):
     assert st.network != whole.network
 
 
-# ---- stores that somebody else made -------------------------------------------------------------------------------------------
+# ---- stores that somebody else made --------------------------------------------------
 
 
 def edit(path, change):
