@@ -2,12 +2,12 @@
 
 import os
 
-os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -17,6 +17,8 @@ from PIL import Image
 from torch import nn
 
 import cbir
+
+matplotlib.use("Agg")  # not by MPLBACKEND: notebooks that tests start would show no figures
 
 # Examples are drawn anew from the test's name, not from a clock: the same in every run.
 settings.register_profile("cbir", deadline=None, max_examples=40, database=None, derandomize=True)
