@@ -3,6 +3,7 @@
 # modules: `cbir.search` is the function.
 from . import (
     baselines as baselines,
+    canvas as canvas,
     cluster as cluster,
     color as color,
     datasets as datasets,

@@ -13,12 +13,6 @@ Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Floats: TypeAlias = NDArray[np.float64]
 
 BINS = 25  # per channel
-FORMULAS: dict[str, dict[str, bool]] = {  # `published_distances`, and without its two oddities
-    "published": {},
-    "no overflow": dict(overflow=False),
-    "no clipping": dict(clip=False),
-    "neither": dict(overflow=False, clip=False),
-}
 
 
 def color_histogram(rgb: Image) -> Floats:

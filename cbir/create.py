@@ -4,6 +4,7 @@ Of an existing store all settings must be the same as now; store.py says what a 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,10 +20,12 @@ from zarr.codecs import ZstdCodec
 from .common import AnyPath, Dtype
 from .descriptors import Recipe
 from .images import Images
+from .labels import is_part
 from .networks import Network
 from .store import FORMAT, UNFINISHED, Extras, Store, Zarr, local, open_group, shared_store
 
 PACKAGES = ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")  # whose versions it keeps
+ALWAYS_THERE = ("codes", "conv", "files", "labels", "state", "sizes", "h", "eta", "eta_conv")
 
 
 class Settings(NamedTuple):
@@ -33,6 +36,15 @@ class Settings(NamedTuple):
     recipe: Recipe
     extras: Extras
     dtype: Dtype
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that no extra descriptor can have."""
+    if not re.fullmatch(r"\w[\w.=-]*", name) or name in ALWAYS_THERE or is_part(name):
+        raise ValueError(
+            f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and none "
+            "that every store has"
+        )
 
 
 def create_store(

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from .cluster import ahead, run_on_workers
 from .color import color_histogram
 from .common import AnyPath, Dtype, unknown_choice
-from .create import Settings, check_same, create_store, locked
+from .create import Settings, check_name, check_same, create_store, locked
 from .decoding import UnreadableImage, open_image
 from .descriptors import Recipe, check_recipe, join, weigh, window_means
 from .images import Images, list_images
 from .networks import Network, pick_device
 from .pooling import POOLINGS
-from .store import Extras, Store, check_name, find_store, local, shared_store
+from .store import Extras, Store, find_store, local, shared_store
 
 if TYPE_CHECKING:
     from distributed import Client

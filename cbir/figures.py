@@ -3,26 +3,22 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
+from .canvas import SMALL, Grid, Panels, bare, ranks, shorten
 from .decoding import UnreadableImage, open_image
 from .images import Images
 from .labels import symbol
 from .nearest import Hits
 from .networks import Network
 
-Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
-Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
 CONVOLUTION, POOLING, CONNECTED = "#DCE9F5", "#F3B49A", "#F5E6C8"  # Fig. 1
@@ -30,64 +26,8 @@ TINT_OPACITY = 0.6  # Fig. 2
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"  # frames of Figs 3-6
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
-WIDTH = 7.16  # inches of text on a page of two columns: a wider figure would be printed smaller
-SMALL = 7  # points: the smallest text
 GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
-
-
-def use_style() -> None:
-    """Sets typography and sizes shared by all figures: those of cbir/figures.mplstyle."""
-    plt.style.use("cbir.figures")
-
-
-def show(fig: Figure, caption: str) -> None:
-    """Displays a figure in a notebook, with its caption as alternative text, and closes it."""
-    from IPython import get_ipython  # the command line draws without it
-    from IPython.display import display
-
-    shell = get_ipython()
-    if shell:
-        images, metadata = shell.display_formatter.format(fig)
-        for kind in images:
-            if kind.startswith("image/"):
-                metadata[kind] = metadata.get(kind, {}) | {"alt": caption}
-        display(images, metadata=metadata, raw=True)
-    plt.close(fig)
-
-
-def grid(
-    rows: int,
-    columns: int,
-    width: float = 0.95,
-    height: float = 0.95,
-    below: float = 0.3,
-    left: float = 0.25,
-) -> tuple[Figure, NDArray[Any]]:
-    """Makes a figure of small axes, for images or histograms.
-
-    The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
-
-    Args:
-        rows: how many of them are below each other.
-        columns: how many are side by side.
-        width: of one, in inches.
-        height: of one.
-        below: inches for the text under it.
-        left: inches for the text before a row.
-
-    Returns:
-        The figure and its axes (rows, columns).
-    """
-    top, gap = 0.22, 0.07
-    w = left + columns * (width + gap)
-    h = top + rows * (height + below)
-    margins = {"left": left / w, "right": 1 - gap / w, "top": 1 - top / h, "bottom": below / h}
-    margins |= {"wspace": gap / width, "hspace": below / height}
-    # layout="none" would last for one savefig only
-    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-    fig = plt.figure(figsize=(w, h), layout=by_hand)
-    return fig, fig.subplots(rows, columns, squeeze=False, gridspec_kw=margins)
 
 
 def network(ax: Axes, net: Network) -> Axes:
@@ -320,23 +260,3 @@ def histograms(
 def channel_bars(histogram: NDArray[np.floating]) -> list[tuple[str, NDArray[np.floating]]]:
     """Cuts a colour histogram (75,) into the bars of R, G and B: three (colour, heights (25,))."""
     return list(zip(CHANNELS, np.minimum(histogram, HISTOGRAM_TOP).reshape(3, 25)))
-
-
-def ranks(axes: Panels) -> None:
-    """Writes titles over a figure's first row of axes: the query, then the ranks 1..k."""
-    place = axes[0].get_subplotspec()
-    if place is None or place.is_first_row():
-        for rank, ax in enumerate(axes):
-            ax.set_title(rank or "query")
-
-
-def shorten(name: str, most: int) -> str:
-    """Cuts a name to `most` characters, so that it stays under its picture."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def bare(ax: Axes) -> Axes:
-    """Takes ticks and spines away; labels stay."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    return ax

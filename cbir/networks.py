@@ -274,8 +274,7 @@ def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArr
 
     Args:
         image: one transformed image, (3, H, W) float.
-        transform: the one that made it, whose `Normalize` is undone. Without one, ImageNet's mean
-            and standard deviation are.
+        transform: the one that made it, whose `Normalize` is undone; default ImageNet's.
 
     Returns:
         The picture, (H, W, 3) uint8.

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from .figures import SMALL, Panels
+from .canvas import SMALL, Panels
 from .labels import color, is_part, marker, plain_name, symbol
 
 LONG_NAME = 7  # characters: panels with a longer name than that have slanted names

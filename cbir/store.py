@@ -13,7 +13,6 @@ parts y_6, w_1, .. are views: nothing is stored twice. An unreadable image keeps
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from zarr.core.sync import sync
 
 from .common import AnyPath, did_you_mean
 from .descriptors import Recipe
-from .labels import is_part, layer_names
+from .labels import layer_names
 from .networks import Shapes
 
 Zarr: TypeAlias = Any  # an array or a group: zarr's own hints make each item a union of all kinds
@@ -36,8 +35,8 @@ Index = int | np.integer | slice | Sequence[int] | NDArray[np.integer]
 
 FORMAT = "cbir-2"
 UNFINISHED = f"{FORMAT} being made"
+NO_GROUP = (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError)
 MOST = 10**8  # images in a store; more can only be a damaged or hostile one
-ALWAYS_THERE = ("codes", "conv", "files", "labels", "state", "sizes", "h", "eta", "eta_conv")
 
 
 class Rows:
@@ -275,15 +274,6 @@ def local(path: AnyPath) -> Path | str:
     return path if "://" in path else Path(path).expanduser()
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError for a name that no extra descriptor can have."""
-    if not re.fullmatch(r"\w[\w.=-]*", name) or name in ALWAYS_THERE or is_part(name):
-        raise ValueError(
-            f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and none "
-            "that every store has"
-        )
-
-
 def open_store(path: AnyPath) -> Store:
     """The store at a folder or URL.
 
@@ -354,9 +344,7 @@ def open_group(path: Path | str) -> Zarr | None:
     """The Zarr group at a folder or URL; None where there is none."""
     try:
         return zarr.open_group(path, mode="r+", zarr_format=3)
-    except (FileNotFoundError, NotADirectoryError, FileExistsError):
-        return None
-    except (zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
+    except NO_GROUP:
         return None
 
 

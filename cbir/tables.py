@@ -16,6 +16,12 @@ from .labels import NAMES, SYMBOLS
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
+FORMULAS: dict[str, dict[str, bool]] = {  # `published_distances`, and without its two oddities
+    "published": {},
+    "no overflow": dict(overflow=False),
+    "no clipping": dict(clip=False),
+    "neither": dict(overflow=False, clip=False),
+}
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 
 Picture = NDArray[np.uint8]  # (H, W, 3)

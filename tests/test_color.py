@@ -10,8 +10,7 @@ from PIL import Image
 from scipy import stats
 
 import cbir
-from cbir.color import FORMULAS
-from cbir.tables import PAPER
+from cbir.tables import FORMULAS, PAPER
 
 images = arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
 

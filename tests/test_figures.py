@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import models
 
 import cbir
-from cbir import figures, labels, plots
+from cbir import canvas, figures, labels, plots
 from cbir.labels import LABELS
 
 
@@ -42,7 +42,7 @@ def texts(ax):
 
 
 def test_style():
-    figures.use_style()
+    canvas.use_style()
     assert plt.rcParams["pdf.fonttype"] == 42  # text in PDFs stays text
     plt.subplots()[0].canvas.draw()
 
@@ -252,8 +252,8 @@ def test_queries_that_were_not_searched_for_have_no_distance(draw):
 def test_long_class_names_stay_under_their_picture(draw):
     axes, _ = draw([["American Staffordshire terrier", "cat"]])
     assert axes[0][0].get_xlabel() == "American Staffor…"
-    figures.use_style()
-    _, axes = figures.grid(1, 2)
+    canvas.use_style()
+    _, axes = canvas.grid(1, 2)
     draw([["American Staffordshire terrier"] * 2], [[0.1]], axes)
     boxes = [ax.xaxis.label.get_window_extent() for ax in axes[0]]
     assert not boxes[0].overlaps(boxes[1])
@@ -342,8 +342,8 @@ def test_intervals_of_descriptors_without_a_name_of_their_own():
 
 def test_nothing_is_cut_off_at_the_width_of_a_page():
     """Five panels, as many as there are: titles are wider than their axes."""
-    figures.use_style()
-    fig, axes = plt.subplots(1, 5, figsize=(figures.WIDTH, 1.8))
+    canvas.use_style()
+    fig, axes = plt.subplots(1, 5, figsize=(canvas.WIDTH, 1.8))
     spread = {
         "class P@5": 0.5,
         "class AP": 0.4,
@@ -474,7 +474,7 @@ def test_names_in_the_plane_cover_no_point_and_no_other_name():
     y = np.append(0.5 + rng.random(12) / 4, 0.9)
     table = pd.DataFrame({"descriptor": names, "x": x, "y": y, "y_low": y, "y_high": y})
     table = table.assign(x_low=x - 0.01, x_high=x + 0.01, front=cbir.pareto_front(x, y))
-    figures.use_style()
+    canvas.use_style()
     fig, ax = plt.subplots(figsize=(5, 4))
     ax.set(xlim=(0, 1.05), ylim=(0, 1))
     plots.plane(ax, table)
@@ -559,8 +559,8 @@ def test_contributions_are_shares_of_each_row():
 
 def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
     """Notebooks save a figure, then show it: with another bounding box."""
-    figures.use_style()
-    fig, axes = figures.grid(2, 3)
+    canvas.use_style()
+    fig, axes = canvas.grid(2, 3)
     before = [ax.get_position().bounds for ax in axes.flat]
     for name, box in [("a.png", None), ("b.pdf", None), ("c.png", "tight")]:
         fig.savefig(tmp_path / name, bbox_inches=box)
@@ -626,7 +626,7 @@ def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
 
 
 def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
-    figures.use_style()
+    canvas.use_style()
     fig, ax = plt.subplots(figsize=(3, 2))
     plots.intervals([ax], means(FOUR))
     fig.savefig(tmp_path / "a.pdf")
@@ -643,7 +643,7 @@ def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkey
     """
     monkeypatch.delenv("MPLBACKEND", raising=False)  # else the kernel would draw for files only
     source = f"""import matplotlib.pyplot as plt
-from cbir.figures import show
+from cbir.canvas import show
 from cbir.workflow.run import Run
 show(plt.subplots(figsize=(1, 1))[0], "unsaved: a < b")
 Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", "Fig. 1. \\"Quoted\\"")
@@ -665,5 +665,5 @@ print(plt.get_fignums())"""
 
 
 def test_a_figure_outside_notebooks_is_closed_only(capsys):
-    figures.show(plt.subplots()[0], "caption")
+    canvas.show(plt.subplots()[0], "caption")
     assert not plt.get_fignums() and not capsys.readouterr().out

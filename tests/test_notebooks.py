@@ -58,7 +58,7 @@ def test_metadata_and_size(notebook, request):
 
 
 def test_every_picture_has_an_alternative_text(notebook):
-    """Figures by `Run.show` or `figures.show`, other pictures by IPython's `Image`."""
+    """Figures by `Run.show` or `canvas.show`, other pictures by IPython's `Image`."""
     lengths = []
     for output in outputs(notebook):
         for kind in output.get("data", {}):

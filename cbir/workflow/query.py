@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .. import figures
+from .. import canvas, figures
 from ..common import AnyPath, Metric, write_atomically
 from ..decoding import UnreadableImage, open_image
 from ..images import ImageSet
@@ -125,8 +125,8 @@ def _draw(queries: ImageSet, store: Store, hits: dict[str, Hits], row: int, path
     """Saves a query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
     k = max(found.indices.shape[1] for found in hits.values())
     with plt.rc_context():
-        figures.use_style()
-        fig, axes = figures.grid(len(hits), 1 + k, left=0.5)
+        canvas.use_style()
+        fig, axes = canvas.grid(len(hits), 1 + k, left=0.5)
         figures.retrieval(axes, queries, store, hits, rows=[row])
         fig.savefig(path)
         plt.close(fig)

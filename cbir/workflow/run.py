@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .. import figures, tables
+from .. import canvas, tables
 from ..cluster import connect
 from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
 from ..datasets import load_images
@@ -144,7 +144,7 @@ class Run:
     def show(self, fig: Figure, name: str, caption: str) -> None:
         """Saves a figure, then shows it in the notebook with the caption as alternative text."""
         self.save_figure(fig, name, caption)
-        figures.show(fig, caption)
+        canvas.show(fig, caption)
 
     def save_table1(self, table: pd.DataFrame) -> None:
         """Saves Table I as table1.csv, .md, .tex and, for the report, .html; winners in bold.

@@ -14,7 +14,7 @@ import pandas as pd
 import papermill
 import yaml
 
-from .. import figures, plots, tables
+from .. import canvas, plots, tables
 from ..cluster import connect
 from ..common import AnyPath, did_you_mean, write_atomically
 from ..datasets import load_images
@@ -379,7 +379,7 @@ def _plot(results: pd.DataFrame, grid: Sequence[str], path: Path) -> None:
     metrics = results["metric"].unique()
     size = (2.5 * len(metrics), 0.5 + 2 * len(rows))
     with plt.rc_context():
-        figures.use_style()
+        canvas.use_style()
         fig, axes = plt.subplots(
             len(rows), len(metrics), figsize=size, squeeze=False, sharex=True, sharey="col"
         )
