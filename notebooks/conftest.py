@@ -1,24 +1,43 @@
 """nbval over the committed notebooks: on the CPU, where the stored outputs come from.
 
-Runs go into a folder of their own, there are no progress bars, and outputs are compared with the
-tolerance of `compare_outputs.py`.
+The paper's notebooks make a run of their own; each of the others goes on from a copy of such a run.
+There are no progress bars. Outputs are compared with the tolerance of `compare_outputs.py`.
 """
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 from unittest import mock
 
 from compare_outputs import first_difference
+from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-runs = tempfile.TemporaryDirectory()
-ENVIRONMENT = {"CBIR_RUNS": runs.name, "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+PAPER = [f"0{number}_" for number in range(5)]
+folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
+
+
+def pytest_configure(config):
+    share_folder(config)
+
+
+def runs_folder(notebook):
+    """Where a notebook finds and leaves its run."""
+    if notebook.path.name.startswith(tuple(PAPER)):
+        return Path(folders.name, "paper")
+    folder = Path(folders.name, notebook.path.stem)
+    runs, _ = embedded_run()
+    shutil.copytree(runs / "embedded", folder / "embedded")
+    return folder
 
 
 def start_kernel(notebook, *args):
     """nbval's own, with the environment of a kernel that is tested."""
-    with mock.patch.dict(os.environ, ENVIRONMENT):
+    environment = {"TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["CBIR_RUNS"] = str(runs_folder(notebook))
+    with mock.patch.dict(os.environ, environment):
         # In a terminal of JupyterLab, too, notebook 09 draws figures.
         os.environ.pop("JPY_SESSION_NAME", None)
         nbval_setup(notebook)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from embedded_run import share_folder
 from hypothesis import settings
 from PIL import Image
 from torch import nn
@@ -24,8 +25,11 @@ matplotlib.use("Agg")  # not by MPLBACKEND: notebooks that tests start would sho
 settings.register_profile("cbir", deadline=None, max_examples=40, database=None, derandomize=True)
 settings.load_profile("cbir")
 
-# Files that take longest are begun first, so that no worker is left alone with one.
-SLOWEST = ["test_reproduce.py", "test_zoo.py", "test_store.py", "test_sweep.py", "test_cluster.py"]
+# Files that take longest are begun first, so that no worker is left alone with one. Notebooks go on
+# from the run that test_reproduce.py makes.
+SLOWEST = ["test_reproduce.py", "test_sweep.py", "test_store.py", "test_zoo.py", "test_cluster.py"]
+SLOWEST += ["08_other_networks.ipynb", "07_baselines_and_ablations.ipynb", "05_evidence.ipynb"]
+SLOWEST += ["06_as_released.ipynb", "09_explore.ipynb"]
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
@@ -43,6 +47,10 @@ NEEDS = {
         "CBIR_PAPER=folder with the paper's numbers and thumbnails",
     ),
 }
+
+
+def pytest_configure(config):
+    share_folder(config)
 
 
 @pytest.hookimpl(trylast=True)

@@ -105,21 +105,21 @@ CELLS = {
 
 def test_nbval_compares_by_it(tmp_path):
     """Each cell, run by nbval, where "mean 0.27, better, of 200" was committed."""
-    for file in ("conftest.py", "compare_outputs.py"):
+    for file in ("conftest.py", "compare_outputs.py", "embedded_run.py"):
         shutil.copy(ROOT / "notebooks" / file, tmp_path)
     cells = []
     for count, source in enumerate(CELLS.values(), 1):
         outputs = stream("mean 0.27, better, of 200\n")
         cells.append(new_code_cell(source, outputs=outputs, execution_count=count))
-    nbformat.write(new_notebook(cells=cells), tmp_path / "tiny.ipynb")
+    nbformat.write(new_notebook(cells=cells), tmp_path / "00_tiny.ipynb")
 
     options = ["-p", "no:cacheprovider", "--rootdir", ".", "--nbval", "--nbval-current-env", "-rA"]
-    command = [sys.executable, "-m", "pytest", *options, "tiny.ipynb"]
+    command = [sys.executable, "-m", "pytest", *options, "00_tiny.ipynb"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     passed = []
     for number, name in enumerate(CELLS):
         assert f"::Cell {number}" in done.stdout, done.stdout + done.stderr
-        if f"PASSED tiny.ipynb::Cell {number}" in done.stdout:
+        if f"PASSED 00_tiny.ipynb::Cell {number}" in done.stdout:
             passed.append(name)
     assert passed == ["as_committed", "last_digit"]
     assert "'mean 0.27, better, of 200' became 'mean 0.37, better, of 200'" in done.stdout

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from compare_outputs import first_difference
 from conftest import check_self_contained, read_page
+from embedded_run import embedded_run, reproduce
 from nbval.plugin import coalesce_streams
 from PIL import Image
 
@@ -27,17 +28,6 @@ from cbir.workflow import notebooks
 
 PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
-
-
-def reproduce(runs, *args):
-    """The command line in a process of its own, with its runs in a folder of the test."""
-    changed = {"CBIR_RUNS": str(runs), "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "cbir.cli", "reproduce", *map(str, args)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | changed, cwd=runs
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def check_complete(path, missing=()):
@@ -67,10 +57,9 @@ def executed_cells(path):
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    first = reproduce(runs)
-    return runs, first
+def embedded():
+    """The folder of runs with the run "embedded", and what the command printed."""
+    return embedded_run()
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -87,9 +76,9 @@ def test_embedded_run_prints_what_is_committed(embedded, name):
 
 
 def test_embedded_run_leaves_everything(embedded):
-    runs, done = embedded
+    runs, printed = embedded
     check_complete(runs / "embedded")
-    assert "1200 images described, 0 reused" in done.stdout
+    assert "1200 images described, 0 reused" in printed
     table = pd.read_csv(runs / "embedded" / "table1.csv")
     assert len(table) == 11
     assert table.iloc[-1]["query"] == "mean"
@@ -114,8 +103,9 @@ def test_every_stage_is_recorded_with_all_that_it_depends_on(embedded):
     assert parameters == notebooks.known_parameters("03_retrieval")
 
 
-def test_second_run_reuses_the_descriptors_and_says_so(embedded, monkeypatch, capsys):
-    runs, _ = embedded
+def test_second_run_reuses_the_descriptors_and_says_so(embedded, tmp_path, monkeypatch, capsys):
+    runs = tmp_path
+    shutil.copytree(embedded[0] / "embedded", runs / "embedded")
     monkeypatch.setenv("CBIR_RUNS", str(runs))
     monkeypatch.setattr(cli, "PAPER", ["02_extraction"])  # the notebook that extracts
     files = [file for file in runs.glob("embedded/stores/**/c/*") if file.is_file()]
@@ -204,7 +194,7 @@ def few_photographs(tmp_path):
 def test_photographs_through_vgg16(few_photographs, tmp_path):
     """The whole width of VGG16, with random weights: no download, every path of a real run."""
     parameters = ["-p", "images", few_photographs, "-p", "weights", "none"]
-    done = reproduce(tmp_path, "--profile", "folder", *parameters)
+    printed = reproduce(tmp_path, "--profile", "folder", *parameters)
     check_complete(tmp_path / "folder")
     unreadable = read_metrics(tmp_path / "folder")["unreadable"]
     assert len(unreadable) == 9
@@ -215,7 +205,7 @@ def test_photographs_through_vgg16(few_photographs, tmp_path):
     assert store.h.shape[1] == 8192
     assert store.eta_conv.shape[1] == 1472
     assert store.eta.shape[1] == 9664
-    assert "reused" in done.stdout
+    assert "reused" in printed
 
 
 def test_photographs_without_classes_give_all_but_the_class_scores(
