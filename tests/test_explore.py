@@ -203,7 +203,7 @@ import cbir.explorer.page"""
     bare = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
     assert done.stdout == "False\n"
-    assert "pip install '.[explorer]'" in done.stderr.splitlines()[-1]
+    assert "pip install 'cbir[explorer]'" in done.stderr.splitlines()[-1]
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"voila and anywidget: pip install '\.\[explorer\]'"):
         serve("embedded")

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from cbir.common import ROOT
 
 for package in ("sphinx", "myst_nb", "furo"):
-    pytest.importorskip(package, reason='the site\'s builder is missing: pip install ".[site]"')
+    pytest.importorskip(package, reason="the builder of the site is missing: make site")
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a browser fetches by itself: {element: attribute}.

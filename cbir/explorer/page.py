@@ -31,7 +31,7 @@ try:
     import ipywidgets
 except ImportError as error:
     raise ImportError(
-        f"the explorer's page needs {error.name}: pip install '.[explorer]'"
+        f"the explorer's page needs {error.name}: pip install 'cbir[explorer]'"
     ) from error
 
 UPLOAD = 10_000_000  # bytes of a picture; Jupyter's servers close a connection that sends more

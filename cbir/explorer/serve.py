@@ -120,7 +120,7 @@ def _check_installed() -> None:
     missing = [name for name in ("voila", "anywidget") if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"the explorer's page needs {' and '.join(missing)}: pip install '.[explorer]'"
+            f"the explorer's page needs {' and '.join(missing)}: pip install 'cbir[explorer]'"
         )
 
 
