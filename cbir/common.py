@@ -68,6 +68,6 @@ def write_atomically(path: AnyPath, text: str) -> Path:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on any system
     aside.replace(path)
     return path

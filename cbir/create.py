@@ -1,6 +1,6 @@
 """Making a store: an empty one for some images, one writer at a time, and whether one fits.
 
-Of an existing store all settings must be the same as now; store.py says what a store is.
+A store is only completed with the settings that made it. store.py says what a store is.
 """
 
 import os

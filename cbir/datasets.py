@@ -36,9 +36,10 @@ def load_images(
         profile: "embedded" renders the scenes on first use; "folder" takes two folders;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
-            torchvision.datasets.ImageNet, train/ and val/ with a folder a class.
+            torchvision.datasets.ImageNet, train/ and val/ with a folder a class. Of the last two
+            the validation images are the queries.
         images: the folder of "folder", "imagenette" or "imagenet".
-        queries: the query folder of "folder"; "": one image in ten is held out of `images`.
+        queries: the query folder of "folder"; "": one image in ten is held out.
         seed: of what is held out and of what is drawn.
         max_images: images of the database at most, drawn and balanced over the classes, in the
             order of the whole set; 0: all.
@@ -49,7 +50,8 @@ def load_images(
         The database and the queries.
 
     Raises:
-        ValueError: the profile is unknown, or a folder is missing or not wanted.
+        ValueError: the profile is unknown, a folder is missing or not wanted, or a query's name
+            fits several images.
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """

@@ -58,7 +58,8 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Args:
         path: the file, in one of `FORMATS`, of at most `MAX_BYTES`.
-        max_pixels: a larger image is refused, and so is one whose sides differ by `MAX_RATIO`.
+        max_pixels: a larger image is refused, and so is one with a side more than `MAX_RATIO`
+            times the other.
 
     Returns:
         The image in RGB.
@@ -88,7 +89,7 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _open_regular(path: AnyPath) -> io.BufferedReader:
-    """Opens a file, and never a pipe or a device, even one that takes its place meanwhile."""
+    """Opens a regular file; a pipe, put there meanwhile too, is refused without waiting."""
     if not os.path.isfile(path):
         raise UnreadableImage("no regular file")
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -143,7 +144,7 @@ def _check_cost(image: ImageFile.ImageFile, file: io.BufferedReader, max_pixels:
 
 
 def _count_scans(file: io.BufferedReader) -> int:
-    """Counts a JPEG's start-of-scan markers: they do not occur within a scan."""
+    """How many scans a JPEG has at most: its start-of-scan markers, which no scan holds inside."""
     position = file.tell()
     file.seek(0)
     scans = file.read(MAX_BYTES).count(b"\xff\xda")

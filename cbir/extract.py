@@ -64,16 +64,16 @@ def extract(
             "windows" for the means over the windows of Eq. 11-12 (sum C_m * H_N * W_N values),
             from which `Explorer` computes any other recipe.
         dtype: "float32", or "float16" for half the size.
-        client: a Dask `Client` whose workers see the same files. Shards are its tasks; every
-            worker keeps one copy of the network, on its GPU where it has one.
+        client: a Dask `Client`: its workers see the same files and keep a network each.
         recipe: the keywords of `conv_descriptor`.
 
     Returns:
         The store, complete.
 
     Raises:
-        ValueError: `path` holds a store of other images, network or recipe; unknown extras; what
-            `list_images` raises.
+        ValueError: `path` holds a store of other images, network or recipe; unknown extras.
+        FileNotFoundError: a folder or an image does not exist.
+        FileExistsError: something else is at `path`.
         BlockingIOError: another process describes into the same store.
         OSError: the disk is full. What is complete stays.
     """

@@ -71,7 +71,7 @@ def search(
         metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is
             1 - cos, 1 for a row of zeros.
         k: rows for every query.
-        net: describes image files; default the network that made the store.
+        net: describes image files; default the one of the name in the store, default weights.
         device: a torch device that computes the bounds ("cuda"); default the processor.
         client: a Dask `Client`, whose workers search a part of the store each.
 

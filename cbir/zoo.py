@@ -258,7 +258,7 @@ def taps_of(name: str, module: nn.Module) -> Taps:
     """Finds the tap points of one of torchvision's networks or the embedded one.
 
     Args:
-        name: a name in `NETWORKS`.
+        name: torchvision's, or "embedded".
         module: the network itself; VGG's pools are looked for in it.
 
     Returns:

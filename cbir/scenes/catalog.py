@@ -204,7 +204,7 @@ def write_scenes(
             for file, image in zip(block["file"], render_scenes(block)):
                 Image.fromarray(image).save(folder / file, quality=95, subsampling=0)
             bar.update(len(block))
-    write_atomically(manifest, table.to_csv(index=False))
+    write_atomically(manifest, table.to_csv(index=False, lineterminator="\n"))
     return folder
 
 

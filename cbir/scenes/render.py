@@ -473,8 +473,8 @@ def _add_ground(
     blur = _step(0.06, 0.5, 0.0022 * t / -dy)
     share += blur * (0.45 - share)
     direct = sun[1]
-    is_flat = background == CHECKER or background == STRIPES
-    if not (is_flat or background == MARBLE or background == DOTS):
+    has_joints = background == BRICKS or background == PLANKS or background == HEXAGONS
+    if has_joints or background == PEBBLES:
         # Relief: darker where the ground rises towards the sun.
         e = 0.02
         towards_u = u + e * (cosine * sun[0] + sine * sun[2])

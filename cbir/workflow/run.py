@@ -154,7 +154,9 @@ class Run:
         """
         markdown = tables.markdown(table, tables.winners(table))
         latex = tables.style(table, "latex").to_latex(convert_css=True, hrules=True)
-        self._write("table1.csv", table.to_csv(index=False, float_format="%.6f"))
+        self._write(
+            "table1.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        )
         self._write("table1.md", markdown)
         self._write("table1.tex", latex)
         self._write("table1.html", tables.style(table).to_html())
