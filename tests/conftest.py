@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from embedded_run import share_folder
 from hypothesis import settings
 from PIL import Image
 from torch import nn
@@ -50,6 +49,8 @@ NEEDS = {
 
 
 def pytest_configure(config):
+    from embedded_run import share_folder  # on pytest's path, not on that of scripts beside this
+
     share_folder(config)
 
 

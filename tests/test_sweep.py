@@ -174,6 +174,7 @@ def test_on_a_cluster_the_first_of_a_group_fills_the_store(
     assert [n for n in order if "0.5" in n] == [f"mine-q-0.5-k-{k}" for k in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_the_command_with_real_notebooks(tmp_path, runs, images, monkeypatch, capsys):
     """One cell works; the other fails in notebook 03, which asks for more than there are.
 
