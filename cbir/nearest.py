@@ -94,7 +94,7 @@ def _ranks(query: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def array_blocks(rows: NDArray[Any], part: Part, size: int) -> Iterator[Block]:
-    """An (N, D) array of one part, in pieces of `size` bytes; `ROWS` rows where nothing is copied."""
+    """An (N, D) array of one part, in pieces of `size` bytes; of `ROWS` rows if none is copied."""
     step = max(1, size // max(1, 4 * rows.shape[1]))
     if rows.dtype == np.float32 and rows.flags.c_contiguous:
         step = ROWS  # nothing is copied
