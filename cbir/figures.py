@@ -1,6 +1,7 @@
 """Figs 1-10 of the paper, drawn on the axes that they are given. No function computes a result."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -171,7 +172,7 @@ def retrieval(
         names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
     decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
     thumbnail = functools.cache(_thumbnail)
-    lines = [(query, each) for query in rows for each in found]
+    lines = list(itertools.product(rows, found))
     for row, name, (query, each) in zip(axes, names, lines):
         query_class = queries.labels[query]
         _draw_image(row[0], thumbnail(queries.path(query)), [query_class], QUERY)

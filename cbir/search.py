@@ -149,7 +149,7 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
             "queries' image files, or extract them again like the database (its `network` and "
             "`recipe`)"
         )
-    for name in sorted(name for joined in names for name in joined.split("+")):
+    for name in sorted("+".join(names).split("+")):
         if st.extras.get(name) != queries.extras.get(name):
             raise ValueError(
                 f"database and queries have different descriptors of the name {name!r}: "

@@ -35,7 +35,6 @@ Index = int | np.integer | slice | Sequence[int] | NDArray[np.integer]
 
 FORMAT = "cbir-2"
 UNFINISHED = f"{FORMAT} being made"
-NO_GROUP = (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError)
 MOST = 10**8  # images in a store; more can only be a damaged or hostile one
 
 
@@ -344,7 +343,7 @@ def open_group(path: Path | str) -> Zarr | None:
     """The Zarr group at a folder or URL; None where there is none."""
     try:
         return zarr.open_group(path, mode="r+", zarr_format=3)
-    except NO_GROUP:
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError):
         return None
 
 

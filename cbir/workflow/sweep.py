@@ -123,7 +123,7 @@ def read_sweep(path: AnyPath) -> Sweep:
             f"{path}: 'grid' must give a list of values for at least one parameter, "
             "'parameters' a value for each"
         )
-    known = {name for notebook in NOTEBOOKS for name in known_parameters(notebook)}
+    known = set().union(*map(known_parameters, NOTEBOOKS))
     known.remove("run_name")
     unknown = {*grid, *parameters} - known
     given_twice = grid.keys() & parameters.keys()
