@@ -205,7 +205,7 @@ import cbir.explorer.page"""
     assert done.stdout == "False\n"
     assert "pip install 'cbir[explorer]'" in done.stderr.splitlines()[-1]
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"voila and anywidget: pip install '\.\[explorer\]'"):
+    with pytest.raises(ImportError, match=r"voila and anywidget: pip install 'cbir\[explorer\]'"):
         serve("embedded")
 
 
