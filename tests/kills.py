@@ -28,8 +28,8 @@ def extract_slowly(images: Path, path: Path) -> None:
     extract(images, net, path, batch_size=SHARD, shard_size=SHARD, workers=1)
 
 
-def in_a_child(images: Path, path: Path, seconds: float | None = None) -> int:
-    """Extracts in a child process, which is killed after some seconds; its exit status."""
+def start_child(images: Path, path: Path) -> int:
+    """Begins to extract in a child process; its number."""
     child = os.fork()
     if not child:
         try:
@@ -38,16 +38,24 @@ def in_a_child(images: Path, path: Path, seconds: float | None = None) -> int:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
+    return child
+
+
+def kill(child: int, path: Path, complete: int, seconds: float) -> int:
+    """Kills a child that long after so many shards are complete; its exit status."""
+    while count_complete(path) < complete:  # not by the clock: another process may take it
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 
-def is_half_filled(path: Path, shards: int) -> bool:
-    """Whether some of the shards are marked complete, but not all."""
-    complete = [file for file in path.glob("state/c/*") if file.name.isdigit()]
-    return 0 < len(complete) < shards
+def count_complete(path: Path) -> int:
+    """How many shards are marked complete."""
+    return len([file for file in path.glob("state/c/*") if file.name.isdigit()])
 
 
 def main(images: Path, stores: Path, wanted: int, seed: int) -> None:
@@ -55,19 +63,22 @@ def main(images: Path, stores: Path, wanted: int, seed: int) -> None:
     torch.set_num_threads(1)
     draw = random.Random(seed)
     shards = -(-len(list_images(images)) // SHARD)
-    assert in_a_child(images, stores / "warm") == 0
-    start = time.perf_counter()
-    assert in_a_child(images, stores / "alone") == 0
+    for name in ("warm", "alone"):
+        start = time.perf_counter()
+        _, status = os.waitpid(start_child(images, stores / name), 0)
+        assert status == 0, f"the child failed with {status}"
     alone = time.perf_counter() - start
 
     attempts = 0
     hits = 0
     while hits < wanted:
         path = stores / str(attempts // KILLS_A_STORE)
-        seconds = draw.uniform(0, alone)
-        status = in_a_child(images, path, seconds)
+        complete = draw.randrange(shards)
+        # From the start, any moment up to the first shards; later, any moment of a shard or two.
+        seconds = draw.uniform(0, 2 * alone / shards if complete else alone)
+        status = kill(start_child(images, path), path, complete, seconds)
         assert status in (0, signal.SIGKILL), f"the child failed with {status}"
-        hits += is_half_filled(path, shards)
+        hits += 0 < count_complete(path) < shards
         attempts += 1
         if attempts > ATTEMPTS * wanted:
             sys.exit(f"of {attempts} kills only {hits} hit a half-filled store")
