@@ -27,6 +27,8 @@ def strict():
     """A warning is an error; rcParams and figures do not leak."""
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("error")
+        # Sockets that earlier tests left are collected at any time.
+        warnings.simplefilter("ignore", ResourceWarning)
         yield
         plt.close("all")
 
