@@ -14,7 +14,8 @@ from compare_outputs import first_difference
 from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-PAPER = [f"0{number}_" for number in range(5)]
+from cbir.workflow.project import PAPER
+
 folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
 
@@ -25,7 +26,7 @@ def pytest_configure(config):
 
 def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
-    if notebook.path.name.startswith(tuple(PAPER)):
+    if notebook.path.stem in PAPER:
         return Path(folders.name, "paper")
     folder = Path(folders.name, notebook.path.stem)
     runs, _ = embedded_run()

@@ -524,3 +524,14 @@ def test_the_papers_numbers_make_its_table():
     assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
     assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
     assert means.isna().sum().to_dict() == {c: int(c == "average") for c in means.columns}
+
+
+def test_paths_are_absolute_for_a_kernel_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").touch()
+    assert notebooks.absolute("images", "photos") == str(tmp_path / "photos")
+    assert notebooks.absolute("weights", "weights.pth") == str(tmp_path / "weights.pth")
+    for name, value in [("weights", "caffe"), ("store", "s3://bucket/store"), ("network", "vgg16")]:
+        assert notebooks.absolute(name, value) == value
+    for value in (None, ""):
+        assert notebooks.absolute("images", value) is value

@@ -77,7 +77,7 @@ class Explorer:
     """
 
     def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
-        self.net = network_of(store.network, net, device="auto")
+        self.net = network_of(store.network, net)
         size = sum(4 * array.shape[0] * array.shape[1] for array in store.arrays.values())
         in_memory = size <= memory
         self.store = _loaded(store) if in_memory else store

@@ -13,7 +13,7 @@ from ..images import ImageSet, list_images
 from ..networks import pick_device
 from ..store import Store, find_store, open_store
 from ..workflow import project
-from ..workflow.notebooks import PATHS
+from ..workflow.notebooks import absolute
 from ..workflow.query import open_database
 from ..workflow.run import Run
 from ..zoo import load_network
@@ -108,7 +108,7 @@ def serve(
     """
     _check_installed()
     project.check_names("embedded", parameters or {}, [NOTEBOOK])
-    given = {name: _absolute(name, value) for name, value in (parameters or {}).items()}
+    given = {name: absolute(name, value) for name, value in (parameters or {}).items()}
     _check_sources(run, given)
     with socket.create_server((host, port)):
         pass  # a taken port shows here, with a plain message
@@ -122,17 +122,6 @@ def _check_installed() -> None:
         raise ImportError(
             f"the explorer's page needs {' and '.join(missing)}: pip install 'cbir[explorer]'"
         )
-
-
-def _absolute(name: str, value: object) -> object:
-    """A parameter as the kernel needs it: it runs in another folder, so paths become absolute."""
-    text = str(value)
-    is_path = name in PATHS and "://" not in text
-    if name == "weights":
-        is_path = os.path.exists(text)  # else it is the name of published weights
-    if not value or not is_path:
-        return value
-    return os.path.abspath(os.path.expanduser(text))
 
 
 def _check_sources(run: str, parameters: dict[str, object]) -> None:

@@ -104,18 +104,27 @@ def check_parameters(
         raise ValueError(f"unknown metric {given['metric']!r}: choose one of {METRICS}")
     if given.get("k", 1) < 1:
         raise ValueError(f"k = {given['k']} is out of range")
-    for key in PATHS & given.keys():
-        given[key] = _absolute(key, given[key])
-    kind, images, queries = given["profile"], given.get("images"), given.get("queries")
+    given = {name: absolute(name, value) for name, value in given.items()}
+    kind, images, queries = given["profile"], given.get("images", ""), given.get("queries", "")
     if kind == "folder" or (kind == "embedded" and (images or queries)):
         load_images(kind, images, queries)  # a wrong folder shows before the network is loaded
     return given
 
 
-def _absolute(key: str, value: str | None) -> str | None:
-    """A path for notebooks, which may run in another folder; names of weights stay as they are."""
-    path = os.path.expanduser(value or "")
-    if not path or (key in PATHS_OR_NAMES and not os.path.exists(path)):
+def absolute(name: str, value: Any) -> Any:
+    """Makes a parameter fit for a kernel that runs in another folder.
+
+    Args:
+        name: the parameter's.
+        value: what it was given.
+
+    Returns:
+        An absolute path for a path; URLs, names of weights and all else as they are.
+    """
+    path = os.path.expanduser(str(value or ""))
+    if name not in PATHS or not path or "://" in path:
+        return value
+    if name in PATHS_OR_NAMES and not os.path.exists(path):
         return value
     return os.path.abspath(path)
 
