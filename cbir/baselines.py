@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
+from .codes import fit
 from .common import AnyPath
 from .images import Images
 from .store import Rows
@@ -65,26 +65,28 @@ def train_hidden_layer(
         )
     targets = torch.as_tensor(targets)
     width = width or codes.shape[1] // 2
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+
+    def build() -> nn.Sequential:
         encoder = nn.Sequential(nn.Linear(codes.shape[1], width), nn.ReLU())
-        model = nn.Sequential(encoder, nn.Linear(width, len(classes))).to(device)
-        n_batches = -(-len(codes) // batch_size)
-        optimizer = torch.optim.AdamW(model.parameters(), lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
-        for _ in tqdm(range(epochs), desc="IM-like layer", unit=" epochs"):
-            for rows in torch.randperm(len(codes)).split(batch_size):
-                scores = model(codes[rows].to(device))
-                loss = nn.functional.cross_entropy(scores, targets[rows].to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+        return nn.Sequential(encoder, nn.Linear(width, len(classes)))
+
+    model = fit(
+        build,
+        nn.Module.__call__,
+        codes,
+        targets,
+        epochs,
+        batch_size,
+        lr,
+        seed,
+        device,
+        "IM-like layer",
+    )
     n_right = 0
     for rows in torch.arange(len(codes)).split(ROWS):
         predicted = model(codes[rows].to(device)).argmax(1).cpu()
         n_right += (predicted == targets[rows]).sum()
-    return encoder.eval(), float(n_right / len(codes))
+    return model[0], float(n_right / len(codes))
 
 
 @torch.inference_mode()

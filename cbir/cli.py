@@ -60,6 +60,8 @@ REPRODUCE_EXAMPLES = """\
                                                   another threshold, distance, number of images
   cbir reproduce --name released -p recipe as_released
                                                   the method as the authors' notebook has it
+  cbir reproduce --profile original --only 02-07,10
+                                                  VGG16's original weights, codes retrained
   cbir reproduce --profile folder -p images ~/photos --scheduler local
                                                   described on all cores, a process each
 """
@@ -230,6 +232,11 @@ def _add_notebooks(commands: Commands, name: str, what: str, examples: str) -> N
     parser.add_argument(
         "--name", help="the run's name: its folder in runs/ (default: the profile's)"
     )
+    parser.add_argument(
+        "--only",
+        metavar="NUMBERS",
+        help="other notebooks than these, by their numbers: 10, or 02-07,10",
+    )
     _add_parameter_option(
         parser,
         "a notebook parameter, its value as YAML; repeat for more; `cbir parameters` lists them",
@@ -359,6 +366,8 @@ def _add_parameters(commands: Commands) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     selected = EVIDENCE if args.command == "evidence" else PAPER
+    if args.only:
+        selected = project.by_number(args.only)
     # Before the imports, which take seconds: a slip of the pen shows at once.
     project.check_names(args.profile, [name for name, _ in args.parameter], selected)
     import papermill

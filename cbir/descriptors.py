@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict, Unpack, get_args
 import torch
 import torch.nn.functional as F
 
-from .common import Counting, Scale, Threshold, unknown_choice
+from .common import Balance, Counting, Scale, Threshold, unknown_choice
 from .networks import Network
 
 
@@ -20,13 +20,19 @@ class Recipe(TypedDict, total=False):
     threshold: Threshold
     counting: Counting
     scale: Scale
+    balance: Balance
 
 
 Windows = Sequence[tuple[torch.Tensor, int]]  # what `window_means` gives
 
-AS_PRINTED: Recipe = dict(q=0.5, threshold="absolute", counting="count", scale="mean")
-AS_RELEASED: Recipe = dict(q=0.5, threshold="relative", counting="union", scale="as_released")
-RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED}
+AS_PRINTED: Recipe = dict(
+    q=0.5, threshold="absolute", counting="count", scale="mean", balance="none"
+)
+AS_RELEASED: Recipe = dict(
+    q=0.5, threshold="relative", counting="union", scale="as_released", balance="none"
+)
+UNIT_LENGTH: Recipe = AS_PRINTED | Recipe(balance="l2")
+RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED, "unit_length": UNIT_LENGTH}
 
 
 class Descriptors(NamedTuple):
@@ -53,10 +59,17 @@ def check_recipe(
     threshold: Threshold = "absolute",
     counting: Counting = "count",
     scale: Scale = "mean",
+    balance: Balance = "none",
 ) -> Recipe:
     """The recipe with its defaults filled in. Raises ValueError for a value without meaning."""
-    recipe: Recipe = dict(q=q, threshold=threshold, counting=counting, scale=scale)
-    for name, choices in [("threshold", Threshold), ("counting", Counting), ("scale", Scale)]:
+    recipe: Recipe = dict(q=q, threshold=threshold, counting=counting, scale=scale, balance=balance)
+    choices_of = {
+        "threshold": Threshold,
+        "counting": Counting,
+        "scale": Scale,
+        "balance": Balance,
+    }
+    for name, choices in choices_of.items():
         if recipe.get(name) not in get_args(choices):
             raise ValueError(unknown_choice(name, recipe.get(name), get_args(choices)))
     upper = float("inf") if threshold == "absolute" else 1
@@ -133,6 +146,7 @@ def conv_descriptor(
     threshold: Threshold = "absolute",
     counting: Counting = "count",
     scale: Scale = "mean",
+    balance: Balance = "none",
 ) -> torch.Tensor:
     """Eq. 8-15: the descriptor eta_conv of the convolutional blocks.
 
@@ -148,6 +162,9 @@ def conv_descriptor(
             for w_N too, where "count" gives each channel its own z_{N,k}.
         scale: "mean" is Eq. 14. "as_released" multiplies w_m by s_m^2 / C_m, where s_m is the
             window's side in block m.
+        balance: "none" joins the parts w_m as they are, as printed. "l1" and "l2" divide each by
+            its norm, so that no block outweighs the others. (`describe` and `extract` do the same
+            to the codes.) A part of zeros stays.
 
     Returns:
         (B, sum C_m) of y_N's dtype, at least float32. A channel (for "union" an image) without
@@ -156,7 +173,8 @@ def conv_descriptor(
     Raises:
         ValueError: sides that do not divide, or a recipe without meaning.
     """
-    return weigh(window_means(ys), q=q, threshold=threshold, counting=counting, scale=scale)
+    recipe = check_recipe(q, threshold, counting, scale, balance)
+    return weigh(window_means(ys), **recipe)
 
 
 def window_means(ys: Sequence[torch.Tensor]) -> Windows:
@@ -175,33 +193,84 @@ def window_means(ys: Sequence[torch.Tensor]) -> Windows:
     return means
 
 
+def split_windows(
+    windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]
+) -> list[tuple[torch.Tensor, int]]:
+    """What `window_means` gave, from the flat rows that the extra "windows" of a store keeps.
+
+    Args:
+        windows: (B, sum C_m * H_N * W_N) float.
+        blocks: the blocks' shapes, [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
+
+    Returns:
+        [((B, C_m, H_N, W_N), cells of a window), ..].
+    """
+    _, height, width = blocks[-1]
+    maps = windows.reshape(len(windows), -1, height, width)
+    by_block = maps.split([channels for channels, _, _ in blocks], dim=1)
+    return [(y, h * w // (height * width)) for y, (_, h, w) in zip(by_block, blocks)]
+
+
 def weigh(means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
     """Eq. 8 and 13-15 on `window_means`: the second half of `conv_descriptor`, (B, sum C_m)."""
     recipe = check_recipe(**recipe)
+    y_N, _ = means[-1]
+    z_N = significant(y_N, recipe["q"], recipe["threshold"])  # (B, C_N, H_N, W_N)
+    return weigh_by(z_N, means, recipe["counting"], recipe["scale"], recipe["balance"])
+
+
+def weigh_by(
+    z_N: torch.Tensor,
+    means: Windows,
+    counting: Counting = "count",
+    scale: Scale = "mean",
+    balance: Balance = "none",
+) -> torch.Tensor:
+    """Eq. 13-15 for a selection of neurons, whatever selected them.
+
+    Args:
+        z_N: (B, C_N, H_N, W_N) bool, the neurons of y_N that count as significant.
+        means: what `window_means` gives.
+        counting: as in `conv_descriptor`.
+        scale: as in `conv_descriptor`.
+        balance: as in `conv_descriptor`.
+
+    Returns:
+        (B, sum C_m) float.
+    """
     *earlier, (y_N, _) = means
-    z_N = significant(y_N, recipe["q"], recipe["threshold"]).to(y_N.dtype)  # (B, C_N, H_N, W_N)
-    z = significance_map(z_N, recipe["counting"]).to(y_N.dtype)  # (B, H_N, W_N)
+    z_N = z_N.to(y_N.dtype)
+    z = significance_map(z_N, counting).to(y_N.dtype)  # (B, H_N, W_N)
     z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)  # Eq. 14's division; 0 / 0 is 0
     ws = [torch.einsum("bij,bkij->bk", z, y) for y, _ in earlier]  # (B, C_m)
-    if recipe["counting"] == "union":
+    if counting == "union":
         w_N = torch.einsum("bij,bkij->bk", z, y_N)
     else:  # channel k over its own z_{N,k}
         w_N = (y_N * z_N).sum(dim=(2, 3)) / z_N.sum(dim=(2, 3)).clamp_min(1)
-    if recipe["scale"] == "as_released":
+    if scale == "as_released":
         ws = [w * (cells / w.shape[1]) for w, (_, cells) in zip(ws, earlier)]
         w_N = w_N / w_N.shape[1]
-    return torch.cat([*ws, w_N], dim=1)  # Eq. 15
+    return torch.cat(balanced([*ws, w_N], balance), dim=1)  # Eq. 15
+
+
+def balanced(parts: Sequence[torch.Tensor], balance: Balance) -> list[torch.Tensor]:
+    """Parts of a descriptor, [(B, D), ..], each divided by its L1 or L2 norm; "none": as is."""
+    if balance == "none":
+        return list(parts)
+    return [F.normalize(part, p=1 if balance == "l1" else 2, dim=1) for part in parts]
 
 
 def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Descriptors:
     """Eq. 7-16 for a batch (B, 3, H, W) of transformed images, by one forward pass."""
     ys, codes = net(batch)
     eta_conv = conv_descriptor(ys, **recipe)
-    return Descriptors(join(codes, eta_conv), eta_conv)
+    return Descriptors(join(codes, eta_conv, recipe.get("balance", "none")), eta_conv)
 
 
-def join(codes: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+def join(
+    codes: Sequence[torch.Tensor], like: torch.Tensor, balance: Balance = "none"
+) -> torch.Tensor:
     """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), like `like` (B, ..); without codes (B, 0)."""
     if not codes:
         return like.new_zeros(len(like), 0)
-    return torch.cat(codes, dim=1).to(like.dtype)
+    return torch.cat(balanced([code.to(like.dtype) for code in codes], balance), dim=1)

@@ -21,7 +21,15 @@ from .color import color_histogram
 from .common import AnyPath, Dtype, unknown_choice
 from .create import Settings, check_name, check_same, create_store, locked
 from .decoding import UnreadableImage, open_image
-from .descriptors import Recipe, check_recipe, join, weigh, window_means
+from .descriptors import (
+    Recipe,
+    Windows,
+    check_recipe,
+    join,
+    split_windows,
+    weigh,
+    window_means,
+)
 from .images import Images, list_images
 from .networks import Network, pick_device
 from .pooling import POOLINGS
@@ -53,7 +61,8 @@ def extract(
     images keep their row, as NaN, with the reason in `store.unreadable`.
 
     Args:
-        images: a folder, a list of files or an `ImageSet`.
+        images: a folder, a list of files or an `ImageSet`; or a store with the extra "windows"
+            whose network is `net` without its head: then no image is opened again.
         net: the network.
         path: a folder, or an fsspec URL (object storage).
         batch_size: images a forward pass; default 32, on a GPU what fits.
@@ -99,7 +108,9 @@ def extract(
         check_same(store, settings)  # another process may have made it meanwhile
         missing = store.missing()
         batch_size = batch_size or default_batch(net)
-        if client is None:
+        if isinstance(images, Store) and describer.can_reuse(images):
+            filled = describer.refill(store, images, missing)
+        elif client is None:
             filled = describer.fill(store, images.path, missing, batch_size, workers)
         else:
             filled = _fill_by_cluster(client, describer, path, images, missing, batch_size)
@@ -154,15 +165,18 @@ class Describer:
         if self.net.device.type == "cuda":
             inputs = inputs.pin_memory()
         ys, codes = self.net(inputs)
-        return self.arrays(ys, codes, colors)
+        return self.arrays(ys, window_means(ys), codes, colors)
 
     def arrays(
-        self, ys: list[torch.Tensor], codes: list[torch.Tensor], colors: torch.Tensor
+        self,
+        ys: Sequence[torch.Tensor],
+        means: Windows,
+        codes: Sequence[torch.Tensor],
+        colors: torch.Tensor,
     ) -> Arrays:
-        """`Arrays` from what a forward pass gave and the colour histograms (B, 75)."""
-        means = window_means(ys)
+        """`Arrays` from the blocks, their window means, the codes and colour histograms (B, 75)."""
         eta_conv = weigh(means, **self.recipe)
-        arrays = {"conv": eta_conv, "codes": join(codes, eta_conv)}
+        arrays = {"conv": eta_conv, "codes": join(codes, eta_conv, self.recipe["balance"])}
         for name, what in self.extras.items():
             if not isinstance(what, str):
                 arrays[name] = weigh(means, **what)
@@ -215,20 +229,69 @@ class Describer:
                     readable.append(i)
             if batch:
                 batches.append(self(batch))
-        arrays = {}
-        for name, array in store.arrays.items():
-            arrays[name] = np.full((n, array.shape[1]), np.nan, array.dtype)
-            if batches:
-                values = torch.cat([batch[name] for batch in batches]).cpu().numpy()
-                with np.errstate(over="ignore"):
-                    arrays[name][readable] = values
-        finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
-        for i in readable:
-            if not finite[i]:
-                state[i] = f"its descriptor is not finite as {store.conv.dtype}"
-                for array in arrays.values():
-                    array[i] = np.nan
-        return arrays, state
+        return _rows(store, state, readable, batches), state
+
+    def can_reuse(self, source: Store) -> bool:
+        """Whether a store's windows hold all that this describer needs of its images."""
+        if self.net.tapped_codes or not has_windows_of(source, self.net.with_head(None)):
+            return False
+        needs_color = "color" in self.extras.values()
+        return not needs_color or source.extras.get("color") == "color"
+
+    def refill(self, store: Store, source: Store, shards: Sequence[slice]) -> Iterator[slice]:
+        """`fill` from the windows of another store of the same images, see `can_reuse`."""
+        reasons = source.unreadable
+        for shard in shards:
+            state = np.array([reasons.get(file, "ok") for file in source.files[shard]], object)
+            readable = np.flatnonzero(state == "ok").tolist()
+            batches = []
+            if readable:
+                windows = torch.from_numpy(source.read("windows", shard)[readable])
+                colors = torch.empty(0)
+                if "color" in self.extras.values():
+                    colors = torch.from_numpy(source.read("color", shard)[readable])
+                batches.append(self._from_windows(windows, source.dims["blocks"], colors))
+            store.write(shard, _rows(store, state, readable, batches), state)
+            yield shard
+
+    @torch.inference_mode()
+    def _from_windows(
+        self, windows: torch.Tensor, blocks: Sequence[tuple[int, ...]], colors: torch.Tensor
+    ) -> Arrays:
+        """`Arrays` from windows (B, D), without a forward pass through the blocks."""
+        means = split_windows(windows.to(self.net.device), blocks)
+        ys = [mean for mean, _ in means]
+        codes = self.net.head(ys[-1]) if self.net.head else []
+        return self.arrays(ys, means, codes, colors)
+
+
+def has_windows_of(store: Store, net: Network) -> bool:
+    """Whether a store keeps the window means of just these blocks, at full precision."""
+    kept = store.extras.get("windows") == "windows" and store.conv.dtype == np.float32
+    return kept and not net.codes and store.network == net.provenance
+
+
+def _rows(
+    store: Store, state: NDArray[np.object_], readable: Sequence[int], batches: Sequence[Arrays]
+) -> dict[str, NDArray[np.floating]]:
+    """Batches of readable images as rows of a shard, {array name: (n, D)}, in the store's dtype.
+
+    A row that is not finite becomes NaN, and its state says so.
+    """
+    arrays = {}
+    for name, array in store.arrays.items():
+        arrays[name] = np.full((len(state), array.shape[1]), np.nan, array.dtype)
+        if batches:
+            values = torch.cat([batch[name] for batch in batches]).cpu().numpy()
+            with np.errstate(over="ignore"):
+                arrays[name][readable] = values
+    finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
+    for i in readable:
+        if not finite[i]:
+            state[i] = f"its descriptor is not finite as {store.conv.dtype}"
+            for array in arrays.values():
+                array[i] = np.nan
+    return arrays
 
 
 def default_batch(net: Network) -> int:

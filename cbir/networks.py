@@ -56,6 +56,8 @@ class Network:
         trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's.
             Position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
             squares of Eq. 11-12 stay where they belong.
+        head: makes more codes of y_N, (B, C_N, H_N, W_N) -> [(B, D), ..], named by its `names`:
+            what `train_codes` trains.
 
     Raises:
         ValueError: a submodule does not exist, or there is no block.
@@ -70,6 +72,7 @@ class Network:
         name: str = "custom",
         rectify: bool = False,
         trim: bool = False,
+        head: nn.Module | None = None,
     ) -> None:
         known = dict(module.named_modules())
         missing = [n for n in [*blocks, *codes] if n not in known]
@@ -85,7 +88,9 @@ class Network:
         # channels_last: 1.4x on CPUs, and what GPUs prefer
         self.module = module.eval().to(memory_format=torch.channels_last)
         self.blocks = list(blocks)
-        self.codes = list(codes)
+        self.tapped_codes = list(codes)
+        self.head = head.eval() if head else None
+        self.codes: list[str] = [*codes, *getattr(head, "names", [])]
         self.transform = transform or resize_transform()
         self.name = name
         self.rectify = rectify
@@ -105,6 +110,8 @@ class Network:
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves the network to a device, its weights to a dtype, and returns it."""
         self.module.to(device=device, dtype=dtype)
+        if self.head:
+            self.head.to(device=device, dtype=dtype)
         self.__dict__.pop("weights_hash", None)
         return self
 
@@ -119,7 +126,7 @@ class Network:
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             taps[name] = output.clone() if name in overwritten else output
 
-        names = [*self.blocks, *self.codes]
+        names = [*self.blocks, *self.tapped_codes]
         self._run(batch, names, keep)
         silent = [name for name in names if name not in taps]
         if silent:
@@ -129,7 +136,22 @@ class Network:
             ys = [y.clamp_min(0) for y in ys]
         if self.trim:
             ys = [_trim(y, ys[-1]) for y in ys]
-        return Activations(ys, [taps[name].flatten(1) for name in self.codes])  # codes: (B, D)
+        codes = [taps[name].flatten(1) for name in self.tapped_codes]  # (B, D)
+        if self.head:
+            codes += self.head(ys[-1])
+        return Activations(ys, codes)
+
+    def with_head(self, head: nn.Module | None) -> "Network":
+        """The same blocks, with the codes of a head instead of its own; None: without codes."""
+        return Network(
+            self.module,
+            self.blocks,
+            transform=self.transform,
+            name=self.name,
+            rectify=self.rectify,
+            trim=self.trim,
+            head=head,
+        )
 
     def _run(self, batch: torch.Tensor, names: Sequence[str], note: Note) -> None:
         """A forward pass in which every named submodule reports its output."""
@@ -150,14 +172,17 @@ class Network:
             taps[name] = (output, output._version)
 
         with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
-            self._run(batch.clone(), [*self.blocks, *self.codes], keep)
+            self._run(batch.clone(), [*self.blocks, *self.tapped_codes], keep)
         return {name for name, (output, version) in taps.items() if output._version != version}
 
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over the names, shapes and bytes of all parameters and buffers, 64 hex digits."""
         digest = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
+        tensors = self.module.state_dict()
+        if self.head:
+            tensors |= self.head.state_dict(prefix="head.")
+        for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -195,7 +220,7 @@ class Network:
         A layer is its name, its class's name and the shape of its output for one image. Where a
         tap point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
         """
-        taps = {*self.blocks, *self.codes}
+        taps = {*self.blocks, *self.tapped_codes}
         layers: list[tuple[str, str, tuple[int, ...]]] = []
 
         def note(name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
@@ -212,6 +237,9 @@ class Network:
         names = [name for name, module in modules if isinstance(module, LAYERS) or name in taps]
         with torch.inference_mode():
             self._run(self.probe(), names, note)
+        for name, layer in self.head.named_modules() if self.head else ():
+            if isinstance(layer, nn.Linear):
+                layers.append((f"head.{name}", "Linear", (layer.out_features,)))
         return layers
 
     @property

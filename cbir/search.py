@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -166,7 +167,8 @@ def _describe_files(
             "image files can only be searched for in a store, which knows how it was described: "
             "pass that, not an array of it"
         )
-    describer = Describer(network_of(st.network, net), st.recipe, st.extras)
+    made_by = network_of(st.network, net, folder=Path(st.location).parent)
+    describer = Describer(made_by, st.recipe, st.extras)
     files = list_images(files)
     vectors = {name: np.full((len(files), st[name].shape[1]), np.nan, np.float32) for name in names}
     for i in range(len(files)):

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.core.sync import sync
 
 from .common import AnyPath, did_you_mean
-from .descriptors import Recipe
+from .descriptors import Recipe, check_recipe
 from .labels import layer_names
 from .networks import Shapes
 
@@ -96,8 +96,10 @@ class Store:
         self.location = str(path)
         self.root = Path(attributes["root"])
         self.network: dict[str, Any] = attributes["network"]
-        self.recipe: Recipe = attributes["recipe"]
-        self.extras: dict[str, str | Recipe] = attributes["extras"]
+        self.recipe = check_recipe(**attributes["recipe"])  # older stores know no balance
+        self.extras: dict[str, str | Recipe] = {}
+        for name, what in attributes["extras"].items():
+            self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
         self.dims: Shapes = attributes["dims"]
         self.versions: dict[str, str] = attributes["versions"]
         self.computed = 0

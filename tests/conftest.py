@@ -5,7 +5,10 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import matplotlib
 import numpy as np
@@ -157,3 +160,15 @@ def photos():
 def paper():
     """The folder that CBIR_PAPER names: published numbers, thumbnails of published pictures."""
     return Path(os.environ["CBIR_PAPER"])
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder, and its address on a server of this machine: what lies there can be downloaded."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

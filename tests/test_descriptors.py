@@ -140,9 +140,9 @@ def test_three_switches_make_the_released_notebook():
     switched = cbir.conv_descriptor(ys, threshold="relative", counting="union", scale="as_released")
     assert torch.equal(switched, cbir.conv_descriptor(ys, **cbir.AS_RELEASED))
     assert cbir.AS_RELEASED == dict(
-        q=0.5, threshold="relative", counting="union", scale="as_released"
+        q=0.5, threshold="relative", counting="union", scale="as_released", balance="none"
     )
-    assert cbir.RECIPES == {"as_printed": cbir.AS_PRINTED, "as_released": cbir.AS_RELEASED}
+    assert list(cbir.RECIPES) == ["as_printed", "as_released", "unit_length"]
 
 
 def test_the_released_scale_of_vgg16():

@@ -112,13 +112,26 @@ def test_what_it_remembers(folder, tmp_path, tiny_net):
     st = extract(
         folder, tmp_path / "new" / "folders" / "st", tiny_net, q=0.25, threshold="relative"
     )
-    assert st.recipe == dict(q=0.25, threshold="relative", counting="count", scale="mean")
+    assert st.recipe == cbir.AS_PRINTED | dict(q=0.25, threshold="relative")
     assert st.network == tiny_net.provenance
     assert st.root == folder and st.path(3) == folder / "cat" / "03.png"
     assert (st.h.shape, st.eta_conv.shape, st.eta.shape) == ((11, 7), (11, 15), (11, 22))
     assert "11 images, 2 unreadable" in repr(st)
     assert_same(st, cbir.open_store(tmp_path / "new" / "folders" / "st"))
     assert st.h.dtype == st.eta[:].dtype == np.float32
+
+
+def test_a_store_made_before_there_was_a_balance(folder, tmp_path, tiny_net):
+    """Its recipe does not name one: it is read, and completed, as one without."""
+    extras = {"other": {"q": 0.1}}
+    st = extract(folder, tmp_path / "st", tiny_net, extras=extras)
+    attributes = json.loads((tmp_path / "st" / "zarr.json").read_text())
+    del attributes["attributes"]["recipe"]["balance"]
+    del attributes["attributes"]["extras"]["other"]["balance"]
+    (tmp_path / "st" / "zarr.json").write_text(json.dumps(attributes))
+    assert cbir.open_store(tmp_path / "st").recipe == cbir.AS_PRINTED
+    again = extract(folder, tmp_path / "st", tiny_net, extras=extras)
+    assert again.computed == 0 and np.array_equal(again.eta[:], st.eta[:], equal_nan=True)
 
 
 def test_names_of_all_kinds(tmp_path):

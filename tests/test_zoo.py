@@ -2,9 +2,6 @@
 
 import hashlib
 import sys
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 import cbir
-from cbir import zoo
+from cbir import weights, zoo
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
 
@@ -243,7 +240,7 @@ def test_channels_positions_and_colours_are_not_confused(tmp_path):
     """The comparison above would notice: swapped colours, or fc1's rows, change the codes."""
     arrays = keras_arrays()
     shapes = {k: v.shape for k, v in cbir.slim_vgg16().state_dict().items()}
-    state = zoo.from_keras(write_keras(tmp_path / "vgg.h5", arrays), shapes)
+    state = weights.from_keras(write_keras(tmp_path / "vgg.h5", arrays), shapes)
     assert {k: v.shape for k, v in state.items()} == shapes
     kernel, fc1 = arrays["block1_conv1"][0], arrays["fc1"][0]
     first = state["features.0.weight"]
@@ -298,41 +295,38 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name, weight
 
 
 @pytest.fixture
-def caffe(tmp_path, monkeypatch):
+def caffe(tmp_path, monkeypatch, published):
     """Keras' file of full VGG16 with one number in all weights, published by a local server."""
     h5py = pytest.importorskip("h5py")
-    path = tmp_path / "published" / "keras.h5"
-    path.parent.mkdir()
+    folder, url = published
+    path = folder / "keras.h5"
     with h5py.File(path, "w") as file:
         for layer, shape in keras_shapes(width=1, classes=1000).items():
             file.create_dataset(f"{layer}/{layer}_W_1:0", shape, "f4", fillvalue=0.01)
             file.create_dataset(f"{layer}/{layer}_b_1:0", shape[-1:], "f4", fillvalue=0.01)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=path.parent)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(zoo, "CAFFE_URL", f"http://127.0.0.1:{server.server_port}/keras.h5")
-        monkeypatch.setattr(zoo, "CAFFE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
-        yield path
-        server.shutdown()
+    monkeypatch.setattr(weights, "KERAS_URL", url)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, "KERAS_FULL", (path.name, md5))
+    return path
 
 
-def test_caffes_weights_are_downloaded_once_and_checked(caffe, monkeypatch):
+def test_caffes_weights_are_downloaded_once_and_checked(caffe, tmp_path):
     net = cbir.load_network("vgg16", weights="caffe", device="cpu")
     assert all((p == 0.01).all() for p in net.module.parameters())
     white = net.transform(Image.new("RGB", (50, 50), "white"))
     torch.testing.assert_close(white[:, 0, 0], 255 - torch.tensor([123.68, 116.779, 103.939]))
     caffe.unlink()
     assert cbir.load_network("vgg16", weights="caffe").provenance == net.provenance
-    kept = next((caffe.parents[1] / "torch").rglob("keras.h5"))
+    kept = next((tmp_path / "torch").rglob("keras.h5"))
     kept.write_bytes(kept.read_bytes()[:-1])  # damaged: not taken, and not to be had again
     with pytest.raises(RuntimeError, match="could not be downloaded"):
         cbir.load_network("vgg16", weights="caffe")
 
 
 def test_a_download_with_another_hash_is_refused(caffe, monkeypatch):
-    monkeypatch.setattr(zoo, "CAFFE_MD5", "0" * 32)
+    monkeypatch.setattr(weights, "KERAS_FULL", (caffe.name, "0" * 32))
     with pytest.raises(RuntimeError, match="corrupted"):
         cbir.load_network("vgg16", weights="caffe")
 

@@ -6,6 +6,7 @@ It says what a picture finds, which regions were significant, and what made a di
 from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,17 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..color import color_histogram
-from ..common import AnyPath, Metric
+from ..common import AnyPath, Balance, Metric
 from ..decoding import open_image
 from ..descriptors import (
     RECIPES,
     Recipe,
-    Windows,
+    balanced,
     check_recipe,
     significance_map,
     significant,
+    split_windows,
     trace,
     weigh,
+    window_means,
 )
 from ..extract import Describer
 from ..labels import layer_names
@@ -77,7 +80,7 @@ class Explorer:
     """
 
     def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
-        self.net = network_of(store.network, net)
+        self.net = network_of(store.network, net, folder=Path(store.location).parent)
         size = sum(4 * array.shape[0] * array.shape[1] for array in store.arrays.values())
         in_memory = size <= memory
         self.store = _loaded(store) if in_memory else store
@@ -85,11 +88,12 @@ class Explorer:
         self.live = in_memory and store.extras.get("windows") == "windows"
         self.recipes = _stored_recipes(store)
         if self.live:
-            self.recipes = RECIPES | self.recipes
+            self.recipes = self._computable() | self.recipes
         hidden = {"windows", *self.recipes}
         self.descriptors = self.offered(name for name in store.descriptors if name not in hidden)
         self._describer = Describer(self.net, store.recipe, store.extras)
         self._conv_by_recipe = lru_cache(4)(self._all_conv_descriptors)
+        self._codes_by_balance = lru_cache(2)(self._all_codes)
         self._looks = lru_cache(64)(self._look_at_file)
 
     def offered(self, descriptors: Iterable[str]) -> list[str]:
@@ -131,7 +135,8 @@ class Explorer:
         batch = self.net.transform(image)[None]  # (1, 3, H, W)
         ys, codes = self.net(batch)
         histogram = color_histogram(np.asarray(image))
-        arrays = self._describer.arrays(ys, codes, torch.from_numpy(histogram).float()[None])
+        colors = torch.from_numpy(histogram).float()[None]
+        arrays = self._describer.arrays(ys, window_means(ys), codes, colors)
         return Look(
             picture=to_picture(batch[0], self.net.transform),
             histogram=histogram,
@@ -251,8 +256,35 @@ class Explorer:
             )
         conv = self.store.arrays[name] if name else self._conv_by_recipe(tuple(recipe.items()))
         other = copy(self.store)
-        other.arrays = self.store.arrays | {"conv": conv}
+        other.arrays = self.store.arrays | {
+            "conv": conv,
+            "codes": self._codes_by_balance(recipe["balance"]),
+        }
         return other
+
+    def _computable(self) -> dict[str, Recipe]:
+        """The recipes of `RECIPES` that windows and codes give: lengths cannot be given back."""
+        balance = self.store.recipe["balance"]
+        if balance == "none":
+            return dict(RECIPES)
+        return {name: recipe for name, recipe in RECIPES.items() if recipe["balance"] == balance}
+
+    def _all_codes(self, balance: Balance) -> Any:
+        """The codes of all images by another balance, (N, D_1 + D_2)."""
+        codes = self.store.arrays["codes"]
+        if balance == self.store.recipe["balance"]:
+            return codes
+        return self._balanced_codes(torch.from_numpy(np.asarray(codes[:])), balance).numpy()
+
+    def _balanced_codes(self, codes: torch.Tensor, balance: Balance) -> torch.Tensor:
+        """Codes (n, D_1 + D_2) as stored, by another balance."""
+        stored = self.store.recipe["balance"]
+        if balance == stored:
+            return codes
+        if stored != "none":
+            raise ValueError(f"this store holds codes of balance {stored!r} only")
+        parts = codes.split(list(self.store.dims["codes"]), dim=1)
+        return torch.cat(balanced(parts, balance), dim=1) if parts else codes
 
     def _array_of(self, recipe: Recipe) -> str | None:
         """The name of the extra that holds eta_conv by a recipe."""
@@ -266,17 +298,10 @@ class Explorer:
         windows = self.store.arrays["windows"]
         pieces = []
         for start in range(0, len(self.store), BATCH):
-            means = self._window_means(windows[start : start + BATCH])
+            rows = torch.from_numpy(windows[start : start + BATCH])
+            means = split_windows(rows, self.store.dims["blocks"])
             pieces.append(weigh(means, **dict(recipe)).numpy())
         return np.concatenate(pieces)
-
-    def _window_means(self, windows: NDArray[np.float32]) -> Windows:
-        """Rows (n, D) of the extra "windows" as what `window_means` gives."""
-        blocks = self.store.dims["blocks"]  # [(C_m, H_m, W_m), ..]
-        _, height, width = blocks[-1]
-        maps = torch.from_numpy(windows).reshape(len(windows), -1, height, width)
-        by_block = maps.split([channels for channels, _, _ in blocks], dim=1)
-        return [(y, h * w // (height * width)) for y, (_, h, w) in zip(by_block, blocks)]
 
     def _vector(
         self, store: Store, look: Look, descriptor: str, recipe: Recipe
@@ -288,8 +313,10 @@ class Explorer:
             if name is not None:
                 conv = arrays[name]
             else:
-                conv = weigh(self._window_means(arrays["windows"].numpy()), **recipe)
-            arrays = arrays | {"conv": conv}
+                means = split_windows(arrays["windows"], self.store.dims["blocks"])
+                conv = weigh(means, **recipe)
+            codes = self._balanced_codes(arrays["codes"], recipe["balance"])
+            arrays = arrays | {"conv": conv, "codes": codes}
         pieces = [arrays[name][:, first:end] for name, first, end in store.parts(descriptor)]
         return np.concatenate(pieces, axis=1)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common import AnyPath, Split, unknown_choice, write_atomically
-from .render import MIDDLE, Floats, render_scene
+from .render import MIDDLE, Floats, object_share, render_scene
 
 VERSION = 1  # of the pictures: raised whenever the same table of scenes gives other pixels
 
@@ -114,6 +114,26 @@ def render_scenes(scenes: pd.DataFrame, size: int = 224) -> NDArray[np.uint8]:
     # Threads serve: the compiled loop releases the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(lambda row: render_scene(*_arguments(row), size), rows)))
+
+
+def object_masks(scenes: pd.DataFrame, size: int = 224) -> NDArray[np.float64]:
+    """Computes where the objects of a table of scenes are.
+
+    Args:
+        scenes: as `sample_scenes` or the manifest gives it.
+        size: side of the masks.
+
+    Returns:
+        How much of every pixel the object covers, (n, size, size) float from 0 to 1.
+    """
+
+    def mask(scene: Mapping[str, Any]) -> Floats:
+        shape, _, eye, camera, *_ = _arguments(scene)
+        return object_share(shape, eye, camera, size)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        masks = list(pool.map(mask, scenes.to_dict("records")))
+    return np.stack(masks) if masks else np.zeros((0, size, size))
 
 
 def _arguments(scene: Mapping[str, Any]) -> tuple[int, int, Floats, Floats, Floats, Floats, Floats]:

@@ -203,12 +203,21 @@ def _commands(
     notebooks: Sequence[str],
 ) -> str:
     """The command lines that made a run: this one, after those of another command before it."""
-    start = f"cbir {'evidence' if notebooks == EVIDENCE else 'reproduce'} "
-    words = ["--profile", profile, "--name", name]
+    start = f"cbir {_command_of(notebooks)} --profile "
+    words = [profile, "--name", name]
     for key, value in (parameters or {}).items():
         words += ["-p", key, "none" if value is None else str(value)]
     others = [line for line in before.splitlines() if not line.startswith(start)]
     return "\n".join([*others, start + shlex.join(words)])
+
+
+def _command_of(notebooks: Sequence[str]) -> str:
+    """The command that runs these notebooks, as far as they are named."""
+    if notebooks == EVIDENCE:
+        return "evidence"
+    if notebooks == PAPER:
+        return "reproduce"
+    return "reproduce --only " + ",".join(name.split("_")[0] for name in notebooks)
 
 
 def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -> dict[str, Any]:

@@ -84,6 +84,30 @@ def notebooks() -> list[str]:
     return sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
+def by_number(numbers: str) -> list[str]:
+    """The names of some notebooks.
+
+    Args:
+        numbers: theirs, and ranges of them: "02-07,10".
+
+    Raises:
+        ValueError: there is no notebook of that number, or the text is no list of numbers.
+    """
+    known = {int(name.split("_")[0]): name for name in notebooks()}
+    selected = []
+    for part in numbers.split(","):
+        first, _, last = part.partition("-")
+        try:
+            wanted = range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise ValueError(f"{part!r} is no notebook's number: write 10, or 02-07,10") from None
+        for number in wanted:
+            if number not in known:
+                raise ValueError(f"no notebook {number:02d}: there are {', '.join(notebooks())}")
+            selected.append(known[number])
+    return selected
+
+
 def profiles() -> dict[str, str]:
     """{name: what it is for, the comment at its top} of profiles/*.yaml."""
     found = {}

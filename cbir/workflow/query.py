@@ -43,7 +43,8 @@ def open_database(
     if weights == "":
         weights = "default"
     opened = open_store(store)
-    return opened, network_of(opened.network, weights=weights)
+    folder = Path(opened.location).parent
+    return opened, network_of(opened.network, weights=weights, folder=folder)
 
 
 def _weights_of(run: str) -> str | None:

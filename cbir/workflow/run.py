@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from .. import canvas, tables
 from ..cluster import connect
+from ..codes import CODES_FILE, train_codes
 from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
-from ..images import ImageSet
+from ..images import Images, ImageSet
 from ..networks import Network
 from ..store import Extras, Store
 from ..zoo import Weights, load_network
@@ -62,6 +63,7 @@ class Run:
         precision: Precision = "float32",
         recipe: str = "as_printed",
         q: float = 0.5,
+        code_widths: Sequence[int] = (),
         seed: int = 0,
         device: str = "auto",
         batch_size: int = 0,
@@ -88,6 +90,10 @@ class Run:
             precision: as in `load_network`.
             recipe: a name of `RECIPES`.
             q: the recipe's threshold.
+            code_widths: retrains the network's codes on the database's classes, in layers of these
+                widths (`train_codes`). They are kept beside the stores, in codes.safetensors. The
+                images go through the network once: its window means stay in windows/, 288 kB an
+                image for VGG16.
             seed: of the draws in `load_images`.
             device: as in `load_network`.
             batch_size: as in `extract`.
@@ -108,7 +114,7 @@ class Run:
                 `load_network`, `named_recipe` and `extract` raise.
         """
         if isinstance(images, ImageSet) and isinstance(queries, ImageSet):
-            parts = images, queries
+            parts: tuple[Images, Images] = (images, queries)
         elif isinstance(images, ImageSet) or isinstance(queries, ImageSet):
             raise ValueError("images and queries must both be an ImageSet, or neither")
         else:
@@ -118,21 +124,16 @@ class Run:
         if isinstance(network, str):
             network = load_network(network, weights, device, crop=crop, precision=precision)
         settings = named_recipe(recipe, q=q)
-        stores = []
+        place = f"{self.path / 'stores'}/{folder}"
         with connect(scheduler) as client:
-            for name, part in zip(("database", "queries"), parts):
-                store = extract(
-                    part,
-                    network,
-                    self.path / "stores" / f"{folder}{name}",
-                    batch_size=batch_size,
-                    extras=extras,
-                    dtype=dtype,
-                    client=client,
-                    **settings,
-                )
-                stores.append(store)
-        return Described(network, *stores)
+            shared: dict[str, Any] = {"batch_size": batch_size, "client": client}
+            if code_widths:
+                beside = Path(f"{place}database").parent
+                network, parts = _retrained(network, parts, beside, code_widths, seed, shared)
+            shared |= {"extras": extras, "dtype": dtype} | settings
+            database = extract(parts[0], network, f"{place}database", **shared)
+            queries_store = extract(parts[1], network, f"{place}queries", **shared)
+        return Described(network, database, queries_store)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
@@ -147,19 +148,17 @@ class Run:
         canvas.show(fig, caption)
 
     def save_table1(self, table: pd.DataFrame) -> None:
-        """Saves Table I as table1.csv, .md, .tex and, for the report, .html; winners in bold.
+        """Saves Table I as table1.csv, and as two tables in .md, .tex and, for the report, .html.
 
         Args:
-            table: as `cbir.table1` gives it; written with six decimals, as in the paper.
+            table: as `cbir.table1` gives it; the CSV has six decimals, as the paper.
         """
-        markdown = tables.markdown(table, tables.winners(table))
-        latex = tables.style(table, "latex").to_latex(convert_css=True, hrules=True)
         self._write(
             "table1.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         )
-        self._write("table1.md", markdown)
-        self._write("table1.tex", latex)
-        self._write("table1.html", tables.style(table).to_html())
+        self._write("table1.md", tables.to_markdown(table))
+        self._write("table1.tex", tables.to_latex(table))
+        self._write("table1.html", tables.to_html(table))
 
     def array_path(self, name: str, key: str) -> Path:
         """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
@@ -216,6 +215,23 @@ class Run:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text)
+
+
+def _retrained(
+    net: Network,
+    parts: tuple[Images, Images],
+    folder: Path,
+    widths: Sequence[int],
+    seed: int,
+    options: dict[str, Any],
+) -> tuple[Network, tuple[Store, Store]]:
+    """A network with codes retrained on the database; both parts as stores of window means."""
+    trunk = net.with_head(None)
+    options = options | {"extras": {"windows": "windows", "color": "color"}}
+    database = extract(parts[0], trunk, folder / "windows" / "database", **options)
+    queries = extract(parts[1], trunk, folder / "windows" / "queries", **options)
+    path = folder / CODES_FILE
+    return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
 
 
 def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:

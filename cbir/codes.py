@@ -1,0 +1,305 @@
+"""Codes y_{N+1}, y_{N+2}, .. retrained on the classes of a database.
+
+A. Babenko et al., "Neural Codes for Image Retrieval", ECCV 2014, retrain a network on the data at
+hand and take its fully connected layers as descriptors. Here the convolutions stay as they are, and
+only the layers on top of y_N are trained. So a network whose fully connected layers are out of
+reach gets an h (Eq. 7), which is another one than that of the original layers.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from .cluster import ahead
+from .common import AnyPath
+from .datasets import choose_queries
+from .extract import Describer, has_windows_of
+from .images import Images, list_images
+from .networks import Network
+from .store import Store
+
+Module = TypeVar("Module", bound=nn.Module)
+
+CODES_FILE = "codes.safetensors"  # beside the stores of a run
+RETRAINED = "retrained"  # what the names of such codes end with
+FIRST = 6  # VGG16 calls its fully connected layers fc6 and fc7
+ROWS = 256  # images at a time whose y_N is read or classified
+
+
+class Codes(nn.Module):
+    """Fully connected layers with ReLU and dropout on top of y_N, and a softmax over classes.
+
+    `names` are those of the layers; `about` tells how they were trained.
+    """
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *widths]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.classifier = nn.Linear(sizes[-1], n_classes)
+        self.dropout = dropout
+        self.names = [f"fc{i}, {width} {RETRAINED}" for i, width in enumerate(widths, FIRST)]
+        self.about: dict[str, Any] = {}
+
+    def forward(self, y_N: torch.Tensor) -> list[torch.Tensor]:
+        """The codes: (B, C_N, H_N, W_N) or (B, C_N * H_N * W_N) -> [(B, width), ..]."""
+        codes = [y_N.flatten(1)]
+        for layer in self.layers:
+            codes.append(torch.relu(layer(self._dropped(codes[-1], len(codes) > 1))))
+        return codes[1:]
+
+    def classify(self, y_N: torch.Tensor) -> torch.Tensor:
+        """The classes' scores before the softmax, (B, n_classes)."""
+        return self.classifier(self._dropped(self(y_N)[-1], True))
+
+    def _dropped(self, x: torch.Tensor, hidden: bool) -> torch.Tensor:
+        """Dropout after a hidden layer; by `torch.rand`, which draws the same on any processor."""
+        if not (self.training and hidden and self.dropout):
+            return x
+        kept = torch.rand(x.shape).to(x.device) >= self.dropout
+        return x * kept / (1 - self.dropout)
+
+
+def train_codes(
+    net: Network,
+    images: Images | AnyPath | Iterable[AnyPath],
+    widths: Sequence[int] = (4096, 4096),
+    epochs: int = 10,
+    batch_size: int = 64,
+    lr: float = 1e-4,
+    dropout: float = 0.5,
+    held_out: float = 0.1,
+    seed: int = 0,
+    most: int = 20_000,
+    path: AnyPath | None = None,
+) -> Network:
+    """Retrains a network's codes on the classes of some images (Babenko et al.).
+
+    The layers are trained on y_N with cross-entropy (AdamW, cosine schedule).
+
+    Args:
+        net: the network. Codes that it has are left out of the result.
+        images: the database: a folder, a list of files or an `ImageSet` with classes; or a store
+            with the extra "windows", made by `net`, from which y_N is read.
+        widths: of the layers; VGG16 has two of 4096.
+        epochs: passes over the images.
+        batch_size: images a step.
+        lr: learning rate at the start.
+        dropout: share of the hidden units that a step leaves out.
+        held_out: share of the images, balanced over the classes, that only measure the accuracy.
+        seed: of weights, order and dropout, and of what is held out.
+        most: images that are trained on; of a larger database a sample, balanced over the classes.
+        path: a file (.safetensors) for the layers. One that is there already is read instead.
+
+    Returns:
+        The network with the codes, in its `head`, a `Codes`. `head.about` tells the number of
+        images and classes, the settings and the accuracy on the images held out.
+
+    Raises:
+        ValueError: fewer than two classes; or `path` holds layers that were made otherwise.
+    """
+    images = list_images(images)
+    trunk = net.with_head(None)
+    classes = sorted(set(images.labels))
+    if len(classes) < 2:
+        raise ValueError(
+            "codes are trained on class labels: this database has fewer than two classes. Give "
+            "every class a folder, or go without codes"
+        )
+    settings = {
+        "network": trunk.provenance,
+        "images": _digest([list(images.files), list(images.labels)]),
+        "classes": classes,
+        "widths": list(widths),
+        "epochs": epochs,
+        "batch size": batch_size,
+        "learning rate": lr,
+        "dropout": dropout,
+        "held out": held_out,
+        "seed": seed,
+        "most": most,
+    }
+    if path is not None and Path(path).is_file():
+        loaded = load_codes(net, path)
+        made_by = {key: _about(loaded).get(key) for key in settings}
+        if made_by != settings:
+            differ = [key for key in settings if made_by[key] != settings[key]]
+            raise ValueError(
+                f"{path} holds codes that were trained with other settings ({', '.join(differ)}): "
+                "delete it, or choose another file"
+            )
+        return loaded
+    rows = np.arange(len(images))
+    if len(images) > most:
+        rows = np.array(choose_queries(images, most, seed))
+    y_N = _last_blocks(trunk, images, rows)  # (n, C_N * H_N * W_N)
+    readable = np.isfinite(y_N[:, 0])
+    rows, y_N = rows[readable], y_N[readable]
+    targets = torch.tensor([classes.index(images.labels[row]) for row in rows])
+    measured = np.isin(rows, choose_queries(images, max(1, round(held_out * len(images))), seed))
+    inputs, tests = torch.from_numpy(y_N[~measured]), torch.from_numpy(y_N[measured])
+    codes = fit(
+        lambda: Codes(y_N.shape[1], widths, len(classes), dropout),
+        Codes.classify,
+        inputs,
+        targets[~measured],
+        epochs,
+        batch_size,
+        lr,
+        seed,
+        net.device,
+        f"codes {' x '.join(map(str, widths))}",
+    )
+    codes.about = settings | {
+        "trained on": len(inputs),
+        "accuracy": _accuracy(codes, tests, targets[measured]),
+    }
+    if path is not None:
+        _save(codes, path)
+    return trunk.with_head(codes)
+
+
+def fit(
+    build: Callable[[], Module],
+    scores: Callable[[Module, torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    device: str | torch.device,
+    name: str,
+) -> Module:
+    """Trains a classifier on rows that are held in memory: cross-entropy, AdamW, cosine schedule.
+
+    Args:
+        build: makes the module.
+        scores: (module, (B, D)) -> (B, classes), what goes into the softmax.
+        inputs: (n, D) float.
+        targets: (n,) int64, numbers of classes.
+        epochs: passes over the rows.
+        batch_size: rows a step.
+        lr: learning rate at the start.
+        seed: of weights, order and dropout; the global generator is left alone.
+        device: where to train.
+        name: for the progress bar.
+
+    Returns:
+        The module, in evaluation mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = build().to(device).train()
+        n_batches = -(-len(inputs) // batch_size)
+        optimizer = torch.optim.AdamW(module.parameters(), lr, fused=True)  # thrice as fast
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
+        for _ in tqdm(range(epochs), desc=name, unit=" epochs"):
+            for rows in torch.randperm(len(inputs)).split(batch_size):
+                predicted = scores(module, inputs[rows].to(device))
+                loss = F.cross_entropy(predicted, targets[rows].to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return module.eval()
+
+
+def load_codes(net: Network, path: AnyPath) -> Network:
+    """Puts the codes that `train_codes` saved on top of a network.
+
+    Args:
+        net: the network that they were trained for; its own codes are left out.
+        path: the file.
+
+    Returns:
+        The network with the codes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no codes, or those of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no retrained codes at {path}: they lie beside the stores of the run that made them; "
+            "give the network itself as `net`, or train them again with cbir.train_codes"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        inputs = state["layers.0.weight"].shape[1]
+        codes = Codes(inputs, about["widths"], len(about["classes"]), about["dropout"])
+        codes.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no codes of cbir.train_codes ({error})") from error
+    trunk = net.with_head(None)
+    if about["network"] != trunk.provenance:
+        raise ValueError(f"the codes in {path} were trained for another network than {net.name!r}")
+    codes.about = about
+    return trunk.with_head(codes.to(net.device, net.dtype))
+
+
+def _save(codes: Codes, path: AnyPath) -> None:
+    """Writes the layers and `about`; a reader finds the whole file or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.new")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in codes.state_dict().items()}
+    save_file(tensors, aside, metadata={"about": json.dumps(codes.about)})
+    aside.replace(path)
+
+
+def _about(net: Network) -> dict[str, Any]:
+    assert isinstance(net.head, Codes)
+    return net.head.about
+
+
+def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+    """y_N of some images, flat: (len(rows), C_N * H_N * W_N); NaN for one that cannot be read."""
+    width = math.prod(trunk.shapes["blocks"][-1])
+    y_N = np.full((len(rows), width), np.nan, np.float32)
+    if isinstance(images, Store) and has_windows_of(images, trunk):
+        for start in range(0, len(rows), ROWS):
+            y_N[start : start + ROWS] = images["windows"][rows[start : start + ROWS]][:, -width:]
+        return y_N
+    describer = Describer(trunk)
+    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="y_N", unit=" images") as bar:
+        decoded = ahead(pool, lambda row: describer.decode(images.path(row)), rows.tolist(), 64)
+        for start in range(0, len(rows), 32):
+            batch = dict(enumerate(islice(decoded, 32), start))
+            bar.update(len(batch))
+            inputs = {i: image[0] for i, image in batch.items() if not isinstance(image, str)}
+            if inputs:
+                ys, _ = trunk(torch.stack(list(inputs.values())))
+                y_N[list(inputs)] = ys[-1].flatten(1).float().cpu().numpy()
+    return y_N
+
+
+@torch.inference_mode()
+def _accuracy(codes: Codes, y_N: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of images that get their class."""
+    device = next(codes.parameters()).device
+    answers = [codes.classify(part.to(device)).argmax(1).cpu() for part in y_N.split(ROWS)]
+    return float((torch.cat(answers) == targets).float().mean())
+
+
+def _digest(names: Any) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
