@@ -2,18 +2,24 @@
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from .canvas import SMALL, Grid, Panels, bare, ranks, shorten
+from .canvas import SMALL, Grid, Panels, bare, is_first, ranks, shorten
 from .decoding import UnreadableImage, open_image
 from .images import Images
 from .labels import symbol
@@ -21,21 +27,33 @@ from .nearest import Hits
 from .networks import Network
 
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
+Known: TypeAlias = tuple[pd.DataFrame, pd.DataFrame]  # of queries and images, a column a factor
 
 CONVOLUTION, POOLING, CONNECTED = "#DCE9F5", "#F3B49A", "#F5E6C8"  # Fig. 1
-TINT_OPACITY = 0.6  # Fig. 2
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"  # frames of Figs 3-6
+DASHES = (0, (2.5, 1))
+MARKERS = "oD"  # under the images of Figs 3-6, for what is known besides the class
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
+STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
+MIDDLES = tuple(start + 0.5 for start in STARTS)
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
 GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
 
 
-def network(ax: Axes, net: Network) -> Axes:
+def network(ax: Axes, net: Network, key: bool = True) -> Axes:
     """Draws Fig. 1: the network as blocks y_1..y_N and codes y_{N+1}, y_{N+2}.
 
     Every convolution, pooling and fully connected layer is a slab, found by running the network.
     Its side is the map's side (square root), its thickness the number of channels (logarithm).
+
+    Args:
+        ax: the axes.
+        net: the network.
+        key: whether the colours are explained.
+
+    Returns:
+        ax.
     """
     colors = {"Conv2d": CONVOLUTION, "Linear": CONNECTED}
     outputs = {name: m for m, name in enumerate([*net.blocks, *net.codes], start=1)}
@@ -59,8 +77,9 @@ def network(ax: Axes, net: Network) -> Axes:
     legend = {CONVOLUTION: "convolution + ReLU", POOLING: "max-pool", CONNECTED: "fully connected"}
     for color, label in legend.items():
         ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, label=label, **edge))
-    ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.7, 2.6), aspect="equal")
-    ax.legend(loc="upper right")
+    ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.75, 2.4), aspect="equal")
+    if key:
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
     ax.axis("off")
     return ax
 
@@ -89,8 +108,7 @@ def significant_regions(
 ) -> Panels:
     """Draws Fig. 2: maps z_m over an image.
 
-    The image keeps its colours where a neuron is significant and is grey elsewhere. Where maps
-    count channels, the more agree, the brighter the tint.
+    It is drawn as `marked` does it, with the cells of coarse maps.
 
     Args:
         axes: as many as maps.
@@ -102,16 +120,9 @@ def significant_regions(
         axes.
     """
     height, width = image.shape[:2]
-    whole_image = (-0.5, width - 0.5, height - 0.5, -0.5)
     for ax, z in zip(axes, maps):
         rows, cols = z.shape
-        significant = stretched(z, height, width) > 0
-        ax.imshow(np.where(significant[..., None], image, faded(image)))
-        if z.max() > 1:
-            cmap, norm = tint(z)
-            counts = np.ma.masked_equal(z, 0)
-            layer = ax.imshow(counts, cmap=cmap, norm=norm, interpolation="nearest")
-            layer.set(alpha=TINT_OPACITY, extent=whole_image)
+        ax.imshow(marked(image, z))
         if rows <= 28:  # finer grids would cover the picture
             line = {"colors": "white", "linewidth": 0.25, "alpha": 0.6}
             ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, **line)
@@ -135,9 +146,42 @@ def faded(image: Picture) -> Picture:
     return np.repeat(gray, 3, axis=2).astype(np.uint8)
 
 
+def marked(image: Picture, z: NDArray[Any]) -> Picture:
+    """Colours an image where a neuron is significant and leaves it light grey elsewhere.
+
+    A map of zeros and ones leaves it its own colours. One that counts channels tints it, the more
+    channels, the brighter; light and dark of the image stay.
+
+    Args:
+        image: (H, W, 3) uint8.
+        z: (H_m, W_m) counts >= 0.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    counts = stretched(z, *image.shape[:2])  # (H, W)
+    inside = image
+    if z.max() > 1:
+        cmap, norm = tint(z)
+        light = 0.35 + 0.95 * image.mean(axis=2, keepdims=True) / 255
+        inside = np.minimum(255 * cmap(norm(counts))[..., :3] * light, 255).astype(np.uint8)
+    return np.where(counts[..., None] > 0, inside, faded(image))
+
+
 def tint(z: NDArray[Any]) -> tuple[Colormap, Normalize]:
     """Gives the colours of a map's counts: the more channels agree, the brighter."""
-    return colormaps["inferno"], Normalize(-0.2 * z.max(), z.max())
+    colors = colormaps["viridis"](np.linspace(0.35, 1, 256))  # the darkest would hide the image
+    return ListedColormap(colors), Normalize(0, z.max())
+
+
+def count_bar(ax: Axes, z: NDArray[Any]) -> None:
+    """Draws the colour bar of a map's counts beside its axes, if it counts."""
+    if z.max() > 1:
+        cmap, norm = tint(z)
+        beside = ax.inset_axes((1.08, 0, 0.07, 1))
+        bar = ax.figure.colorbar(ScalarMappable(norm, cmap), cax=beside, label="channels")
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(4, integer=True)
 
 
 def retrieval(
@@ -147,12 +191,17 @@ def retrieval(
     hits: Hits | Mapping[str, Hits],
     rows: Sequence[int] | NDArray[np.integer] | None = None,
     names: Sequence[str] | None = None,
+    known: Known | None = None,
 ) -> Grid:
     """Draws Figs 3-6: in a row of axes a query, then its k nearest images.
 
     The class and the distance stand under each. The frame tells whether the class is the query's:
     green and solid, or pink and dashed. An image that cannot be read is grey. Distances have four
     decimals, or more where they are small. Only a figure's first row of axes has titles.
+
+    Of what else is known of the images (background, palette) there is a mark under each, filled
+    where it is the query's. Behind a row stands how many of its images have the query's class,
+    background, .. The figure's legend says so once.
 
     Args:
         axes: (R, 1 + k), a row for every query and descriptor.
@@ -161,6 +210,7 @@ def retrieval(
         hits: what `search` found for all queries, or several of these: {descriptor: hits}.
         rows: which queries to draw, default all.
         names: R texts for the rows; default their numbers, with several descriptors their symbols.
+        known: what `known_factors` says of the queries and of the database; default nothing.
 
     Returns:
         axes.
@@ -171,24 +221,107 @@ def retrieval(
         numbers = range(1, len(rows) + 1)
         names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
     decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
-    thumbnail = functools.cache(_thumbnail)
+    picture = functools.cache(thumbnail)
     lines = list(itertools.product(rows, found))
     for row, name, (query, each) in zip(axes, names, lines):
         query_class = queries.labels[query]
-        _draw_image(row[0], thumbnail(queries.path(query)), [query_class], QUERY)
+        _draw_image(row[0], picture(queries.path(query)), [query_class], QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for ax, i, distance in zip(row[1:], each.indices[query], each.distances[query]):
-            found_any = i >= 0  # not if the query could not be read
-            label = database.labels[i] if found_any else ""
-            image = thumbnail(database.path(i)) if found_any else GRAY
-            text = [label, f"{distance:.{decimals}f}"]
-            _draw_image(ax, image, text, _frame(query_class, label))
+        same = _agreement(known, query, each.indices[query])
+        texts = [f"{distance:.{decimals}f}" for distance in each.distances[query]]
+        _draw_found(row[1:], database, each.indices[query], query_class, same, picture, texts)
+        counts = [f"{factor} {agree.sum()}/{len(agree)}" for factor, agree in same.items()]
+        _write_beside(row[-1], "\n".join(counts))
         ranks(row)
+    if known and is_first(axes[0]):
+        _draw_legend(axes[0][0], known)
     return axes
 
 
-def _thumbnail(path: Path) -> Picture:
-    """An image, reduced for drawing; grey where it cannot be read."""
+def summary(
+    axes: Grid,
+    queries: Images,
+    database: Images,
+    hits: Mapping[str, Hits],
+    rows: Sequence[int] | NDArray[np.integer],
+    names: Sequence[str],
+    known: Known | None = None,
+) -> Grid:
+    """Draws queries with what several descriptors found for them, side by side.
+
+    Frames, marks, legend and counts are those of `retrieval`.
+
+    Args:
+        axes: (R, 1 + D k), a row a query: it, then k images by each of the D descriptors.
+        queries: an `ImageSet` or a store.
+        database: the `ImageSet` or store that was searched.
+        hits: {descriptor: what `search` found for all queries}.
+        rows: the R queries to draw.
+        names: R texts for the rows.
+        known: as in `retrieval`.
+
+    Returns:
+        axes.
+    """
+    picture = functools.cache(thumbnail)
+    for row, query, name in zip(axes, rows, names):
+        query_class = queries.labels[query]
+        _draw_image(row[0], picture(queries.path(query)), [], QUERY, 1.2)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        groups = np.reshape(row[1:], (len(hits), -1))
+        for group, each in zip(groups, hits.values()):
+            same = _agreement(known, query, each.indices[query])
+            _draw_found(group, database, each.indices[query], query_class, same, picture)
+            counts = [f"{factor} {agree.sum()}" for factor, agree in same.items()]
+            middle = group[len(group) // 2]
+            middle.set_xlabel(" · ".join(counts), fontsize=SMALL, labelpad=10)
+    axes[0][0].set_title("query")
+    for group, descriptor in zip(np.reshape(axes[0][1:], (len(hits), -1)), hits):
+        group[len(group) // 2].set_title(symbol(descriptor), fontsize=10)
+    if known:
+        _draw_legend(axes[0][0], known)
+    return axes
+
+
+def _agreement(
+    known: Known | None, query: int, indices: NDArray[np.integer]
+) -> dict[str, NDArray[np.bool_]]:
+    """Which images agree with their query in what is known of both.
+
+    indices: (k,) rows of the database; -1, not found, agrees in nothing. Returns {"class": (k,)
+    bool, "background": .., ..}.
+    """
+    of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
+    same = {}
+    for factor in of_query.columns.intersection(of_image.columns):
+        value = of_query[factor].iloc[query]
+        if value:
+            same[factor] = (indices >= 0) & (of_image[factor].to_numpy()[indices] == value)
+    return same
+
+
+def _draw_found(
+    axes: Panels,
+    database: Images,
+    indices: NDArray[np.integer],
+    query_class: str,
+    same: Mapping[str, NDArray[np.bool_]],
+    picture: Callable[[Path], Picture],
+    distances: Sequence[str] = (),
+) -> None:
+    """The images that a query found: large with text under them, or without distances small."""
+    marked_factors = [agree for factor, agree in same.items() if factor != "class"]
+    for n, (ax, i) in enumerate(zip(axes, indices)):
+        found_any = i >= 0  # not if the query could not be read
+        label = database.labels[i] if found_any else ""
+        image = picture(database.path(i)) if found_any else GRAY
+        lines = [label, distances[n]] if distances else []
+        _draw_image(ax, image, lines, _frame(query_class, label), 1.8 if distances else 1.2)
+        _draw_marks(ax, [agree[n] for agree in marked_factors])
+
+
+def thumbnail(path: Path) -> Picture:
+    """Opens an image, reduced for drawing, (H, W, 3); grey where it cannot be read."""
     try:
         image = open_image(path)
     except UnreadableImage:
@@ -210,14 +343,20 @@ def _frame(query_class: str, label: str) -> str:
     return SAME if label == query_class else OTHER
 
 
-def _draw_image(ax: Axes, image: Picture, lines: Sequence[str], color: str) -> None:
+def _frame_line(color: str, width: float = 1.8) -> dict[str, Any]:
+    """How a frame is drawn."""
+    return {"edgecolor": color, "linewidth": width, "linestyle": DASHES if color == OTHER else "-"}
+
+
+def _draw_image(
+    ax: Axes, image: Picture, lines: Sequence[str], color: str, width_of_frame: float = 1.8
+) -> None:
     """An image with its proportions in a square cell, a frame around it, lines of text under it."""
     height, width = image.shape[:2]
     half = max(height, width) / 2
     ax.imshow(image)
     ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
-    style = (0, (2.5, 1)) if color == OTHER else "-"
-    line = {"edgecolor": color, "linewidth": 1.8, "linestyle": style}
+    line = _frame_line(color, width_of_frame)
     ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **line))
     text = "\n".join(shorten(line, 17) for line in lines if line)
     # a class may be called "$x"
@@ -225,10 +364,63 @@ def _draw_image(ax: Axes, image: Picture, lines: Sequence[str], color: str) -> N
     bare(ax)
 
 
+def _draw_marks(ax: Axes, same: Sequence[np.bool_]) -> None:
+    """Marks under an image, on the last line of its text: one at the left, one at the right."""
+    down = 4.8 + 8.6 * ax.get_xlabel().count("\n")
+    offset = ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
+    for x, marker, filled in zip((0.1, 0.9), MARKERS, same):
+        mark = Line2D([x], [0], transform=ax.transAxes + offset, clip_on=False)
+        ax.add_line(_marked(mark, marker, filled))
+
+
+def _marked(mark: Line2D, marker: str, filled: bool | np.bool_) -> Line2D:
+    """A mark of Figs 3-6, filled or hollow."""
+    size = 4 if marker == "o" else 3.4
+    mark.set(marker=marker, markersize=size, markeredgewidth=0.7, linestyle="")
+    mark.set(markeredgecolor=QUERY, markerfacecolor=QUERY if filled else "white")
+    return mark
+
+
+def _write_beside(ax: Axes, text: str) -> None:
+    """Text behind a row of images, or none."""
+    if not text:
+        return
+    style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": SMALL}
+    ax.annotate(text, (1, 0.5), (7, 0), va="center", linespacing=1.5, **style)
+
+
+def _draw_legend(ax: Axes, known: Known) -> None:
+    """What frames and marks mean, above a figure whose upper left axes these are."""
+    factors = known[0].columns.intersection(known[1].columns)
+    keys: dict[str, Any] = {}  # {text: the artists before it}
+    if "class" in factors:
+        frames = [Rectangle((0, 0), 1, 1, fill=False, **_frame_line(c, 1.2)) for c in (SAME, OTHER)]
+        keys["class: the query's, another"] = tuple(frames)
+    for marker, factor in zip(MARKERS, [factor for factor in factors if factor != "class"]):
+        marks = [_marked(Line2D([], []), marker, filled) for filled in (True, False)]
+        keys[f"{factor}: the query's, another"] = tuple(marks)
+    if not keys:
+        return
+    left = ax.get_position().x0
+    ax.figure.legend(
+        list(keys.values()),
+        list(keys),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.6)},
+        handlelength=2.6,
+        ncols=len(keys),
+        loc="upper left",
+        bbox_to_anchor=(left, 1),
+        borderaxespad=0,
+        borderpad=0.2,
+        columnspacing=1.5,
+    )
+
+
 def histograms(
     axes: Grid,
     histograms: Sequence[Sequence[NDArray[np.floating]]] | NDArray[np.floating],
     distances: Sequence[Sequence[float] | NDArray[np.floating]] | NDArray[np.floating],
+    pictures: Sequence[Picture] = (),
 ) -> Grid:
     """Draws Figs 7-10: in a row the query's colour histogram, then those of its k nearest images.
 
@@ -238,24 +430,51 @@ def histograms(
         axes: (Q, 1 + k).
         histograms: (Q, 1 + k, 75), every channel with sum 1.
         distances: (Q, k).
+        pictures: Q images (H, W, 3) uint8 that stand before the rows, or none.
 
     Returns:
         axes.
     """
-    bins = np.linspace(0, 1, 26)
     for number, (row, row_histograms, xs) in enumerate(zip(axes, histograms, distances), start=1):
-        for ax, histogram, text in zip(row, row_histograms, ["", *(f"{x:.4f}" for x in xs)]):
-            for channel, (color, heights) in enumerate(channel_bars(histogram)):
-                ax.stairs(heights, bins + 1.08 * channel, fill=True, color=color)
-            ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, 3.21))
+        for ax, values, text in zip(row, row_histograms, ["", *(f"{x:.4f}" for x in xs)]):
+            _draw_bars(ax, values)
             bare(ax).set_xlabel(text, fontsize=SMALL, labelpad=2)
             ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
         row[0].spines[:].set(color=QUERY, linewidth=1)
-        row[0].set_ylabel(number, rotation=0, ha="right", va="center")
-        for channel, letter in enumerate("RGB"):
-            row[0].text(1.08 * channel + 0.5, -0.012, letter, fontsize=SMALL, ha="center", va="top")
+        for x, letter in zip(MIDDLES, "RGB"):
+            row[0].text(x, -0.012, letter, fontsize=SMALL, ha="center", va="top")
+        before = _draw_before(row[0], pictures[number - 1]) if pictures else row[0]
+        before.set_ylabel(number, rotation=0, ha="right", va="center")
         ranks(row)
     return axes
+
+
+def histogram(ax: Axes, values: NDArray[np.floating]) -> Axes:
+    """Draws one colour histogram (75,), every channel with sum 1, with its axes."""
+    _draw_bars(ax, values)
+    ax.set_xticks(np.ravel([(start, start + 1) for start in STARTS]), ["0", "255"] * 3)
+    for label, side in zip(ax.get_xticklabels(), ["left", "right"] * 3):
+        label.set_horizontalalignment(side)  # 255 of a channel and 0 of the next are neighbours
+    for x, letter in zip(MIDDLES, "RGB"):
+        ax.annotate(letter, (x, 0), (0, -5.5), textcoords="offset points", ha="center", va="top")
+    ax.set(xlabel="value of a channel", ylabel="share of the pixels")
+    return ax
+
+
+def _draw_bars(ax: Axes, values: NDArray[np.floating]) -> None:
+    """The bars of a histogram (75,), the three channels side by side."""
+    bins = np.linspace(0, 1, 26)
+    for start, (color, heights) in zip(STARTS, channel_bars(values)):
+        ax.stairs(heights, bins + start, fill=True, color=color)
+    ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, STARTS[-1] + 1.05))
+
+
+def _draw_before(ax: Axes, image: Picture) -> Axes:
+    """An image on the left of a histogram, as high as that."""
+    before = ax.inset_axes((-1.12, 0, 1, 1))
+    before.imshow(image)
+    before.set_anchor("E")
+    return bare(before)
 
 
 def channel_bars(histogram: NDArray[np.floating]) -> list[tuple[str, NDArray[np.floating]]]:

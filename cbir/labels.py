@@ -25,6 +25,7 @@ LABELS = {
     "eta_conv": Label("η̃", r"$\tilde{\eta}$", "#E69F00", "^"),
     "eta": Label("η", r"$\eta$", "#D55E00", "D"),
     "h+color": Label("h + colour", r"$h$ + colour", "#CC79A7", "X"),
+    "h+average": Label("h + average", r"$h$ + average", "#0072B2", "p"),
     "average": Label("average of all", "average of all"),
     "spoc": Label("SPoC", "SPoC"),
     "mac": Label("MAC", "MAC"),

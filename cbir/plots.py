@@ -11,17 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from .canvas import SMALL, Panels
 from .labels import color, is_part, marker, plain_name, symbol
 
-LONG_NAME = 7  # characters: panels with a longer name than that have slanted names
+LETTER = 4.4  # points that a letter of a name is wide
 
 # Where a name may stand, in points from the point that it names: close to it, or further away at
 # the end of a line.
 _AROUND = [(1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8), (0, 1.2), (0, -1.2)]
 _FURTHER_AROUND = [*_AROUND, (0.4, 1.2), (0.4, -1.2), (-0.4, 1.2), (-0.4, -1.2)]
-CLOSE = [(5 * x, 5 * y) for x, y in _AROUND]
+AMBIGUOUS = 50  # square pixels: what it costs that a name could be another point's
+CLOSE = [(5 * x, 5 * y) for x, y in [*_AROUND, (1.8, 0), (-1.8, 0)]]
 FAR = [(r * x, r * y) for r, (x, y) in itertools.product((12, 20, 30, 42), _FURTHER_AROUND)]
 
 
@@ -48,18 +50,26 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
             ends = [[row.mean - row.low], [row.high - row.mean]]
             ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
         ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
-        if rows.descriptor.map(plain_name).str.len().max() > LONG_NAME:
+        longest = rows.descriptor.map(plain_name).str.len().max()
+        if LETTER * longest > _room(ax, len(axes), len(rows)):
             plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
         ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
         ax.margins(y=0.2)
     return axes
 
 
+def _room(ax: Axes, panels: int, names: int) -> float:
+    """How many points a name has under one of so many panels in a figure."""
+    inches = 0.8 * ax.get_figure(root=True).get_figwidth() / panels  # the rest: numbers
+    return 72 * inches / names
+
+
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws descriptors in a plane of two metrics, a line along the Pareto front.
 
     A descriptor is a point with both intervals, its name beside it; points on the front are filled.
-    Names cover no point and no other name, as far as there is room.
+    Names cover no point and no other name, as far as there is room, and are nearest to their own
+    point or have a line to it.
 
     Args:
         ax: x is better to the right, y downwards.
@@ -88,6 +98,7 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
         )
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     ax.locator_params(nbins=6)
+    ax.margins(0.12)  # for the names
     _name_points(ax, table)
     return ax
 
@@ -116,8 +127,11 @@ def _name_points(ax: Axes, table: pd.DataFrame) -> None:
             box = text.get_window_extent()
             text.remove()
             line = _along(points[i], box) if offset in FAR else []
-            outside = box.width * box.height - _shared([box], [ax.bbox])
-            costs.append(_shared([box], [*taken, *lines]) + _shared(line, taken) + outside)
+            cost = _shared([box], [*taken, *lines]) + _shared(line, taken)
+            cost += box.width * box.height - _shared([box], [ax.bbox])  # outside
+            if offset in CLOSE and _is_ambiguous(i, centers, box):
+                cost += AMBIGUOUS
+            costs.append(cost)
             spots.append(_Spot(offset, box, line))
         best = spots[np.argmin(np.round(costs))]
         _write(ax, row, best.offset, with_line=best.offset in FAR)
@@ -129,7 +143,7 @@ def _write(ax: Axes, row: Any, offset: tuple[float, float], with_line: bool = Fa
     """A name beside its point, which does not count in the layout of the figure."""
     x, y = offset
     side = {-1: "right", 0: "center", 1: "left"}[int(np.sign(x))]
-    grow = "bottom" if y > 0 else "top"
+    grow = {-1: "top", 0: "center_baseline", 1: "bottom"}[int(np.sign(y))]
     style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL}
     if with_line:
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA"}
@@ -138,6 +152,13 @@ def _write(ax: Axes, row: Any, offset: tuple[float, float], with_line: bool = Fa
     text = ax.annotate(name, (row.x, row.y), offset, ha=side, va=grow, **style)
     text.set_in_layout(False)
     return text
+
+
+def _is_ambiguous(i: int, centers: NDArray[np.floating], box: Bbox) -> bool:
+    """Whether a name without a line is nearer to another point than to its own, the i-th."""
+    nearest = np.clip(centers, box.p0, box.p1)  # of the name, to each point
+    distances = np.linalg.norm(centers - nearest, axis=1)
+    return bool((np.delete(distances, i) <= distances[i]).any())
 
 
 def _along(a: Bbox, b: Bbox) -> list[Bbox]:
@@ -218,7 +239,7 @@ def curves(
     """Draws how metrics change with a setting: one panel a metric, one line a curve.
 
     Args:
-        axes: as many as metrics; the first one has the legend.
+        axes: as many as metrics; a curve is in the legend of the first one that has it.
         table: columns metric, curve, `x` and value, a row a point.
         x: the column of the setting.
         names: {curve: text for the legend}, default the curve's symbol.
@@ -227,15 +248,19 @@ def curves(
         axes.
     """
     names = names or {}
+    explained: set[str] = set()
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
             line = {"color": color(curve), "marker": marker(curve), "markersize": 3}
-            name = names.get(curve, symbol(curve))
-            ax.plot(points[x], points.value, linewidth=1, label=name, **line)
+            (drawn,) = ax.plot(points[x], points.value, linewidth=1, **line)
+            if curve not in explained:
+                drawn.set_label(names.get(curve, symbol(curve)))
+        explained |= set(rows.curve)
         ax.set(title=metric, xlabel=x)
         ax.locator_params(nbins=5)
         ax.margins(y=0.1)
-    axes[0].legend()
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
     return axes
 
 

@@ -1,6 +1,6 @@
 """Table I: histogram distances per query and descriptor, ours beside the paper's."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from .color import color_histogram, histogram_distance, published_distances
 from .common import ROOT
 from .decoding import open_image
 from .images import Images
-from .labels import NAMES, SYMBOLS
+from .labels import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
@@ -23,6 +23,11 @@ FORMULAS: dict[str, dict[str, bool]] = {  # `published_distances`, and without i
     "neither": dict(overflow=False, clip=False),
 }
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
+TABLES = {  # Table I is shown as two
+    "Table I, by the text: L1 / 75": ["printed"],
+    "Table I, by the formula behind the paper's figures": ["published", "paper"],
+}
+DIGITS = 3  # decimals of Table I as it is shown
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -116,15 +121,17 @@ def published_means() -> pd.DataFrame:
 def winners(table: pd.DataFrame) -> pd.DataFrame:
     """Marks where a row of Table I has its smallest distance, within each group of columns.
 
+    Distances that are equal in `DIGITS` decimals are both marked.
+
     Args:
-        table: what `table1` gives.
+        table: what `table1` gives, or some of its columns.
 
     Returns:
         A bool table like it.
     """
     mask = pd.DataFrame(False, table.index, table.columns)
     for columns in _grouped(table).values():
-        values = table[columns].astype(float)
+        values = table[columns].astype(float).round(DIGITS)
         mask[columns] = values.eq(values.min(axis=1), axis=0)
     return mask
 
@@ -146,7 +153,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         table: what `table1` gives.
 
     Returns:
-        A row a descriptor, by name; "<group>: mean" and "<group>: rows won" for each group.
+        A row a descriptor, by name; "<group>: mean" and "<group>: rows won" for each group, <NA>
+        where a group does not have it. A row that several win counts for each.
     """
     won = winners(table).iloc[:-1].sum()
     means = table.iloc[-1]
@@ -157,30 +165,97 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             title = GROUPS[group]
             summed.setdefault(f"{title}: mean", {})[descriptor] = float(means[column])
             summed.setdefault(f"{title}: rows won", {})[descriptor] = int(won[column])
-    return pd.DataFrame(summed).rename(NAMES)
+    return pd.DataFrame(summed).convert_dtypes().rename(plain_name)  # counts stay whole numbers
 
 
-def style(table: pd.DataFrame, escape: Literal["html", "latex"] = "html") -> Styler:
-    """Typesets Table I, the winner of each row in bold.
+def two_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Splits Table I: by the text's formula; by the published one, beside the paper's numbers.
 
     Args:
         table: what `table1` gives.
-        escape: "html" or "latex", for which it is meant.
 
     Returns:
-        A pandas `Styler`.
+        {title: table with the columns query, class and its own}.
     """
-    names = SYMBOLS if escape == "latex" else NAMES
+    grouped = _grouped(table)
+    tables = {}
+    for title, groups in TABLES.items():
+        columns = [column for group in groups for column in grouped[group]]
+        tables[title] = table[["query", "class", *columns]]
+    return tables
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Writes the distances of Table I with `DIGITS` decimals, and "=" where several win a row.
+
+    Args:
+        table: what `table1` gives, or some of its columns.
+
+    Returns:
+        A table of str like it; "" for a distance that is not there.
+    """
+    mask = winners(table)
+    text = table.astype(object)
+    for columns in _grouped(table).values():
+        tied = mask[columns].sum(axis=1) > 1
+        for column in columns:
+            equal = tied & mask[column]
+            text[column] = [_distance(x, sign) for x, sign in zip(table[column], equal)]
+    return text
+
+
+def _distance(value: float, is_tied: bool) -> str:
+    """One distance of Table I as text."""
+    if pd.isna(value):
+        return ""
+    return f"{value:.{DIGITS}f}" + (" =" if is_tied else "")
+
+
+def to_html(table: pd.DataFrame) -> str:
+    """Typesets Table I as two tables for a page, the winners of each row in bold."""
+    pages = []
+    for number, (title, part) in enumerate(two_tables(table).items()):
+        styled = _style(part, title, "html").set_uuid(f"table1_{number}")
+        pages.append(styled.to_html())
+    return "<br>\n".join(pages)
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """Typesets Table I as two tables for LaTeX, the winners of each row in bold."""
+    styled = [_style(part, title, "latex") for title, part in two_tables(table).items()]
+    return "\n".join(part.to_latex(convert_css=True, hrules=True) for part in styled)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Writes Table I as two tables in Markdown, the winners of each row in bold."""
+    pages = []
+    for title, part in two_tables(table).items():
+        heads = []
+        for group, descriptor in _heads(part, plain_name):
+            of_paper = group == GROUPS["paper"]
+            heads.append(f"{descriptor}, paper" if of_paper else descriptor)
+        lines = markdown(as_text(part).set_axis(heads, axis=1), winners(part))
+        pages.append(f"{title}\n\n{lines}")
+    return "\n".join(pages)
+
+
+def _style(table: pd.DataFrame, title: str, escape: Literal["html", "latex"]) -> Styler:
+    """One of the two tables, typeset."""
+    columns = pd.MultiIndex.from_tuples(_heads(table, symbol if escape == "latex" else plain_name))
+    bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
+    bold.columns = columns
+    shown = as_text(table).set_axis(columns, axis=1).style.hide(axis="index")
+    shown = shown.apply(lambda _: bold, axis=None).set_caption(title)
+    return shown.format(escape=escape)
+
+
+def _heads(table: pd.DataFrame, name: Callable[[str], str]) -> list[tuple[str, str]]:
+    """What stands above a column of Table I: its group and its descriptor, ("", "class")."""
     heads = []
     for column in table.columns:
         group, _, descriptor = column.partition(" ")
-        heads.append((GROUPS[group], names[descriptor]) if group in GROUPS else ("", column))
-    columns = pd.MultiIndex.from_tuples(heads)
-    bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
-    bold.columns = columns
-    shown = table.set_axis(columns, axis=1).style.hide(axis="index")
-    shown = shown.apply(lambda _: bold, axis=None).set_uuid("table1")
-    return shown.format(precision=6, na_rep="", escape=escape)
+        heads.append((GROUPS[group], name(descriptor)) if group in GROUPS else ("", column))
+    return heads
 
 
 def markdown(
@@ -210,3 +285,14 @@ def _cell(value: Any, float_format: str) -> str:
         return ""
     text = float_format % value if isinstance(value, float) else str(value)
     return text.replace("|", "\\|")
+
+
+def published_common() -> "pd.Series[int]":
+    """How many of 50 images two descriptors found alike, in the authors' published pictures.
+
+    Returns:
+        {"h and η̃": 0, ..}: ten queries of five images, a pair of descriptors a row.
+    """
+    printed = pd.read_csv(PAPER / "published_common_hits.csv")
+    pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
+    return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])

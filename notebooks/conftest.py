@@ -1,6 +1,7 @@
 """nbval over the committed notebooks: on the CPU, where the stored outputs come from.
 
-The paper's notebooks make a run of their own; each of the others goes on from a copy of such a run.
+The paper's notebooks make a run of their own. Those with evidence go on from a copy of such a run.
+The others begin a run each.
 There are no progress bars. Outputs are compared with the tolerance of `compare_outputs.py`.
 """
 
@@ -14,7 +15,7 @@ from compare_outputs import first_difference
 from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from cbir.workflow.project import PAPER
+from cbir.workflow.project import EVIDENCE, PAPER
 
 folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
@@ -29,8 +30,9 @@ def runs_folder(notebook):
     if notebook.path.stem in PAPER:
         return Path(folders.name, "paper")
     folder = Path(folders.name, notebook.path.stem)
-    runs, _ = embedded_run()
-    shutil.copytree(runs / "embedded", folder / "embedded")
+    if notebook.path.stem in EVIDENCE:
+        runs, _ = embedded_run()
+        shutil.copytree(runs / "embedded", folder / "embedded")
     return folder
 
 

@@ -33,6 +33,7 @@ SLOWEST = ["test_reproduce.py", "test_store.py", "test_zoo.py", "test_cluster.py
 SLOWEST += ["test_explore.py", "test_scenes.py", "test_figures.py", "test_site.py"]
 SLOWEST += ["08_other_networks.ipynb", "07_baselines_and_ablations.ipynb", "06_as_released.ipynb"]
 SLOWEST += ["05_evidence.ipynb", "09_explore.ipynb"]
+SLOWEST[1:1] = ["10_original_network.ipynb", "11_photographs.ipynb"]  # they wait for no other run
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)

@@ -1,5 +1,8 @@
 """Figures: everything that is to be seen is drawn, on the axes given, without a warning."""
 
+import base64
+import io
+import itertools
 import re
 import warnings
 
@@ -7,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from conftest import make_net
 from matplotlib.colors import to_hex, to_rgb
@@ -46,6 +50,7 @@ def texts(ax):
 def test_style():
     canvas.use_style()
     assert plt.rcParams["pdf.fonttype"] == 42  # text in PDFs stays text
+    assert plt.rcParams["savefig.dpi"] == canvas.DOTS
     plt.subplots()[0].canvas.draw()
 
 
@@ -85,29 +90,74 @@ def test_fig_1_explains_its_colors():
     legend = figures.network(ax, make_net()).get_legend()
     kinds = [text.get_text() for text in legend.get_texts()]
     assert kinds == ["convolution + ReLU", "max-pool", "fully connected"]
+    _, ax = plt.subplots()
+    assert figures.network(ax, make_net(), key=False).get_legend() is None
+
+
+def test_fig_1_draws_vgg16_without_its_weights():
+    """On torch's meta device tensors have shapes only."""
+    with torch.device("meta"):
+        module = models.vgg16()
+    taps = cbir.zoo.taps_of("vgg16", module)
+    net = cbir.Network(module, taps.blocks, taps.codes)
+    fig, ax = plt.subplots()
+    figures.network(ax, net)
+    fig.canvas.draw()
+    notes = [t.get_text().split("\n")[1] for t in ax.texts if isinstance(t, Annotation)]
+    blocks = ["64 × 112 × 112", "128 × 56 × 56", "256 × 28 × 28", "512 × 14 × 14", "512 × 7 × 7"]
+    assert notes == [*blocks, "4096", "4096"]
+    assert len(net.layers) == 13 + 5 + 3
 
 
 # Fig. 2
 
 
 def test_fig_2_lays_every_map_over_the_image():
-    """Colour where a neuron is significant, else grey, and a tint where channels are counted."""
+    """Colour where a neuron is significant, else grey."""
     fig, axes = plt.subplots(1, 3)
     maps = [np.arange(12).reshape(3, 4), np.eye(2, dtype=int), np.zeros((2, 4), int)]
     assert figures.significant_regions(axes, picture(), maps, ["$z_1$", "$z_2$", "$z_3$"]) is axes
     for ax, z, title in zip(axes, maps, ["$z_1$", "$z_2$", "$z_3$"]):
-        shown = ax.images[0].get_array()
-        marked = np.kron(z > 0, np.ones((6 // z.shape[0], 8 // z.shape[1]), bool))
-        np.testing.assert_array_equal(shown[marked], picture()[marked])
-        assert (np.ptp(shown[~marked], axis=-1) == 0).all()
-        assert len(ax.images) == (2 if z.max() > 1 else 1)
+        (shown,) = ax.images
+        np.testing.assert_array_equal(shown.get_array(), figures.marked(picture(), z))
         assert ax.get_title() == title
         assert not len(ax.get_xticks()) and not len(ax.get_yticks())
-    tint = axes[0].images[1]
-    np.testing.assert_array_equal(tint.get_array().filled(0), maps[0])
-    np.testing.assert_array_equal(np.ma.getmaskarray(tint.get_array()), maps[0] == 0)
-    assert tint.get_extent() == [-0.5, 7.5, 5.5, -0.5]  # the map covers the whole image
     fig.canvas.draw()
+
+
+def test_a_map_of_one_channel_leaves_the_image_its_colors():
+    z = np.array([[1, 0, 0, 0], [0, 1, 0, 1]])
+    marked = np.kron(z > 0, np.ones((3, 2), bool))
+    shown = figures.marked(picture(), z)
+    np.testing.assert_array_equal(shown[marked], picture()[marked])
+    assert (np.ptp(shown[~marked], axis=-1) == 0).all()
+
+
+def test_a_map_of_counts_is_tinted_and_the_image_stays_visible():
+    """The tint of a count is that of the colour bar; within it light pixels are lighter."""
+    z = np.array([[0, 1], [30, 64]])
+    light, dark = np.full((4, 4, 3), 220, np.uint8), np.full((4, 4, 3), 40, np.uint8)
+    colors = figures.marked(light, z)[::2, ::2].astype(float)
+    assert np.ptp(colors[0, 0]) == 0  # grey where no channel is significant
+    cmap, norm = figures.tint(z)
+    for row, column in [(0, 1), (1, 0), (1, 1)]:
+        expected = 255 * np.array(cmap(norm(z[row, column])))[:3]
+        ratio = colors[row, column] / expected
+        assert np.ptp(ratio) < 0.03 * ratio.max() or colors[row, column].max() == 255
+        darker = figures.marked(dark, z)[2 * row, 2 * column]
+        assert (darker < 0.6 * colors[row, column]).all()
+    brightness = [colors[0, 1].sum(), colors[1, 0].sum(), colors[1, 1].sum()]
+    assert brightness == sorted(brightness)
+
+
+def test_a_color_bar_tells_how_many_channels():
+    fig, (counted, marked) = plt.subplots(1, 2)
+    figures.count_bar(counted, np.array([[0, 64]]))
+    figures.count_bar(marked, np.array([[0, 1]]))
+    fig.canvas.draw()
+    assert not marked.child_axes
+    (bar,) = counted.child_axes
+    assert bar.get_ylabel() == "channels" and bar.get_ylim() == (0, 64)
 
 
 def test_fig_2_without_titles():
@@ -233,6 +283,125 @@ def test_figs_3_to_6_frames_tell_the_class(draw):
     assert frames(axes[1]) == [{figures.QUERY}] * 4
 
 
+KNOWN = pd.DataFrame(
+    {
+        "class": ["cat", "cat", "cat", "dog"],
+        "background": ["wood", "wood", "tiles", "wood"],
+        "palette": ["red", "blue", "blue", "red"],
+    }
+)
+
+
+def marks(ax):
+    """{marker: whether it is filled} of the marks under a picture, from left to right."""
+    lines = sorted(ax.lines, key=lambda line: line.get_xdata()[0])
+    return {line.get_marker(): line.get_markerfacecolor() == figures.QUERY for line in lines}
+
+
+def known_of(rows):
+    """What is known of a query, the first row, and of the images."""
+    return KNOWN[:1], KNOWN.iloc[rows].reset_index(drop=True)
+
+
+def beside(ax):
+    """What stands behind a row."""
+    return [text.get_text() for text in ax.texts]
+
+
+def test_figs_3_to_6_mark_what_is_known_besides_the_class(draw):
+    axes, _ = draw([["cat", "cat", "cat", "dog"]], known=known_of([1, 2, 3]))
+    assert marks(axes[0][0]) == {}
+    assert [marks(ax) for ax in axes[0][1:]] == [
+        {"o": True, "D": False},
+        {"o": False, "D": False},
+        {"o": True, "D": True},
+    ]
+    assert beside(axes[0][-1]) == ["class 2/3\nbackground 2/3\npalette 1/3"]
+    assert not beside(axes[0][1])
+
+
+def test_figs_3_to_6_explain_their_marks_once(draw):
+    classes = [["cat", "cat", "dog"], ["cat", "cat", "dog"]]
+    known = KNOWN.iloc[[0, 0]].reset_index(drop=True), KNOWN
+    axes, _ = draw(classes, known=known)
+    (legend,) = axes[0][0].figure.legends
+    factors = [text.get_text().split(":")[0] for text in legend.get_texts()]
+    assert factors == ["class", "background", "palette"]
+
+
+def test_figs_3_to_6_of_photographs_know_the_class_only(draw):
+    known = tuple(table[["class"]] for table in known_of([1, 3]))
+    axes, _ = draw([["cat", "cat", "dog"]], known=known)
+    assert [marks(ax) for ax in axes[0]] == [{}] * 3
+    assert beside(axes[0][-1]) == ["class 1/2"]
+    (legend,) = axes[0][0].figure.legends
+    assert len(legend.get_texts()) == 1
+
+
+def test_figs_3_to_6_of_images_of_which_nothing_is_known(draw):
+    nothing = pd.DataFrame(index=range(2))
+    axes, _ = draw([["", "", ""]], known=(nothing, nothing))
+    assert not beside(axes[0][-1]) and not axes[0][0].figure.legends
+
+
+def test_marks_do_not_touch_the_text_under_a_picture(tmp_path):
+    canvas.use_style()
+    files = ["0.png", "1.png", "2.png"]
+    for file in files:
+        Image.fromarray(picture(size=(20, 20))).save(tmp_path / file)
+    images = cbir.ImageSet(tmp_path, files, ["a long class name", "mushroom", "cat"])
+    hits = cbir.Hits(np.array([[1, 2]]), np.array([[0.1, 0.00001]]))
+    fig, axes = canvas.grid(1, 3, right=0.85, top=0.42)
+    figures.retrieval(axes, images, images, hits, rows=[0], known=(KNOWN, KNOWN))
+    fig.canvas.draw()
+    for ax in axes[0, 1:]:
+        *_, (left, bottom, right, top) = ax.xaxis.label.get_window_extent().extents.reshape(1, 4)
+        numbers = 0.5 * (bottom + top)  # the distance is the lower one of two lines
+        for line in ax.lines:
+            x, y = line.get_transform().transform([line.get_xdata()[0], 0])
+            assert bottom - 3 < y < numbers
+            assert ax.bbox.x0 <= x <= ax.bbox.x1
+    behind = axes[0, -1].texts[0].get_window_extent()
+    assert behind.x1 < fig.bbox.x1 and behind.x0 > axes[0, -1].bbox.x1
+
+
+def test_a_summary_shows_descriptors_side_by_side(tmp_path):
+    """In the groups of its columns the images that each descriptor found, and their counts."""
+    files = [f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        Image.fromarray(picture(i)).save(tmp_path / file)
+    images = cbir.ImageSet(tmp_path, files, KNOWN["class"].tolist())
+    distances = np.zeros((4, 3))
+    hits = {
+        "h": cbir.Hits(np.array([[1, 2, 3]] * 4), distances),
+        "eta": cbir.Hits(np.array([[3, 2, 1]] * 3 + [[-1, -1, -1]]), distances * np.nan),
+    }
+    canvas.use_style()
+    fig, axes = canvas.side_by_side(2, [1, 3, 3])
+    assert axes.shape == (2, 7)
+    known = (KNOWN, KNOWN)
+    assert figures.summary(axes, images, images, hits, [0, 3], ["1", "4"], known) is axes
+    fig.canvas.draw()
+    for column, row in enumerate([0, 1, 2, 3, 3, 2, 1]):
+        np.testing.assert_array_equal(axes[0, column].images[0].get_array(), picture(row))
+    assert [ax.get_title() for ax in axes[0]] == ["query", "", "$h$", "", "", r"$\eta$", ""]
+    counts = "class 2 · background 2 · palette 1"
+    assert [ax.get_xlabel() for ax in axes[0]] == ["", "", counts, "", "", counts, ""]
+    assert axes[1, 5].get_xlabel() == "class 0 · background 0 · palette 0"  # not found
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["1", "4"]
+    assert marks(axes[0, 6]) == {"o": True, "D": False}
+    assert frames(axes[0]) == [{figures.QUERY}, *[{c} for c in class_frames()]]
+    assert len(fig.legends) == 1
+    boxes = [ax.get_tightbbox() for ax in axes[0]]
+    gaps = [after.x0 - before.x1 for before, after in itertools.pairwise(boxes)]
+    assert gaps[0] > 2 * gaps[1] and fig.bbox.contains(*axes[0, 6].bbox.p1)
+
+
+def class_frames():
+    same, other = figures.SAME, figures.OTHER
+    return [same, same, other, other, same, same]
+
+
 def test_figs_3_to_6_tell_the_class_without_color_too(draw):
     axes, _ = draw([["cat", "cat", "dog", ""]])
     solid = [ax.patches[0].get_linestyle() == "-" for ax in axes[0]]
@@ -299,6 +468,29 @@ def test_figs_7_to_10_show_every_histogram():
     assert [ax.get_title() for ax in axes.flat] == ["query", "1", "2", "", "", ""]
 
 
+def test_figs_7_to_10_show_the_query_before_its_row():
+    fig, axes = plt.subplots(2, 2)
+    table = np.zeros((2, 2, 75))
+    pictures = [picture(0), picture(1, (9, 4))]
+    figures.histograms(axes, table, np.zeros((2, 1)), pictures)
+    fig.canvas.draw()
+    for number, (row, image) in enumerate(zip(axes, pictures), start=1):
+        (before,) = row[0].child_axes
+        np.testing.assert_array_equal(before.images[0].get_array(), image)
+        assert before.get_ylabel() == str(number) and not row[0].get_ylabel()
+        assert before.bbox.x1 < row[0].bbox.x0
+
+
+def test_one_histogram_has_axes():
+    fig, ax = plt.subplots()
+    values = cbir.color_histogram(picture(0, (20, 20)))
+    assert figures.histogram(ax, values) is ax
+    drawn = np.concatenate([bars.get_data().values for bars in ax.patches])
+    np.testing.assert_allclose(drawn, np.minimum(values, 0.3))
+    assert {"0", "255", "R", "G", "B", "value of a channel", "share of the pixels"} <= {*texts(ax)}
+    assert len(ax.get_yticks()) > 2
+
+
 # Means and intervals
 
 FOUR = ["im", "h", "eta_conv", "eta"]
@@ -340,6 +532,19 @@ def test_intervals_of_descriptors_without_a_name_of_their_own():
     _, ax = plt.subplots()
     plots.intervals([ax], means(["gem", "without $w_2$"]))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["GeM", "without $w_2$"]
+
+
+@pytest.mark.parametrize("width, slanted", [(7, False), (1.6, True)])
+def test_names_are_slanted_where_there_is_no_room(width, slanted):
+    canvas.use_style()
+    fig, ax = plt.subplots(figsize=(width, 2))
+    plots.intervals([ax], means(["im", "h", "eta_conv", "eta", "average"]))
+    fig.canvas.draw()
+    names = ax.get_xticklabels()
+    assert {bool(name.get_rotation()) for name in names} == {slanted}
+    if not slanted:
+        boxes = [name.get_window_extent() for name in names]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
 def test_nothing_is_cut_off_at_the_width_of_a_page():
@@ -506,6 +711,15 @@ def test_curves():
         assert ax.get_lines()[0].get_color() == LABELS["eta"].color
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert legend == [cbir.SYMBOLS["eta"], "relative threshold"]
+    assert axes[1].get_legend() is None  # the same curves
+
+
+def test_curves_that_only_a_later_panel_has_are_explained_there():
+    rows = [("positions", "share", 0, 1), ("stays", "h", 0, 1), ("stays", "share", 0, 1)]
+    _, axes = plt.subplots(1, 2)
+    plots.curves(axes, pd.DataFrame(rows, columns=["metric", "curve", "q", "value"]), "q")
+    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes]
+    assert legends == [["share"], [cbir.SYMBOLS["h"]]]
 
 
 def test_names_of_parts_and_variants():
@@ -622,9 +836,11 @@ def test_colors_can_be_told_apart_by_everybody(sight):
 
 
 def test_every_descriptor_with_a_color_has_a_marker_of_its_own():
+    """So has h + average, in the baselines' colour."""
+    assert {*colored()} == {"im", "h", "eta_conv", "eta", "color", "h+color"}
     with_marker = {d for d, label in LABELS.items() if label.marker != labels.BASELINE_MARKER}
-    assert with_marker == {*colored()} == {"im", "h", "eta_conv", "eta", "color", "h+color"}
-    assert len({label.marker for label in colored().values()}) == len(colored())
+    assert with_marker == {*colored(), "h+average"}
+    assert len({LABELS[descriptor].marker for descriptor in with_marker}) == len(with_marker)
 
 
 def test_figures_keep_their_text_as_text_and_embed_one_family_of_fonts(tmp_path):
@@ -658,6 +874,9 @@ print(plt.get_fignums())"""
     for shown, alt in [(first, "unsaved: a < b"), (second, 'Fig. 1. "Quoted"')]:
         alts = {kind: about["alt"] for kind, about in shown.metadata.items()}
         assert alts == {"image/png": alt, "image/jpeg": alt}
+        assert {about["width"] for about in shown.metadata.values()} == {canvas.INCH}
+        with Image.open(io.BytesIO(base64.b64decode(shown.data["image/png"]))) as png:
+            assert png.width > canvas.DOTS  # an inch, and what is written beside it
         assert {"image/png", "image/jpeg"} < {*shown.data}
     for suffix in (".png", ".pdf"):
         assert (tmp_path / "r" / "figures" / f"fig01{suffix}").is_file()

@@ -83,7 +83,8 @@ def test_embedded_run_leaves_everything(embedded):
     assert len(table) == 11
     assert table.iloc[-1]["query"] == "mean"
     assert table["class"].iloc[:10].nunique() == 10
-    assert table.filter(regex="^(printed|published|paper) ").shape[1] == 12
+    assert table.filter(regex="^(printed|published) ").shape[1] == 2 * 5
+    assert table.filter(regex="^paper ").shape[1] == 4
     assert table.drop(columns="class").notna().all().all()
 
 
@@ -223,6 +224,16 @@ def test_photographs_without_classes_give_all_but_the_class_scores(
     metrics = read_metrics(tmp_path / "flat-run")
     assert len(metrics["unreadable"]) == 9
     assert {row["metric"] for row in metrics["results"]} == {"histogram distance"}
+
+
+@pytest.mark.slow
+def test_a_network_without_codes_gives_all_but_h(few_photographs, tmp_path):
+    """VGG16's convolutions alone, with random weights: no h, nothing joined with it, no IM-like."""
+    parameters = ["-p", "images", few_photographs, "-p", "network", "vgg16_conv"]
+    reproduce(tmp_path, "--profile", "folder", *parameters, "-p", "weights", "none")
+    check_complete(tmp_path / "folder", missing=("fig03", "fig04", "fig07", "fig08"))
+    results = read_metrics(tmp_path / "folder")["results"]
+    assert {row["descriptor"] for row in results} == {"eta_conv", "eta"}
 
 
 @pytest.mark.parametrize(

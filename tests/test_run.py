@@ -163,21 +163,56 @@ def test_table_1_as_csv(run):
 
 
 def test_table_1_as_markdown(run):
-    """Six decimals, the winners of each group in bold, and no cell that breaks its row."""
+    """Two tables, three decimals, winners of each group in bold, no cell that breaks its row."""
     run.save_table1(table())
-    lines = (run.path / "table1.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 6 and all(len(re.findall(r"(?<!\\)\|", line)) == 9 for line in lines)
-    cells = [[c.strip() for c in line.split("|")[3:5]] for line in (lines[2], lines[3])]
-    assert cells == [["0.250000", "**0.125000**"], ["**0.333333**", "0.750000"]]
-    assert "nan" not in lines[2]
+    text = (run.path / "table1.md").read_text(encoding="utf-8")
+    first, second = [part.splitlines() for part in re.findall(r"(?:^\|.+\n)+", text, re.M)]
+    for lines, bars in [(first, 5), (second, 7)]:
+        assert len(lines) == 6
+        assert all(len(re.findall(r"(?<!\\)\|", line)) == bars for line in lines)
+    cells = [[c.strip() for c in line.split("|")[3:5]] for line in first[2:4]]
+    assert cells == [["0.250", "**0.125**"], ["**0.333**", "0.750"]]
+    assert "**0.500 =** | **0.500 =**" in first[4]  # both are marked
+    assert second[0].split(" | ")[2:] == ["η̃", "η", "η̃, paper", "η, paper |"]
+    assert second[2].endswith("| 0.250 | **0.125** |  |  |")  # the paper's row is missing
 
 
 def test_table_1_as_latex(run):
     """Nothing in it that LaTeX takes for a command."""
     run.save_table1(table())
     tex = (run.path / "table1.tex").read_text(encoding="utf-8")
-    assert "\\bfseries 0.125000" in tex or "\\textbf{0.125000}" in tex
-    assert not re.search(r"(?<!\\)[_%]|D&|&D", tex.replace("R\\&D", "")), tex
+    assert "\\bfseries 0.125 " in tex and "\\bfseries 0.500 = " in tex
+    assert tex.count("\\begin{tabular}") == 2
+    mathematics = r"\$\\tilde\{\\eta\}\$|\$\\eta\$"
+    plain = re.sub(mathematics, "", tex.replace("R\\&D", ""))
+    assert not re.search(r"(?<!\\)[_%$]|D&|&D", plain), plain
+
+
+def test_table_1_as_html(run):
+    run.save_table1(table(["<b>bold</b>", "a", "b"]))
+    page = read_page(run.path / "table1.html")
+    assert not page.find_all("b")
+    first, second = page.find_all("table")
+    assert [len(part.find_all("tr")) for part in (first, second)] == [6, 6]
+    heads = [head.get_text() for head in second.find_all("th", class_="level1")]
+    assert heads == ["query", "class", "η̃", "η", "η̃", "η"]
+    assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
+
+
+def test_equal_distances_are_all_winners():
+    """Equal means: in the decimals that are shown."""
+    rows = pd.DataFrame({"printed h": [0.10004, 0.1], "printed eta": [0.09996, 0.2]})
+    assert tables.winners(rows).to_numpy().tolist() == [[True, True], [True, False]]
+    assert tables.as_text(rows)["printed h"].tolist() == ["0.100 =", "0.100"]
+
+
+def test_what_each_descriptor_won_in_table_1():
+    """A row that two win counts for both; what a group does not have is missing, not 0."""
+    summary = tables.summary(table().drop(columns="paper eta"))
+    assert summary["L1 / 75: rows won"].tolist() == [2, 2]
+    assert summary.loc["η", "L1 / 75: mean"] == pytest.approx(0.45833)
+    assert summary["the paper's: rows won"].isna().tolist() == [False, True]
+    assert str(summary["the paper's: rows won"].dtype) == "Int64"
 
 
 def test_table_1_files(run):
@@ -315,7 +350,7 @@ def test_the_report_shows_everything_as_it_is(page):
         "tiny<b>",
         "1,234 database images, 3 queries",
         "1 could not be read and was skipped",
-        "0.333333",
+        "0.333",
         "<i>q</i>.jpg",
         "d" * 64,
         "e" * 64,
@@ -464,7 +499,7 @@ def test_numbers_that_do_not_exist_are_not_drawn(run):
     nan = float("nan")
     run.record(results=[result("same class", "h", nan, 0), result("same class", "eta", 0.5, 0)])
     cells = read_page(report.report(run)).find(id="results").find_next("table").find_all("td")
-    assert [words(c) for c in cells] == ["– [–, –]", "0.500 [0.500, 0.500]"]
+    assert [words(c) for c in cells] == ["–", "0.500 [0.500, 0.500]"]
     assert [bool(c.svg) for c in cells] == [False, True]
 
 

@@ -89,12 +89,7 @@ def significant_picture(image: Picture, z_m: NDArray[np.int32]) -> Picture:
     Returns:
         (H, W, 3) uint8.
     """
-    counts = figures.stretched(z_m, *image.shape[:2])  # (H, W)
-    inside = image
-    if z_m.max() > 1:
-        cmap, norm = figures.tint(z_m)
-        inside = _blend(image, cmap(norm(counts)), figures.TINT_OPACITY)
-    return np.where(counts[..., None] > 0, inside, figures.faded(image))
+    return figures.marked(image, z_m)
 
 
 def weighed_picture(image: Picture, weighed: NDArray[np.float32]) -> Picture:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..common import write_atomically
 from ..descriptors import RECIPES
 from ..evaluation import HISTOGRAM_DISTANCE, measure
+from ..images import Images
 from ..labels import NAMES, plain_name
 from ..store import find_store
 from .run import Run
@@ -31,7 +32,7 @@ EVIDENCE = {  # lists in metrics.json besides "results": headings, and what diff
     "pairs": ("Paired differences, query by query: η less the other (notebook 05)", "η − "),
     "released_results": ("From the recipe as printed to the one as released (notebook 06)", ""),
     "printed_against": (
-        "Paired differences for η: as printed less the other recipe (notebook 06)",
+        "Paired differences: as printed less the other recipe (notebook 06)",
         "printed − ",
     ),
     "caffe": ("With the authors' weights (notebook 06)", ""),
@@ -137,9 +138,14 @@ def image_hashes(run: Run) -> dict[str, str]:
             hashes[part] = f"unknown: {error}"
             continue
         if store is not None:
-            listed = json.dumps([store.files, store.labels])
-            hashes[part] = hashlib.sha256(listed.encode()).hexdigest()
+            hashes[part] = image_hash(store)
     return hashes
+
+
+def image_hash(images: Images) -> str:
+    """SHA-256 of the names and classes of some images, in order, as JSON [names, classes]."""
+    listed = json.dumps([images.files, images.labels])
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _merged(
@@ -202,7 +208,7 @@ def _text(value: object) -> str:
 
 
 class Mean(NamedTuple):
-    """A mean with its interval; of a paired difference also what the interval says about 0."""
+    """A mean with its interval; of a paired difference also the verdict of `as_family`."""
 
     mean: float
     low: float
@@ -277,7 +283,7 @@ def _group(title: str, prefix: str, records: Iterable[Record]) -> Group:
 
 
 def _cells(metric: str, row: Mapping[str, Mean]) -> dict[str, Cell]:
-    """A row of a table. Of differences those are bold whose interval does not hold 0."""
+    """A row of a table. Of differences those are bold that are better or worse."""
     best, near = _leaders(metric, row)
     lowest = min((m.low for m in row.values() if math.isfinite(m.low)), default=0)
     highest = max((m.high for m in row.values() if math.isfinite(m.high)), default=0)
@@ -291,8 +297,8 @@ def _cells(metric: str, row: Mapping[str, Mean]) -> dict[str, Cell]:
         cells[descriptor] = Cell(
             value=m,
             text=number(metric, m.mean),
-            interval=f"[{number(metric, m.low)}, {number(metric, m.high)}]",
-            best=m.verdict != "open" if is_difference else descriptor in best,
+            interval=interval(metric, m),
+            best=m.verdict in ("better", "worse") if is_difference else descriptor in best,
             near=not is_difference and descriptor in near,
             at=at,
         )
@@ -309,6 +315,13 @@ def _leaders(metric: str, row: Mapping[str, Mean]) -> tuple[list[str], list[str]
     best = [descriptor for descriptor, m in known.items() if m.mean == top.mean]
     overlapping = [descriptor for descriptor, m in known.items() if m.overlaps(top)]
     return best, [descriptor for descriptor in overlapping if descriptor not in best]
+
+
+def interval(metric: str, m: Mean) -> str:
+    """The ends of an interval as text, nothing where there is none."""
+    if not (math.isfinite(m.low) and math.isfinite(m.high)):
+        return ""
+    return f"[{number(metric, m.low)}, {number(metric, m.high)}]"
 
 
 def number(metric: str, x: float, sign: str = "") -> str:
