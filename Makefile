@@ -9,7 +9,7 @@ PAPER = $(wildcard notebooks/0[0-4]_*.ipynb)
 WORKERS ?= 2
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence original sweep explore check format test test-all bench lab notebooks site clean
+.PHONY: help reproduce evidence original photographs sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,6 +41,11 @@ evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the pape
 
 original: .venv/installed-vgg16  ## the same with VGG16's original weights, codes retrained, in runs/original/
 	$(BIN)/cbir reproduce --profile original --only 02-07,10 $(ARGS)
+
+photographs: .venv/installed-offline .venv/installed-vgg16  ## notebook 11 on photographs, and data/results/photographs.json (CBIR_PHOTOS=folder)
+	$(if $(CBIR_PHOTOS),,$(error set CBIR_PHOTOS to a folder that has imagenette3600/ and caltech101/, each with database/ and queries/))
+	$(BIN)/cbir reproduce --only 11 --name photographs -p results data/results/photographs.json -p code_widths "[4096, 4096]" \
+	    -p folders "{imagenette: ['$(CBIR_PHOTOS)/imagenette3600/database', '$(CBIR_PHOTOS)/imagenette3600/queries'], caltech101: ['$(CBIR_PHOTOS)/caltech101/database', '$(CBIR_PHOTOS)/caltech101/queries']}" $(ARGS)
 
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))

@@ -5,11 +5,13 @@ from . import (
     baselines as baselines,
     canvas as canvas,
     cluster as cluster,
+    codes as codes,
     color as color,
     datasets as datasets,
     decoding as decoding,
     descriptors as descriptors,
     evaluation as evaluation,
+    experiment as experiment,
     explorer as explorer,
     figures as figures,
     images as images,
@@ -19,8 +21,10 @@ from . import (
     plots as plots,
     pooling as pooling,
     scenes as scenes,
+    selection as selection,
     store as store,
     tables as tables,
+    weights as weights,
     workflow as workflow,
     zoo as zoo,
 )
@@ -29,6 +33,11 @@ from .baselines import (
     imagenet1m_descriptors as imagenet1m_descriptors,
     read_fvecs as read_fvecs,
     train_hidden_layer as train_hidden_layer,
+)
+from .codes import (
+    Codes as Codes,
+    load_codes as load_codes,
+    train_codes as train_codes,
 )
 from .color import (
     color_histogram as color_histogram,
@@ -62,12 +71,17 @@ from .descriptors import (
 )
 from .evaluation import (
     Evaluation as Evaluation,
+    MARGIN as MARGIN,
+    as_family as as_family,
     average_precision as average_precision,
     bootstrap_interval as bootstrap_interval,
+    by_other_half as by_other_half,
     class_color_plane as class_color_plane,
     common_in_top_k as common_in_top_k,
     comparisons as comparisons,
     distance_by_part as distance_by_part,
+    halves as halves,
+    holm as holm,
     means as means,
     paired_difference as paired_difference,
     pareto_front as pareto_front,

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,11 @@ Rows: TypeAlias = NDArray[np.integer]
 Values: TypeAlias = NDArray[np.float64]
 
 HISTOGRAM_DISTANCE = "histogram distance"
+
+MARGIN = 0.02  # in P@k: the loss that non-inferiority allows, stated before any comparison
+SIGNIFICANCE = 0.05  # of Holm's p
+FEWEST = 20  # values; a percentile bootstrap interval of fewer is too narrow
+EXACT = 14  # differences, up to which all 2^n flips of their signs are counted
 
 
 def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: Rows) -> Values:
@@ -119,16 +124,20 @@ def bootstrap_interval(
         seed: of the draws.
 
     Returns:
-        Mean, low and high end of the interval; NaN where there is no value.
+        Mean, low and high end of the interval; NaN where there is no value. Fewer than `FEWEST`
+        values have a mean, and ends of NaN.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     if not len(values):
         return np.nan, np.nan, np.nan
+    mean = float(values.mean())
+    if len(values) < FEWEST:
+        return mean, np.nan, np.nan
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(n)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+    return mean, float(low), float(high)
 
 
 class PairedDifference(NamedTuple):
@@ -136,7 +145,7 @@ class PairedDifference(NamedTuple):
 
     Attributes:
         mean: of the differences.
-        low: end of its bootstrap interval.
+        low: end of its bootstrap interval, NaN for fewer than `FEWEST` queries.
         high: the other end.
         p: of the sign-flip test, two-sided.
     """
@@ -148,20 +157,27 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, n: int = 2000, level: float = 0.95, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    flips: int = 10_000,
 ) -> PairedDifference:
     """How much greater the values a are than b, query by query.
 
     The interval is `bootstrap_interval`'s of a - b: what makes a query easy or hard for both
-    cancels. p is that of the permutation test that flips signs at random: the share of flips, the
-    observed one among them, whose mean is as far from 0.
+    cancels. p is that of the permutation test that flips the signs of the differences: the share
+    of flips whose mean is as far from 0. Up to `EXACT` queries it is exact, over all 2^Q flips;
+    for more, flips are drawn at random and the observed signs are one more of them.
 
     Args:
         a: (Q,) float.
         b: (Q,) float of the same queries; where either is NaN, a query is left out.
-        n: how many samples and how many flips are drawn.
+        n: how many samples are drawn for the interval.
         level: of the interval.
         seed: of the draws.
+        flips: how many are drawn where there are too many to count.
 
     Returns:
         A `PairedDifference`, of NaN where no query is left.
@@ -175,12 +191,96 @@ def paired_difference(
     differences = (a - b)[np.isfinite(a - b)]
     if not len(differences):
         return PairedDifference(np.nan, np.nan, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    flips = [rng.choice([-1, 1], len(differences)) for _ in range(n)]
-    flipped = np.array([abs((differences * signs).mean()) for signs in flips])
-    as_far = flipped >= abs(differences.mean()) - 1e-12  # rounding must not part what is equal
-    p = float((1 + as_far.sum()) / (1 + n))
+    if len(differences) <= EXACT:
+        p = _exact_p(differences)
+    else:
+        p = _sampled_p(differences, flips, seed)
     return PairedDifference(*bootstrap_interval(differences, n, level, seed), p)
+
+
+def _exact_p(differences: Values) -> float:
+    """The share of all 2^Q flips of the signs whose sum is as far from 0."""
+    n = len(differences)
+    negative = np.arange(2**n)[:, None] >> np.arange(n) & 1  # (2^Q, Q): the bits of a number
+    return float(_as_far(1 - 2 * negative, differences).mean())
+
+
+def _sampled_p(differences: Values, flips: int, seed: int) -> float:
+    """The same over flips drawn at random; the observed signs count as one of them."""
+    rng = np.random.default_rng(seed)
+    as_far = 0
+    for start in range(0, flips, 100):  # a hundred at a time: many queries need little memory
+        size = min(100, flips - start), len(differences)
+        as_far += int(_as_far(2 * rng.integers(0, 2, size) - 1, differences).sum())
+    return (1 + as_far) / (1 + flips)
+
+
+def _as_far(signs: NDArray[np.integer], differences: Values) -> NDArray[np.bool_]:
+    """Which rows of signs bring the mean as far from 0 as it is: (n, Q), (Q,) -> (n,)."""
+    means = np.abs(signs @ differences) / len(differences)
+    return means >= abs(differences.mean()) - 1e-12  # rounding must not part what is equal
+
+
+def holm(p: ArrayLike) -> Values:
+    """Holm's correction of p values that are looked at together.
+
+    S. Holm, A simple sequentially rejective multiple test procedure, 1979. Where every adjusted p
+    below 0.05 is believed, the chance of one or more false among them is at most 0.05.
+
+    Args:
+        p: (n,) float, one a comparison of the family; NaN is not of the family.
+
+    Returns:
+        (n,) float64, adjusted p; NaN stays NaN.
+    """
+    p = np.asarray(p, float)
+    adjusted = np.full(p.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    left = len(order) - np.arange(len(order))  # comparisons that are not yet decided
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left), 1)
+    return adjusted
+
+
+def halves(n: int, seed: int = 0) -> tuple[Rows, Rows]:
+    """Two halves of the queries: what is chosen on one is reported on the other.
+
+    Args:
+        n: number of queries.
+        seed: of the draw.
+
+    Returns:
+        Two ascending arrays of rows, each row in one of them; of an odd number the second has
+        one more.
+    """
+    drawn = np.random.default_rng(seed).permutation(n)
+    return np.sort(drawn[: n // 2]), np.sort(drawn[n // 2 :])
+
+
+def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int = 0) -> pd.DataFrame:
+    """Chooses an option, such as a weight or a metric, on one half of the queries for the other.
+
+    A mean over the queries on which an option was chosen is too good. Here each half is reported
+    by the option that is best on the other one.
+
+    Args:
+        values: (Q, options) float, a measure of every query by every option; NaN is left out.
+        best: which mean is chosen.
+        seed: of the `halves`.
+
+    Returns:
+        Columns value (Q rows, each by the option chosen for it) and option.
+    """
+    first, second = halves(len(values), seed)
+    value = np.full(len(values), np.nan)
+    option = np.zeros(len(values), int)  # its column
+    for chosen_on, reported_on in ((first, second), (second, first)):
+        means = values.iloc[chosen_on].mean()
+        chosen = int(np.argmax(means) if best == "max" else np.argmin(means))
+        value[reported_on] = values.iloc[reported_on, chosen]
+        option[reported_on] = chosen
+    options = [values.columns[column] for column in option]
+    return pd.DataFrame({"value": value, "option": options}, index=values.index)
 
 
 def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
@@ -407,7 +507,8 @@ def means(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
         seed: of the draws.
 
     Returns:
-        Columns metric, descriptor, mean, low, high.
+        Columns metric, descriptor, mean, low, high; fewer than `FEWEST` queries have no interval,
+        NaN.
     """
     rows = []
     for metric in next(iter(scores.values())).columns:
@@ -427,28 +528,45 @@ def comparisons(
         seed: of the draws.
 
     Returns:
-        Columns metric, descriptor, those of `PairedDifference`, and verdict: "better" or "worse",
-        for the reference, where the interval does not hold 0, "open" where it does.
+        Columns metric, descriptor, those of `PairedDifference`, p_holm and verdict; all rows are
+        one family, see `as_family`.
     """
     rows = []
     of_reference = scores[reference]
     others = [descriptor for descriptor in scores if descriptor != reference]
     for metric in of_reference.columns:
         for other in others:
-            values = scores[other][metric]
-            difference = paired_difference(of_reference[metric], values, seed=seed)
-            rows.append([metric, other, *difference, _verdict(metric, difference)])
-    columns = ["metric", "descriptor", *PairedDifference._fields, "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+            difference = paired_difference(of_reference[metric], scores[other][metric], seed=seed)
+            rows.append([metric, other, *difference])
+    columns = ["metric", "descriptor", *PairedDifference._fields]
+    return as_family(pd.DataFrame(rows, columns=columns))
 
 
-def _verdict(metric: str, difference: PairedDifference) -> str:
-    """Whether more of this measure is better, worse, or neither for certain."""
-    more, less = difference.low > 0, difference.high < 0
-    if not (more or less):
-        return "open"
-    good = more if measure(metric).best == "max" else less
-    return "better" if good else "worse"
+def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Judges comparisons as one family, by one rule.
+
+    "better" or "worse" is a claim for the reference, where Holm's p is below 0.05. Of the rest,
+    "kept" is a claim for the reference too: its difference to the other descriptor is above
+    -`MARGIN`, since the lower end of the interval is. Only precisions P@k know it, because the
+    margin is one of them. Anything else is "open": neither a difference nor its absence is shown.
+
+    Args:
+        pairs: what `comparisons` gives, or several of these, one under the other.
+
+    Returns:
+        The same with the columns p_holm and verdict over all rows.
+    """
+    judged = pairs.assign(p_holm=holm(pairs.p))
+    return judged.assign(verdict=[_verdict(row) for row in judged.itertuples()])
+
+
+def _verdict(pair: Any) -> str:
+    """The rule of `as_family` for one of its rows."""
+    if pair.p_holm < SIGNIFICANCE:
+        more_is_good = measure(pair.metric).best == "max"
+        return "better" if (pair.mean > 0) == more_is_good else "worse"
+    is_precision = re.search(r"P@\d+$", pair.metric) is not None
+    return "kept" if is_precision and pair.low > -MARGIN else "open"
 
 
 def class_color_plane(results: pd.DataFrame, metric: str) -> pd.DataFrame:

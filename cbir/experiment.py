@@ -203,15 +203,26 @@ class Experiment:
         """
         rows = []
         for share in shares:
-            found = self._found_by_share(part, share)
-            rows.append({"share": share} | self.judge(found, k=self.k).mean().to_dict())
+            rows.append({"share": share} | self.at_share(part, share).mean().to_dict())
         return pd.DataFrame(rows)
 
-    def _found_by_share(self, part: str, share: float) -> NDArray[np.int64]:
+    def at_share(self, part: str, share: float, balance: Balance = "none") -> pd.DataFrame:
+        """Judges [h, part] at one share in the mean distance: what `Evaluation` gives.
+
+        Args:
+            part: a key of `parts`.
+            share: from 0, h alone, to 1, the part alone.
+            balance: as in `rows`.
+        """
+        return self.judge(self._found_by_share(part, share, balance), k=self.k)
+
+    def _found_by_share(
+        self, part: str, share: float, balance: Balance = "none"
+    ) -> NDArray[np.int64]:
         """What [h, part] finds where the part has that share in the mean distance: (Q, k)."""
-        of_h, of_part = self.mean_distance("h"), self.mean_distance(part)
+        of_h, of_part = self.mean_distance("h", balance), self.mean_distance(part, balance)
         factors = [(1 - share) / of_h, share / of_part]
-        images, queries = self.rows(["h", part], factors=factors)
+        images, queries = self.rows(["h", part], balance, factors)
         return search(images, queries, metric="l1", k=self.k).indices
 
     def common(

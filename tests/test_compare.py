@@ -161,7 +161,10 @@ def test_images_are_told_from_the_stores(runs, folder, tiny_net):
 
 
 def test_images_in_common(runs):
-    """Of three queries, one was not searched for; k is the smaller of both."""
+    """Of three queries, one was not searched for; k is the smaller of both.
+
+    So few queries have a mean and no interval.
+    """
     runs[0].save_arrays(
         "hits",
         eta_indices=[[1, 2], [3, 4], [-1, -1]],
@@ -176,9 +179,16 @@ def test_images_in_common(runs):
     runs[0].save_arrays("hits", eta_indices=[[1, 2]])  # of fewer queries, from another time
     assert not compared(*runs).find(id="common")
     assert common == [
-        ["h", "2", "0.000 [0.000, 0.000]", "0.0 %"],
-        ["η", "2", "0.750 [0.500, 1.000]", "50.0 %"],
+        ["h", "2", "0.000", "0.0 %"],
+        ["η", "2", "0.750", "50.0 %"],
     ]
+
+
+def test_many_queries_have_an_interval(runs):
+    for run in runs:
+        run.save_arrays("hits", h_indices=[[1, 2]] * 20)
+    common = rows(compared(*runs), "common")
+    assert common == [["h", "2", "1.000 [1.000, 1.000]", "100.0 %"]]
 
 
 def test_table_1_time_memory_and_skipped_images(runs):

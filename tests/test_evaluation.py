@@ -141,7 +141,10 @@ def test_means():
 
 def test_comparisons():
     """Of the histogram distance less is better."""
-    table = cbir.comparisons(SCORES, seed=3).set_index(["metric", "descriptor"])
+    table = cbir.comparisons(SCORES, seed=3)
+    assert list(table)[2:] == ["mean", "low", "high", "p", "p_holm", "verdict"]
+    np.testing.assert_array_equal(table.p_holm, cbir.holm(table.p))
+    table = table.set_index(["metric", "descriptor"])
     assert table.verdict.to_dict() == {
         ("class P@5", "h"): "better",
         ("class P@5", "gem"): "open",
@@ -153,6 +156,47 @@ def test_comparisons():
     assert tuple(table.loc[("class P@5", "h")])[:4] == by_hand
     back = cbir.comparisons(SCORES, reference="h").set_index(["metric", "descriptor"])
     assert set(back.xs("eta", level=1).verdict) == {"worse"}
+
+
+def scores_of(difference, metric="class P@5", queries=200):
+    """Two descriptors whose values differ by about that much: eta has more."""
+    noise = np.random.default_rng(0).normal(0, 0.01, queries)
+    of_h = np.linspace(0.3, 0.7, queries)
+    of_eta = of_h + difference + noise - noise.mean()
+    return {"eta": pd.DataFrame({metric: of_eta}), "h": pd.DataFrame({metric: of_h})}
+
+
+@pytest.mark.parametrize(
+    ("difference", "metric", "queries", "verdict"),
+    [
+        (0.01, "class P@5", 200, "better"),
+        (0, "class P@5", 200, "kept"),
+        (-0.01, "class P@5", 200, "worse"),  # within the margin: yet it is a loss
+        (-0.01, HISTOGRAM_DISTANCE, 200, "better"),
+        (0, HISTOGRAM_DISTANCE, 200, "open"),  # the margin is one of precisions
+        (0, "class AP", 200, "open"),
+        (0, "class P@5", 10, "open"),  # too few for an interval
+    ],
+)
+def test_verdicts_follow_one_rule(difference, metric, queries, verdict):
+    table = cbir.comparisons(scores_of(difference, metric, queries))
+    assert table.verdict.tolist() == [verdict]
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.0199, "kept"), (-0.0201, "open")])
+def test_kept_ends_at_the_margin(low, verdict):
+    pair = {"metric": "class P@5", "mean": 0.0, "low": low, "high": 0.02, "p": 0.9}
+    assert cbir.MARGIN == 0.02
+    assert cbir.as_family(pd.DataFrame([pair])).verdict.tolist() == [verdict]
+
+
+def test_a_family_of_several_tables():
+    """Alone p = 0.03 is enough; beside another comparison it is not."""
+    pair = {"metric": "class AP", "mean": 0.1, "low": 0.01, "high": 0.2, "p": 0.03}
+    alone = cbir.as_family(pd.DataFrame([pair]))
+    assert alone.verdict.tolist() == ["better"]
+    joined = cbir.as_family(pd.concat([alone, alone.assign(p=0.04)]))
+    assert joined.p_holm.tolist() == [0.06, 0.06] and joined.verdict.tolist() == ["open"] * 2
 
 
 def test_a_comparison_without_values_is_open():
@@ -196,8 +240,20 @@ def test_an_unreadable_query_has_no_share():
 
 
 def test_interval_of_equal_values():
-    assert cbir.bootstrap_interval([0.25] * 7) == (0.25, 0.25, 0.25)
-    assert cbir.bootstrap_interval([3.0]) == (3.0, 3.0, 3.0)
+    assert cbir.bootstrap_interval([0.25] * 20) == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize("n", [1, 10, 19])
+def test_few_values_have_no_interval(n):
+    values = np.random.default_rng(0).random(n)
+    with_gap = [np.nan, *values]
+    for mean, low, high in (
+        cbir.bootstrap_interval(with_gap),
+        cbir.paired_difference(with_gap, np.zeros(n + 1))[:3],
+        cbir.means({"h": pd.DataFrame({"class P@5": with_gap})}).iloc[0, 2:],
+    ):
+        assert mean == pytest.approx(values.mean()) and np.isnan([low, high]).all()
+    assert np.isfinite(cbir.bootstrap_interval(np.random.default_rng(0).random(20))).all()
 
 
 def test_interval_is_seeded():
@@ -299,20 +355,43 @@ def test_pairs_see_what_two_separate_means_do_not():
     assert d[:3] == cbir.bootstrap_interval(a - b)
 
 
-def test_the_sign_flip_test_against_scipy():
+def scipy_p(a, b, n_resamples):
+    options = {"permutation_type": "samples", "n_resamples": n_resamples, "rng": 0}
+    return stats.permutation_test((a, b), lambda x, y: np.mean(x - y), **options).pvalue
+
+
+def test_drawn_sign_flips_against_scipy():
     a, b = np.random.default_rng(1).random((2, 30))
     a += 0.1
-    options = {"permutation_type": "samples", "n_resamples": 20_000, "rng": 0}
-    exact = stats.permutation_test((a, b), lambda x, y: np.mean(x - y), **options)
-    assert 0.01 < exact.pvalue < 0.5
-    assert cbir.paired_difference(a, b, n=5000).p == pytest.approx(exact.pvalue, abs=0.02)
+    expected = scipy_p(a, b, 20_000)
+    assert 0.01 < expected < 0.5
+    assert cbir.paired_difference(a, b).p == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_few_sign_flips_against_scipy(n):
+    """SciPy too is exact where it may draw more often than there are flips."""
+    a, b = np.random.default_rng(n).random((2, n))
+    assert cbir.paired_difference(a + 0.2, b).p == pytest.approx(scipy_p(a + 0.2, b, 5_000))
+
+
+def test_the_exact_test_ends_where_drawing_begins():
+    """Fourteen equal differences: 2 of 2^14 flips. Fifteen are drawn: none is as far."""
+    assert cbir.paired_difference(np.ones(14), np.zeros(14)).p == 2 / 2**14
+    p = cbir.paired_difference(np.ones(15), np.zeros(15), flips=999).p
+    assert 1 / 1000 <= p <= 2 / 1000
 
 
 def test_the_sign_flip_test_by_hand():
-    """Three differences of the same sign: 2 of 8 ways to flip them have a mean as far from 0."""
-    p = cbir.paired_difference([1, 2, 3], [0, 0, 0], n=20_000).p
-    assert p == pytest.approx(2 / 8, abs=0.01)
-    assert cbir.paired_difference([1, 2, 3], [1, 2, 3]) == (0, 0, 0, 1)
+    """Three differences 1, 2, 3: of the 8 sums ±1 ±2 ±3, 2 are as far from 0 as 6.
+
+    -1, 2, 3 add up to 4: besides ±4 and ±6 all are nearer, so 4 of 8. 1, 2, -3: all are as far.
+    """
+    zeros = [0, 0, 0]
+    assert cbir.paired_difference([1, 2, 3], zeros).p == 2 / 8
+    assert cbir.paired_difference([-1, 2, 3], zeros).p == 4 / 8
+    assert cbir.paired_difference([1, 2, -3], zeros).p == 1
+    assert cbir.paired_difference([1, 2, 3], [1, 2, 3]).p == 1
 
 
 def test_pairs_are_seeded_and_odd():
@@ -324,7 +403,7 @@ def test_pairs_are_seeded_and_odd():
 
 
 def test_pairs_need_both_values():
-    a, b = np.random.default_rng(0).random((2, 10))
+    a, b = np.random.default_rng(0).random((2, 20))
     gaps_a = np.insert(a, [0, 3], [np.nan, 5])
     gaps_b = np.insert(b, [0, 3], [7, np.nan])
     assert cbir.paired_difference(gaps_a, gaps_b) == cbir.paired_difference(a, b)
@@ -332,6 +411,58 @@ def test_pairs_need_both_values():
     assert np.isnan(cbir.paired_difference([], [])).all()
     with pytest.raises(ValueError, match="not the same queries"):
         cbir.paired_difference([1, 2], [1, 2, 3])
+
+
+# Families and halves
+
+
+def test_holm_by_hand():
+    """In order: 0.005 * 4, 0.01 * 3, 0.03 * 2; 0.04 * 1 would be less than the one before it."""
+    adjusted = cbir.holm([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_leaves_out_nan_and_ends_at_one():
+    np.testing.assert_allclose(cbir.holm([np.nan, 0.04, 0.6, np.nan]), [np.nan, 0.08, 0.6, np.nan])
+    np.testing.assert_allclose(cbir.holm([0.9, 0.8]), [1, 1])
+    assert cbir.holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_step_by_step(p):
+    """As Holm puts it: the smallest of m at 0.05 / m, the next at 0.05 / (m - 1), and so on."""
+    adjusted = cbir.holm(p)
+    assert (adjusted >= np.array(p)).all() and (adjusted <= 1).all()
+    rejected = 0
+    for left, value in zip(range(len(p), 0, -1), sorted(p)):
+        if value * left >= 0.05:
+            break
+        rejected += 1
+    assert (adjusted < 0.05).sum() == rejected
+
+
+@pytest.mark.parametrize("n", [0, 1, 10, 201])
+def test_halves(n):
+    first, second = cbir.halves(n, seed=1)
+    assert sorted([*first, *second]) == list(range(n)) and len(second) - len(first) == n % 2
+    assert list(first) == sorted(first) and list(second) == sorted(second)
+    np.testing.assert_array_equal(first, cbir.halves(n, seed=1)[0])
+
+
+def test_halves_are_drawn():
+    assert list(cbir.halves(100, seed=1)[0]) != list(cbir.halves(100, seed=2)[0])
+
+
+@pytest.mark.parametrize(("best", "expected"), [("max", 0), ("min", 1)])
+def test_what_is_chosen_on_one_half_is_reported_on_the_other(best, expected):
+    """Option "a" is 1 on the first half and 0 on the second, "b" the other way round."""
+    first, second = cbir.halves(10, seed=4)
+    on_first = np.isin(np.arange(10), first).astype(float)
+    values = pd.DataFrame({"a": on_first, "b": 1 - on_first})
+    reported = cbir.by_other_half(values, best, seed=4)
+    assert reported.value.tolist() == [expected] * 10  # never what was seen when it was chosen
+    assert set(reported.option[first]) == {"b" if best == "max" else "a"}
+    assert set(reported.option[second]) == {"a" if best == "max" else "b"}
 
 
 # The Pareto front

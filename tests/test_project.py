@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cbir.common import ROOT
+from cbir.workflow import project
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -76,3 +77,13 @@ def test_version_is_the_same_everywhere():
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cbir.__version__ == PROJECT["version"] == citation["version"]
+
+
+def test_notebooks_by_their_numbers():
+    assert project.by_number("3") == ["03_retrieval"]
+    assert [name[:2] for name in project.by_number("02-04,10")] == ["02", "03", "04", "10"]
+    for numbers in ("", "3,x", "02..04"):
+        with pytest.raises(ValueError, match="no notebook's number: write 10, or 02-07,10"):
+            project.by_number(numbers)
+    with pytest.raises(ValueError, match=r"no notebook 77: there are .*03_retrieval"):
+        project.by_number("77")

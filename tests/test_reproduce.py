@@ -24,7 +24,7 @@ from PIL import Image
 import cbir
 from cbir import cli
 from cbir.common import ROOT
-from cbir.workflow import notebooks
+from cbir.workflow import environment, notebooks
 
 PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
@@ -121,13 +121,13 @@ def test_second_run_reuses_the_descriptors_and_says_so(embedded, tmp_path, monke
 DESCRIPTORS = ["im", "h", "eta_conv", "eta"]
 
 
-def test_embedded_results_are_those_of_the_readme(embedded):
-    """Every number of the README's table of results, against this run's metrics.json."""
+def test_embedded_results_are_those_of_the_docs(embedded):
+    """Every number of the table of the embedded run, against this run's metrics.json."""
     runs, _ = embedded
     results = read_metrics(runs / "embedded")["results"]
     measured = {(row["metric"], row["descriptor"]): row for row in results}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", readme, re.M)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", page, re.M)
     metrics = ["same class", "same background", "same palette", "histogram distance"]
     assert [metric for metric, _ in rows] == metrics
     for metric, cells in rows:
@@ -347,8 +347,8 @@ def test_peak_memory_is_that_of_the_processes_that_the_block_starts():
 
 
 def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
-    assert notebooks.commit() == "no git checkout"
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.commit() == "no git checkout"
     author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
 
     def git(*args):
@@ -357,15 +357,15 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
 
     git("init")
     no_commit_yet = "a git checkout, of which git says nothing"
-    assert notebooks.commit() == no_commit_yet
+    assert environment.commit() == no_commit_yet
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-m", "one")
     git("tag", "v1")
     head = git("rev-parse", "HEAD").strip()
-    assert notebooks.commit() == head
+    assert environment.commit() == head
     (tmp_path / "file").write_text("2")
-    assert notebooks.commit() == f"{head}, with changes"
+    assert environment.commit() == f"{head}, with changes"
 
 
 def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):

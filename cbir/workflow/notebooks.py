@@ -1,22 +1,18 @@
 """The numbered notebooks, headless: papermill with a profile's parameters, into runs/<name>/."""
 
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
 import papermill
 import psutil
-import torch
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -24,6 +20,7 @@ from ..common import METRICS, ROOT
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from . import project
+from .environment import environment
 from .project import EVIDENCE, PAPER
 from .report import image_hashes, report
 from .run import Run
@@ -44,20 +41,6 @@ PATHS = {
     "im_query_files",
 }
 PATHS_OR_NAMES = {"weights", "caffe"}
-PACKAGES = [  # that results depend on
-    "cbir",
-    "torch",
-    "torchvision",
-    "numpy",
-    "numba",
-    "pandas",
-    "pillow",
-    "zarr",
-    "dask",
-    "safetensors",
-    "matplotlib",
-    "papermill",
-]
 SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
 
@@ -296,45 +279,3 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.Error:  # it has just ended
         return 0
-
-
-def environment() -> dict[str, str]:
-    """What results and times may depend on besides parameters: code, Python, packages, machine."""
-    packages = {package: version(package) for package in PACKAGES}
-    return {
-        "code": commit(),
-        "Python": platform.python_version(),
-        **packages,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-
-
-def _processor() -> str:
-    """The processor's name, as Linux says it, else as Python does."""
-    cpus = Path("/proc/cpuinfo")
-    if cpus.exists():
-        for line in cpus.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor()
-
-
-def commit() -> str:
-    """The git commit of this code, and whether files that git knows were changed since.
-
-    Returns:
-        The hash, with ", with changes" after it where there are any; or why there is none.
-    """
-    if not (ROOT / ".git").exists():
-        return "no git checkout"
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    command.append("--exclude=*")  # no tags: the hash alone
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "a git checkout, of which git says nothing"
-    return described.stdout.strip().replace("-dirty", ", with changes")

@@ -19,6 +19,7 @@ from ..evaluation import HISTOGRAM_DISTANCE, measure
 from ..images import Images
 from ..labels import NAMES, plain_name
 from ..store import find_store
+from . import verdict
 from .run import Run
 
 Metrics: TypeAlias = Mapping[str, Any]  # what metrics.json holds
@@ -55,6 +56,7 @@ def report(run: Run) -> Path:
         name=run.name,
         status=metrics.get("status", ""),
         summary=_summary(metrics, main),
+        verdicts=verdict.table().to_dict("split"),
         main=main,
         others=groups[1:],
         table1=table1.read_text(encoding="utf-8") if table1.exists() else "",
