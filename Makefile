@@ -47,7 +47,7 @@ photographs: .venv/installed-offline .venv/installed-vgg16  ## notebook 11 on ph
 	$(BIN)/cbir reproduce --only 11 --name photographs -p results data/results/photographs.json -p code_widths "[4096, 4096]" \
 	    -p folders "{imagenette: ['$(CBIR_PHOTOS)/imagenette3600/database', '$(CBIR_PHOTOS)/imagenette3600/queries'], caltech101: ['$(CBIR_PHOTOS)/caltech101/database', '$(CBIR_PHOTOS)/caltech101/queries']}" $(ARGS)
 
-sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold, SCHEDULER=local|tcp://...)
+sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold|balance, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 check: .venv/installed-test  ## seconds: ruff, mypy, the notebooks' metadata

@@ -261,7 +261,7 @@ def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int =
     """Chooses an option, such as a weight or a metric, on one half of the queries for the other.
 
     A mean over the queries on which an option was chosen is too good. Here each half is reported
-    by the option that is best on the other one.
+    by the option that is best on the other one; where the other one has no value, by none.
 
     Args:
         values: (Q, options) float, a measure of every query by every option; NaN is left out.
@@ -269,18 +269,20 @@ def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int =
         seed: of the `halves`.
 
     Returns:
-        Columns value (Q rows, each by the option chosen for it) and option.
+        Columns value (Q rows, each by the option chosen for it) and option, both missing by none.
     """
     first, second = halves(len(values), seed)
     value = np.full(len(values), np.nan)
-    option = np.zeros(len(values), int)  # its column
+    option: list[Any] = [None] * len(values)
     for chosen_on, reported_on in ((first, second), (second, first)):
         means = values.iloc[chosen_on].mean()
+        if means.isna().all():
+            continue
         chosen = int(np.argmax(means) if best == "max" else np.argmin(means))
         value[reported_on] = values.iloc[reported_on, chosen]
-        option[reported_on] = chosen
-    options = [values.columns[column] for column in option]
-    return pd.DataFrame({"value": value, "option": options}, index=values.index)
+        for row in reported_on.tolist():
+            option[row] = values.columns[chosen]  # it may be a tuple
+    return pd.DataFrame({"value": value, "option": option}, index=values.index)
 
 
 def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
@@ -547,8 +549,10 @@ def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
 
     "better" or "worse" is a claim for the reference, where Holm's p is below 0.05. Of the rest,
     "kept" is a claim for the reference too: its difference to the other descriptor is above
-    -`MARGIN`, since the lower end of the interval is. Only precisions P@k know it, because the
-    margin is one of them. Anything else is "open": neither a difference nor its absence is shown.
+    -`MARGIN`, since the lower end of the interval is. That end is passed by chance in 2.5 % of
+    cases, a claim at a time: of many claims of "kept" some may be wrong. Only precisions P@k know
+    it, because the margin is one of them. Anything else is "open": neither a difference nor its
+    absence is shown.
 
     Args:
         pairs: what `comparisons` gives, or several of these, one under the other.
@@ -567,6 +571,35 @@ def _verdict(pair: Any) -> str:
         return "better" if (pair.mean > 0) == more_is_good else "worse"
     is_precision = re.search(r"P@\d+$", pair.metric) is not None
     return "kept" if is_precision and pair.low > -MARGIN else "open"
+
+
+def with_interval(row: Any, digits: int = 3, sign: str = "") -> str:
+    """A mean and its interval as text, "0.971 [0.953, 0.987]"; the mean alone without interval.
+
+    Args:
+        row: a row of `means` or `comparisons`, or a `PairedDifference`: mean, low and high.
+        digits: decimals.
+        sign: "+" where a difference is to show its sign.
+
+    Returns:
+        The text, nothing where there is no mean.
+    """
+    if not np.isfinite(row.mean):
+        return ""
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in (row.mean, row.low, row.high))
+    has_interval = np.isfinite(row.low) and np.isfinite(row.high)
+    return f"{mean} [{low}, {high}]" if has_interval else mean
+
+
+def in_words(pair: Any, digits: int = 3) -> str:
+    """A row of `as_family` as text, "+0.065 [+0.046, +0.084] better"; "open" is left out.
+
+    Args:
+        pair: one of its rows.
+        digits: decimals.
+    """
+    verdict = "" if pair.verdict == "open" else f" {pair.verdict}"
+    return with_interval(pair, digits, "+") + verdict
 
 
 def class_color_plane(results: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -11,7 +11,14 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 import cbir
-from cbir.evaluation import HISTOGRAM_DISTANCE, MEASURES, measure
+from cbir.evaluation import (
+    HISTOGRAM_DISTANCE,
+    MEASURES,
+    PairedDifference,
+    in_words,
+    measure,
+    with_interval,
+)
 
 GRAYS = {
     "database/cat/0.png": 0,
@@ -463,6 +470,42 @@ def test_what_is_chosen_on_one_half_is_reported_on_the_other(best, expected):
     assert reported.value.tolist() == [expected] * 10  # never what was seen when it was chosen
     assert set(reported.option[first]) == {"b" if best == "max" else "a"}
     assert set(reported.option[second]) == {"a" if best == "max" else "b"}
+
+
+def test_an_option_may_have_several_parts():
+    values = pd.DataFrame({("unit length", "l1"): [1.0] * 4, ("as they are", "l2"): [2.0] * 4})
+    assert cbir.by_other_half(values, "max").option.tolist() == [("as they are", "l2")] * 4
+
+
+@pytest.mark.parametrize("unknown", [[], [np.nan]])
+def test_a_half_without_values_chooses_nothing(unknown):
+    """Of one query the first half is empty; of two one may be unreadable."""
+    values = pd.DataFrame({"a": [*unknown, 1.0], "b": [*unknown, 2.0]})
+    reported = cbir.by_other_half(values, "max")
+    assert reported.value.isna().all() and pd.isna(reported.option.iloc[-1])
+
+
+# Results as text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.0654, 0.0456, 0.0844), "+0.065 [+0.046, +0.084]"),
+        ((-0.25, np.nan, np.nan), "-0.250"),
+        ((np.nan, np.nan, np.nan), ""),
+    ],
+)
+def test_an_interval_as_text(values, text):
+    """Few queries have a mean and no interval."""
+    assert with_interval(PairedDifference(*values, p=0.01), 3, "+") == text
+
+
+@pytest.mark.parametrize(("p", "word"), [(0.01, " better"), (0.9, "")])
+def test_a_comparison_in_words(p, word):
+    pair = {"metric": "class AP", "mean": 0.0654, "low": 0.0456, "high": 0.0844, "p": p}
+    (row,) = cbir.as_family(pd.DataFrame([pair])).itertuples()
+    assert in_words(row, 2) == f"+0.07 [+0.05, +0.08]{word}"
 
 
 # The Pareto front

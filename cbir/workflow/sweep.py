@@ -370,6 +370,8 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
 def _interval(mean: float, low: float, high: float) -> str:
     if pd.isna(mean):
         return ""
+    if pd.isna(low):  # of few queries
+        return f"{mean:.4g}"
     return f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
