@@ -17,7 +17,7 @@ from PIL import Image
 
 import cbir
 from cbir import tables
-from cbir.workflow import notebooks, report
+from cbir.workflow import notebooks, report, verdict
 from cbir.workflow.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
@@ -338,6 +338,15 @@ def test_the_report_refers_to_nothing_outside(page):
     targets = {tag["id"] for tag in page.find_all(id=True)}
     inner = {a["href"][1:] for a in page.find_all("a") if a["href"].startswith("#")}
     assert inner and inner <= targets
+
+
+def test_the_report_opens_with_the_verdicts(page):
+    rows = page.find(id="claims").find_next("table").find_all("tr")
+    table = verdict.table()
+    assert [words(cell) for cell in rows[0].find_all("th")] == list(table.columns)
+    assert len(rows) == 1 + len(table)
+    shown = [words(cell) for cell in rows[1].find_all(["th", "td"])]
+    assert shown == [cell or "–" for cell in table.iloc[0]]
 
 
 def test_the_report_shows_everything_as_it_is(page):
