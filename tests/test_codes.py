@@ -143,7 +143,8 @@ def test_without_classes_there_is_nothing_to_learn(net, tmp_path):
 
 def test_a_networks_own_codes_are_left_out(pictures):
     own = cbir.load_network("embedded", device="cpu")
-    retrained = cbir.train_codes(own, cbir.list_images(pictures)[range(0, 37, 4)], widths=(4,), epochs=1)
+    images = cbir.list_images(pictures)[range(0, 37, 4)]
+    retrained = cbir.train_codes(own, images, widths=(4,), epochs=1)
     assert len(own.codes) == 2 and retrained.codes == ["fc6, 4 retrained"]
 
 
