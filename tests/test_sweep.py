@@ -195,7 +195,7 @@ def test_the_command_with_real_notebooks(tmp_path, runs, images, monkeypatch, ca
     of_class = [r for r in metrics[2]["results"] if r["metric"] == "same class"]
     expected = {r["descriptor"]: r["mean"] for r in of_class}
     assert {d: table[f"same class {d}"][0] for d in expected} == pytest.approx(expected)
-    assert set(expected) == {"im", "h", "eta_conv", "eta"}
+    assert set(expected) == {"im", "h", "eta_conv", "eta", "h+average"}
     assert "03_retrieval" in (runs / "mine-k-50" / "log.txt").read_text(encoding="utf-8")
 
 
