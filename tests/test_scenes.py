@@ -1,7 +1,6 @@
 """The embedded image set: its table, its pictures, its folder; and training a network on it."""
 
 import os
-from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -253,21 +252,14 @@ def test_a_batch_is_normalised_as_the_network_expects():
     torch.testing.assert_close(training.to_batch(images), expected)
 
 
-def test_augmentation_only_mirrors_and_reorders_the_channels():
+def test_augmentation_only_mirrors():
     torch.manual_seed(1)
     x = torch.rand(40, 3, 4, 5)
-    seen = set()
+    mirrored = 0
     for before, after in zip(x, training.augment(x)):
-        found = []
-        for order in permutations(range(3)):
-            reordered = before[list(order)]
-            if torch.equal(reordered, after):
-                found.append((order, "as it was"))
-            if torch.equal(reordered.flip(2), after):
-                found.append((order, "mirrored"))
-        assert len(found) == 1
-        seen.update(found)
-    assert len(seen) > 8
+        mirrored += torch.equal(before.flip(2), after)
+        assert torch.equal(before, after) or torch.equal(before.flip(2), after)
+    assert 5 < mirrored < 35
 
 
 def test_training_runs_from_scenes_to_folded_weights():
