@@ -4,7 +4,7 @@ Letters as in the paper: y, z, w, h, eta_conv (eta tilde), eta, q.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
@@ -183,14 +183,25 @@ def window_means(ys: Sequence[torch.Tensor]) -> Windows:
     Returns [((B, C_m, H_N, W_N), cells of a window), ..], y_N last with windows of one cell.
     Half precision becomes float32, since counts need it.
     """
-    means = []
-    for m, y in enumerate(ys, start=1):
-        rows, cols = window(y.shape[-2:], ys[-1].shape[-2:], f"block {m}")
-        mean = F.avg_pool2d(y, (rows, cols)) if rows * cols > 1 else y
-        if mean.dtype in (torch.float16, torch.bfloat16):
-            mean = mean.float()
-        means.append((mean, rows * cols))
-    return means
+    grid = ys[-1].shape[-2:]
+    return [window_mean(y, grid, f"block {m}") for m, y in enumerate(ys, start=1)]
+
+
+def window_mean(y: torch.Tensor, grid: Sequence[int], name: str) -> tuple[torch.Tensor, int]:
+    """One block of `window_means`; grid: (H_N, W_N)."""
+    rows, cols = window(y.shape[-2:], grid, name)
+    mean = F.avg_pool2d(y, (rows, cols)) if rows * cols > 1 else y
+    if mean.dtype in (torch.float16, torch.bfloat16):
+        mean = mean.float()
+    return mean, rows * cols
+
+
+def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[torch.Tensor]]:
+    """`window_means` and the codes by one forward pass, which keeps no block but the last."""
+    ys, codes = net(batch, reduce=window_mean)
+    means: list[Any] = list(ys)
+    means[-1] = window_mean(ys[-1], ys[-1].shape[-2:], "the last block")
+    return means, codes
 
 
 def split_windows(
@@ -262,8 +273,8 @@ def balanced(parts: Sequence[torch.Tensor], balance: Balance) -> list[torch.Tens
 
 def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Descriptors:
     """Eq. 7-16 for a batch (B, 3, H, W) of transformed images, by one forward pass."""
-    ys, codes = net(batch)
-    eta_conv = conv_descriptor(ys, **recipe)
+    means, codes = forward_windows(net, batch)
+    eta_conv = weigh(means, **recipe)
     return Descriptors(join(codes, eta_conv, recipe.get("balance", "none")), eta_conv)
 
 

@@ -25,6 +25,7 @@ from .descriptors import (
     Recipe,
     Windows,
     check_recipe,
+    forward_windows,
     join,
     split_windows,
     weigh,
@@ -164,8 +165,11 @@ class Describer:
         inputs, colors = (torch.stack(part) for part in zip(*decoded))
         if self.net.device.type == "cuda":
             inputs = inputs.pin_memory()
-        ys, codes = self.net(inputs)
-        return self.arrays(ys, window_means(ys), codes, colors)
+        if any(isinstance(what, str) and what in POOLINGS for what in self.extras.values()):
+            ys, codes = self.net(inputs)
+            return self.arrays(ys, window_means(ys), codes, colors)
+        means, codes = forward_windows(self.net, inputs)
+        return self.arrays([], means, codes, colors)
 
     def arrays(
         self,

@@ -22,6 +22,7 @@ from .common import did_you_mean
 Device = str | torch.device
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
 Note = Callable[[str, nn.Module, Any, torch.Tensor], None]  # name, submodule, its inputs, output
+Reduce = Callable[[torch.Tensor, Sequence[int], str], Any]  # y_m, (H_N, W_N), "block m"
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -95,7 +96,7 @@ class Network:
         self.name = name
         self.rectify = rectify
         self.trim = trim
-        self._overwritten: set[str] | None = None
+        self._looked_ahead: dict[torch.Size, tuple[set[str], torch.Size]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -116,30 +117,48 @@ class Network:
         return self
 
     @torch.inference_mode()
-    def __call__(self, batch: torch.Tensor) -> Activations:
-        """Runs one forward pass without gradients: (B, 3, H, W) float -> `Activations`."""
-        if self._overwritten is None:
-            self._overwritten = self._find_overwritten(batch[:1])
-        overwritten = self._overwritten
+    def __call__(self, batch: torch.Tensor, reduce: Reduce | None = None) -> Activations:
+        """Runs one forward pass without gradients.
+
+        Args:
+            batch: (B, 3, H, W) float.
+            reduce: called with every block but the last as soon as it is there; `ys` then has what
+                it returns. So the fine maps' memory is free again while the network runs on.
+
+        Returns:
+            `Activations`.
+
+        Raises:
+            ValueError: the pass does not reach a submodule.
+        """
+        size = batch.shape[1:]
+        if size not in self._looked_ahead:
+            self._looked_ahead[size] = self._look_ahead(batch[:1])
+        overwritten, grid = self._looked_ahead[size]
+        earlier = self.blocks[:-1] if reduce else []
+        whole = {*self.blocks[len(earlier) :], *self.tapped_codes}
         taps: dict[str, torch.Tensor] = {}
+        reduced: dict[str, Any] = {}
 
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            taps[name] = output.clone() if name in overwritten else output
+            if reduce and name in earlier:
+                title = f"block {self.blocks.index(name) + 1}"
+                reduced[name] = reduce(self._as_block(output, grid), grid, title)
+            if name in whole:
+                taps[name] = output.clone() if name in overwritten else output
 
-        names = [*self.blocks, *self.tapped_codes]
-        self._run(batch, names, keep)
-        silent = [name for name in names if name not in taps]
-        if silent:
-            raise ValueError(f"no forward pass reaches these submodules: {silent}; name others")
-        ys = [taps[name] for name in self.blocks]  # (B, C_m, H_m, W_m)
-        if self.rectify:
-            ys = [y.clamp_min(0) for y in ys]
-        if self.trim:
-            ys = [_trim(y, ys[-1]) for y in ys]
+        self._run(batch, [*self.blocks, *self.tapped_codes], keep)
+        ys = [reduced[name] for name in earlier]
+        ys += [self._as_block(taps[name], grid) for name in self.blocks[len(earlier) :]]
         codes = [taps[name].flatten(1) for name in self.tapped_codes]  # (B, D)
         if self.head:
             codes += self.head(ys[-1])
         return Activations(ys, codes)
+
+    def _as_block(self, output: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+        """A submodule's output as y_m, (B, C_m, H_m, W_m); grid: the sides of y_N."""
+        y = output.clamp_min(0) if self.rectify else output
+        return _trim(y, grid) if self.trim else y
 
     def with_head(self, head: nn.Module | None) -> "Network":
         """The same blocks, with the codes of a head instead of its own; None: without codes."""
@@ -164,16 +183,24 @@ class Network:
             for handle in handles:
                 handle.remove()
 
-    def _find_overwritten(self, batch: torch.Tensor) -> set[str]:
-        """The taps that a later layer overwrites, as an in-place ReLU does: they need a copy."""
+    def _look_ahead(self, batch: torch.Tensor) -> tuple[set[str], torch.Size]:
+        """What must be known before a pass: which taps need a copy, and the sides of y_N.
+
+        A tap needs one that a later layer overwrites, as an in-place ReLU does.
+        """
         taps: dict[str, tuple[torch.Tensor, int]] = {}
+        names = [*self.blocks, *self.tapped_codes]
 
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             taps[name] = (output, output._version)
 
         with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
-            self._run(batch.clone(), [*self.blocks, *self.tapped_codes], keep)
-        return {name for name, (output, version) in taps.items() if output._version != version}
+            self._run(batch.clone(), names, keep)
+        silent = [name for name in names if name not in taps]
+        if silent:
+            raise ValueError(f"no forward pass reaches these submodules: {silent}; name others")
+        overwritten = {name for name, (y, version) in taps.items() if y._version != version}
+        return overwritten, taps[self.blocks[-1]][0].shape[-2:]
 
     @cached_property
     def weights_hash(self) -> str:
@@ -262,9 +289,9 @@ class Network:
         return provenance
 
 
-def _trim(y: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+def _trim(y: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     """Maps cut to whole multiples of the last block's sides; smaller ones are left as they are."""
-    rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], last.shape[-2:]))
+    rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], grid))
     return y[..., :rows, :columns]
 
 

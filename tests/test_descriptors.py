@@ -1,5 +1,6 @@
 """Eq. 7-16 against the sets and sums that the paper prints, written out in loops."""
 
+import weakref
 from fractions import Fraction
 from itertools import product
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cbir
+from cbir import descriptors
 
 OPTIONS = [
     dict(threshold=t, counting=c, scale=s)
@@ -355,3 +357,29 @@ def test_describe_hands_the_recipe_on(tiny_net):
     assert not torch.allclose(printed.eta_conv, released.eta_conv)
     with pytest.raises(ValueError):
         cbir.describe(tiny_net, batch, counting="sum")
+
+
+@pytest.mark.parametrize("name", ["embedded", "alexnet", "efficientnet_b0", "resnet50"])
+def test_blocks_reduced_on_the_way_are_the_same_bit_for_bit(name):
+    """Rectified, trimmed and overwritten blocks among them."""
+    net = cbir.load_network(name, weights=None)
+    batch = torch.rand(2, 3, 224, 224)
+    ys, codes = net(batch)
+    means, same_codes = descriptors.forward_windows(net, batch)
+    for (a, cells), (b, same_cells) in zip(descriptors.window_means(ys), means, strict=True):
+        assert torch.equal(a, b) and cells == same_cells
+    for code, same in zip(codes, same_codes, strict=True):
+        assert torch.equal(code, same)
+
+
+def test_no_block_is_kept_once_it_is_reduced():
+    seen: list[weakref.ref] = []
+
+    def reduce(y, _grid, title):
+        assert all(earlier() is None for earlier in seen)
+        seen.append(weakref.ref(y))
+        return title
+
+    net = cbir.load_network("embedded", weights=None)
+    ys, _ = net(torch.rand(1, 3, 224, 224), reduce=reduce)
+    assert ys[:-1] == ["block 1", "block 2", "block 3", "block 4"] and ys[-1].ndim == 4
