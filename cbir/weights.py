@@ -5,6 +5,7 @@ containers. Caffe's input is 255 x - mean, and its filters expect BGR. Here they
 once, so that every image may stay RGB.
 """
 
+import csv
 import hashlib
 import re
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -204,7 +204,8 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def _check_digests(state: State, path: Path) -> None:
-    expected = pd.read_csv(DIGESTS).set_index("tensor")["sha256"]
+    with DIGESTS.open(encoding="utf-8", newline="") as file:
+        expected = {row["tensor"]: row["sha256"] for row in csv.DictReader(file)}
     wrong = [name for name, tensor in state.items() if digest(tensor) != expected[name]]
     if wrong:
         raise ValueError(

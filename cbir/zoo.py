@@ -16,7 +16,6 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
-from .codes import CODES_FILE, RETRAINED, load_codes
 from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Device, Network, Transform, pick_device, resize_transform
 from .weights import (
@@ -195,6 +194,8 @@ def network_of(
         ValueError: the network is another one, or `made_by` has a name that is unknown.
         FileNotFoundError: its retrained codes are not in the folder.
     """
+    from .codes import CODES_FILE, RETRAINED, load_codes  # with zarr and pandas, half a second
+
     if net is None:
         net = load_network(
             made_by["name"],

@@ -59,6 +59,11 @@ def test_importing_takes_nothing_heavy():
     assert imported("import cbir; cbir.search") >= {"torch", "zarr", "numba"}
 
 
+def test_a_network_is_loaded_without_what_stores_and_searches_need():
+    code = "import cbir; cbir.load_network(weights=None)"
+    assert imported(code) <= {"torch", "torchvision", "numpy", "PIL"}
+
+
 def test_eager_import():
     modules = run("import sys, cbir; print(*sys.modules)", EAGER_IMPORT="1").split()
     assert HEAVY - {"papermill"} <= set(modules)
