@@ -3,6 +3,7 @@
 A store is only completed with the settings that made it. store.py says what a store is.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +16,40 @@ import filelock
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from .coarse import record_size
 from .common import AnyPath, Dtype
 from .descriptors import Recipe
 from .images import Images
 from .labels import is_part
 from .networks import Network
-from .store import FORMAT, UNFINISHED, Extras, Store, Zarr, local, open_group, shared_store
+from .shards import Zarr
+from .store import (
+    FORMAT,
+    UNFINISHED,
+    Extras,
+    Store,
+    layer_widths,
+    local,
+    open_group,
+    shared_store,
+)
 
 PACKAGES = ("cbir", "torch", "torchvision", "numpy", "zarr", "pillow")  # whose versions it keeps
-ALWAYS_THERE = ("codes", "conv", "files", "labels", "state", "sizes", "h", "eta", "eta_conv")
+CHUNK = 2**15  # bytes that are read, and compressed, for one row
+ALWAYS_THERE = (
+    "codes",
+    "conv",
+    "coarse",
+    "files",
+    "labels",
+    "state",
+    "sizes",
+    "h",
+    "eta",
+    "eta_conv",
+)
 
 
 class Settings(NamedTuple):
@@ -81,22 +105,44 @@ def create_store(
         "compressors": ZstdCodec(level=1, checksum=True),
         "config": {"write_empty_chunks": True},  # of this array object: group[name] has it no more
     }
+    shard = min(shard_size, n)
     for name, width in widths.items():
-        chunks = (min(shard_size, n), max(1, width))
-        nan = float("nan")
         group.create_array(
-            name, shape=(n, width), chunks=chunks, dtype=dtype, fill_value=nan, **stored
+            name,
+            shape=(n, width),
+            chunks=(_rows_together(shard, width), max(1, width)),
+            shards=(shard, max(1, width)),
+            dtype=dtype,
+            fill_value=float("nan"),
+            **stored,
+        )
+        if extras.get(name) == "windows":  # nobody searches by them
+            continue
+        size = record_size(layer_widths(net.shapes, extras, name, width))
+        group.create_array(
+            f"coarse/{name}",
+            shape=(n, size),
+            chunks=(shard, max(1, size)),
+            dtype=np.uint8,
+            compressors=Crc32cCodec(),
+            config={"write_empty_chunks": True},
         )
     text: dict[str, Any] = {"shape": (n,), "dtype": str, "fill_value": "", **stored}
     for name, values in [("files", images.files), ("labels", images.labels)]:
         array = group.create_array(name, chunks=(n,), **text)
         array[:] = np.array(_unicode(values), dtype=object)
-    group.create_array("state", chunks=(min(shard_size, n),), **text)
+    group.create_array("state", chunks=(shard,), **text)
     group.create_array("sizes", data=_file_sizes(images), chunks=(n,), **stored)
     group.attrs.put(attributes)
     if isinstance(path, Path):
         _aside(path).rename(path)
     return shared_store(path)
+
+
+def _rows_together(shard: int, width: int) -> int:
+    """Rows of a chunk within a shard: about `CHUNK` bytes, and whole chunks fill the shard."""
+    most = max(1, CHUNK // max(1, 4 * width))
+    return math.gcd(shard, 2 ** int(math.log2(most)))
 
 
 def _new_group(path: Path | str) -> Zarr:

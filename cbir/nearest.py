@@ -1,37 +1,33 @@
 """Exact nearest neighbours among blocks of rows: L1, L2 and cosine.
 
-Filter and refine: float32 sums (numba for L1, matrix products for L2 and cosine) bound every
-distance from both sides. The few rows that can be among the k nearest are compared again in
-float64. So the result is that of float64 brute force, whatever the blocks, the threads, the
-processor or the cluster.
+Filter and refine: sums over bytes (see `coarse`) or in float32 (numba for L1, matrix products for
+L2 and cosine) bound every distance from both sides. The few rows that can be among the k nearest
+are compared again in float64. So the result is that of float64 brute force, whatever the blocks,
+the threads, the processor or the cluster.
 
 Rows may be cut into parts, each an array of its own. A descriptor is made of several parts, and
 all descriptors are searched in one pass: what distances are made of adds up over parts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from threading import Lock
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .coarse import Doubles, Floats, kernels
 from .common import Metric
 
-Floats: TypeAlias = NDArray[np.float32]
-Doubles: TypeAlias = NDArray[np.float64]
 Device: TypeAlias = str | torch.device | None
 Part: TypeAlias = Any  # names an array of a block: whatever can be a dict's key
-Block: TypeAlias = tuple[int, Mapping[Part, Floats]]  # first row, {part: (n, D_part)}
 
 ROWS = 2**14  # rows at a time of an array that is in memory as it is
 QUERIES = 256  # queries compared with a block at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
 TINY = 2.0**-126  # float32 products below it vanish
-_kernels = Lock()  # numba's simplest threading layer dies of two callers at once
 
 
 class Hits(NamedTuple):
@@ -88,52 +84,109 @@ class Question(NamedTuple):
     device: Device = None
 
 
+class Block(Protocol):
+    """Some consecutive rows of the database."""
+
+    @property
+    def first_row(self) -> int:
+        """The number of the first row in the database."""
+
+    def sums(self, queries: Mapping[Part, Floats], question: Question) -> dict[Part, Doubles]:
+        """What bounds are made of, (S, Q, n) for each part; adds up over the parts."""
+
+    def bounds(self, total: Doubles, dims: int, question: Question) -> tuple[Doubles, Doubles]:
+        """Between what every distance lies, (Q, n) twice; NaN for rows of NaN.
+
+        total: `sums`, added up over parts of `dims` dimensions.
+        """
+
+    def rows(self, part: Part, which: NDArray[np.int64]) -> Floats:
+        """Some rows of a part, (m, D_part)."""
+
+
+class FloatBlock(NamedTuple):
+    """Rows in memory: arrays {part: (n, D_part) float32}."""
+
+    first_row: int
+    arrays: Mapping[Part, Floats]
+
+    def sums(self, queries: Mapping[Part, Floats], question: Question) -> dict[Part, Doubles]:
+        """See `_sums`."""
+        metric, device = question.metric, question.device
+        return {part: _sums(q, self.arrays[part], metric, device) for part, q in queries.items()}
+
+    def bounds(self, total: Doubles, dims: int, question: Question) -> tuple[Doubles, Doubles]:
+        """See `_bounds`."""
+        return _bounds(total, question.metric, dims, question.device)
+
+    def rows(self, part: Part, which: NDArray[np.int64]) -> Floats:
+        """Some rows of a part, (m, D_part)."""
+        return self.arrays[part][which]
+
+
 def _ranks(query: NDArray[np.int64]) -> NDArray[np.int64]:
     """0, 1, .. for every query's candidates; query: sorted."""
     return np.arange(len(query)) - np.searchsorted(query, query)
 
 
-def array_blocks(rows: NDArray[Any], part: Part, size: int) -> Iterator[Block]:
+def array_blocks(rows: NDArray[Any], part: Part, size: int) -> Iterator[FloatBlock]:
     """An (N, D) array of one part, in pieces of `size` bytes; of `ROWS` rows if none is copied."""
     step = max(1, size // max(1, 4 * rows.shape[1]))
     if rows.dtype == np.float32 and rows.flags.c_contiguous:
         step = ROWS  # nothing is copied
     for start in range(0, len(rows), step):
         piece = rows[start : start + step]
-        yield start, {part: np.ascontiguousarray(piece, dtype=np.float32)}
+        yield FloatBlock(start, {part: np.ascontiguousarray(piece, dtype=np.float32)})
 
 
 def nearest(blocks: Iterable[Block], question: Question) -> dict[str, Candidates]:
     """The k rows nearest to every query, by every descriptor: {descriptor: `Candidates`}.
 
-    blocks: the database in pieces, [(first row, {part: (n, D_part) float32}), ..]. Rows with NaN
-    are never found.
+    blocks: the database in pieces. Rows with NaN are never found.
     """
-    queries, parts, metric, k, device = question
+    queries, parts, _, k, _ = question
     n_queries = len(next(iter(queries.values())))
     nothing = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     best = dict.fromkeys(parts, nothing)
     limits = {name: np.full(n_queries, np.inf) for name in parts}  # distance of the k-th so far
-    for first_row, block in blocks:
+    for block in blocks:
         for first in range(0, n_queries, QUERIES):
             asked = {part: vectors[first : first + QUERIES] for part, vectors in queries.items()}
-            sums = {part: _sums(asked[part], block[part], metric, device) for part in asked}
+            sums = block.sums(asked, question)
             for name, its_parts in parts.items():
-                pairs = [(asked[part], block[part]) for part in its_parts]
-                dims = sum(rows.shape[1] for _, rows in pairs)
-                total = sum((sums[part] for part in its_parts), np.zeros(()))
-                low, high = _bounds(total, metric, dims, device)
                 limit = limits[name][first : first + QUERIES]
-                if high.shape[1] >= k:
-                    limit = np.fmin(limit, np.partition(high, k - 1, axis=1)[:, k - 1])
-                query, row = np.nonzero(low <= limit[:, None])
-                distance = _distances(pairs, query, row, metric)
+                query, row = _possible(block, sums, its_parts, limit, question)
+                which, place = np.unique(row, return_inverse=True)
+                pairs = [(asked[part], block.rows(part, which)) for part in its_parts]
+                distance = _distances(pairs, query, place, question.metric)
                 finite = np.isfinite(distance)
-                found = Candidates(query[finite] + first, row[finite] + first_row, distance[finite])
+                found = Candidates(
+                    query[finite] + first, row[finite] + block.first_row, distance[finite]
+                )
                 best[name] = Candidates.join([best[name], found], k)
         for name, candidates in best.items():
             limits[name] = candidates.table(np.ones(n_queries, bool), k).distances[:, -1]
     return best
+
+
+def _possible(
+    block: Block,
+    sums: Mapping[Part, Doubles],
+    parts: Sequence[Part],
+    limit: Doubles,
+    question: Question,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Queries and rows, (n,) each, that can be among the k nearest by a descriptor of some parts.
+
+    limit: (Q,) the k-th distance so far.
+    """
+    dims = sum(question.queries[part].shape[1] for part in parts)
+    total = sum((sums[part] for part in parts), np.zeros(()))
+    low, high = block.bounds(total, dims, question)
+    if high.shape[1] >= question.k:
+        limit = np.fmin(limit, np.partition(high, question.k - 1, axis=1)[:, question.k - 1])
+    query, row = np.nonzero(low <= limit[:, None])
+    return query, row
 
 
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
@@ -143,7 +196,7 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
     of the queries' squares, the sums of the rows' squares.
     """
     if metric == "l1" and device is None:
-        with _kernels:
+        with kernels:
             return _l1(queries, rows)[None]
     q, x = (torch.from_numpy(array).to(device or "cpu") for array in (queries, rows))
     if metric == "l1":

@@ -1,19 +1,30 @@
 """Exact search of a store or an array, here or on a Dask cluster; see `nearest` for the way."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cluster import ahead
+from .coarse import Bytes, Doubles, Floats, l1_bounds
 from .common import METRICS, AnyPath, Metric, unknown_choice
 from .extract import Describer
 from .images import ImageSet, list_images
-from .nearest import Block, Candidates, Device, Floats, Hits, Question, array_blocks, nearest
+from .nearest import (
+    ROWS,
+    Block,
+    Candidates,
+    Device,
+    FloatBlock,
+    Hits,
+    Question,
+    array_blocks,
+    nearest,
+)
 from .networks import Network
 from .store import Part, Store, shared_store
 from .zoo import network_of
@@ -101,7 +112,7 @@ def search(
     if not isinstance(st, Store):
         found = nearest(array_blocks(st, next(iter(columns)), BLOCK), question)
     elif client is None:
-        found = nearest(_store_blocks(st, list(columns), 0, len(st)), question)
+        found = nearest(_store_blocks(st, question, 0, len(st)), question)
     else:
         found = _nearest_by_cluster(client, st, question)
     hits = {name: candidates.table(readable, k) for name, candidates in found.items()}
@@ -197,32 +208,99 @@ def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[P
     return columns
 
 
-def _store_blocks(st: Store, parts: Sequence[Part], first: int, last: int) -> Iterator[Block]:
-    """Rows first to last of a store in pieces of `BLOCK` bytes, the next one read ahead."""
-    described = st.described
-    names = list(dict.fromkeys(name for name, _, _ in parts))
-    shard = st.shards[0].stop
-    row_bytes = 4 * max(1, sum(st.arrays[name].shape[1] for name in names))
-    step = max(1, BLOCK // (shard * row_bytes)) * shard
+class ByteBlock(NamedTuple):
+    """Rows of a store that are compared by their bytes; floats are read for a few of them.
 
-    def read(start: int) -> Block:
+    records: {array: one (n_i, bytes) array a shard}, see `coarse`. described: (n,) bool.
+    """
+
+    first_row: int
+    store: Store
+    records: dict[str, list[Bytes]]
+    described: NDArray[np.bool_]
+
+    def sums(self, queries: Mapping[Part, Floats], question: Question) -> dict[Part, Doubles]:
+        """Between what the sums of absolute differences lie, (2, Q, n) for each part."""
+        sums = {}
+        for part, vectors in queries.items():
+            name, first_column, end = part
+            widths = self.store.layers(name)
+            ends = np.append(0, np.cumsum(widths)).tolist()
+            layers = slice(ends.index(first_column), ends.index(end))
+            sums[part] = l1_bounds(vectors, self.records[name], widths, layers)
+        return sums
+
+    def bounds(self, total: Doubles, dims: int, question: Question) -> tuple[Doubles, Doubles]:
+        """See `nearest.Block`."""
+        low, high = total / dims
+        if np.isnan(low[:1, self.described]).any():
+            raise _lost(self.store, "coarse", slice(self.first_row, self.first_row + low.shape[1]))
+        low[:, ~self.described] = np.nan
+        high[:, ~self.described] = np.nan
+        return low, high
+
+    def rows(self, part: Part, which: NDArray[np.int64]) -> Floats:
+        """Some rows of a part, (m, D_part), read from the store."""
+        name, first_column, end = part
+        numbers = self.first_row + which
+        rows = self.store.read(name, numbers)[:, first_column:end]
+        for lost in numbers[np.isnan(rows).any(axis=1)].tolist():
+            raise _lost(self.store, name, slice(lost, lost + 1))
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _store_blocks(st: Store, question: Question, first: int, last: int) -> Iterator[Block]:
+    """Rows first to last of a store, from whole shards, in pieces that are read ahead by one."""
+    names = list(dict.fromkeys(name for name, _, _ in question.queries))
+    by_bytes = question.metric == "l1" and question.device is None and st.has_coarse(names)
+    read = _byte_block if by_bytes else _float_block
+    row_bytes = sum((1 if by_bytes else 4) * st.arrays[name].shape[1] for name in names)
+    shard = st.shards[0].stop
+    step = max(1, min(ROWS, BLOCK // max(1, row_bytes)) // shard) * shard
+    described = st.described
+
+    def block(start: int) -> Block:
         rows = slice(start, min(start + step, last))
-        arrays = {name: st.read(name, rows) for name in names}
-        for name, array in arrays.items():
-            if array.shape[1] and np.isnan(array[described[rows], 0]).any():
-                raise ValueError(
-                    f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to "
-                    f"{rows.stop}: run cbir.extract again"
-                )
-            array[~described[rows]] = np.nan
-        block = {}
-        for name, first_column, end in parts:
-            columns = arrays[name][:, first_column:end]
-            block[name, first_column, end] = np.ascontiguousarray(columns, dtype=np.float32)
-        return start, block
+        return read(st, list(question.queries), rows, described[rows])
 
     with ThreadPoolExecutor(1) as pool:
-        yield from ahead(pool, read, range(first, last, step), 1)
+        yield from ahead(pool, block, range(first, last, step), 1)
+
+
+def _byte_block(
+    st: Store, parts: Sequence[Part], rows: slice, described: NDArray[np.bool_]
+) -> ByteBlock:
+    size = st.shards[0].stop
+    records = {}
+    for name, _, _ in parts:
+        if name not in records:
+            shards = range(rows.start // size, -(-rows.stop // size))
+            records[name] = [st.read_coarse(name, shard) for shard in shards]
+    return ByteBlock(rows.start, st, records, described)
+
+
+def _float_block(
+    st: Store, parts: Sequence[Part], rows: slice, described: NDArray[np.bool_]
+) -> FloatBlock:
+    """Rows of a store as they are; NaN where an image is not described."""
+    whole: dict[str, Array] = {}
+    block = {}
+    for name, first_column, end in parts:
+        if name not in whole:
+            whole[name] = st.read(name, rows)
+            if whole[name].shape[1] and np.isnan(whole[name][described, 0]).any():
+                raise _lost(st, name, rows)
+            whole[name][~described] = np.nan
+        columns = whole[name][:, first_column:end]
+        block[name, first_column, end] = np.ascontiguousarray(columns, dtype=np.float32)
+    return FloatBlock(rows.start, block)
+
+
+def _lost(st: Store, name: str, rows: slice) -> ValueError:
+    return ValueError(
+        f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to {rows.stop}: "
+        "run cbir.extract again"
+    )
 
 
 def _nearest_by_cluster(client: "Client", st: Store, question: Question) -> dict[str, Candidates]:
@@ -240,4 +318,4 @@ def _nearest_by_cluster(client: "Client", st: Store, question: Question) -> dict
 def _search_rows(path: str, first: int, last: int, question: Question) -> dict[str, Candidates]:
     """The task of `_nearest_by_cluster`: some rows of the store at `path`."""
     st = shared_store(path)  # without a look for lost shards: they are found when they are read
-    return nearest(_store_blocks(st, list(question.queries), first, last), question)
+    return nearest(_store_blocks(st, question, first, last), question)

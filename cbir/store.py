@@ -3,37 +3,43 @@
     codes     (N, D_1 + D_2)   y_{N+1}, y_{N+2}; float32, or float16 for half the size
     conv      (N, sum C_m)     eta tilde
     <name>    (N, D)           one array for every extra descriptor
+    coarse/   (N, bytes) uint8 a byte a value of every array above, for `search`; see coarse.py
     files, labels, state       (N,) str; state: "" not described yet, "ok", or why it is unreadable
     sizes     (N,) int64       bytes of each file when the store was made, -1 where unknown
     attributes                 format, root, network, recipe, extras, dims, versions
 
-All arrays are cut at the same rows into shards, one file each. A shard's `state` is written last,
-and every file atomically and with a checksum: what is there is complete. h, eta_conv, eta and the
-parts y_6, w_1, .. are views: nothing is stored twice. An unreadable image keeps its row, as NaN.
+All arrays are cut at the same rows into shards, one file each. Within a shard, chunks of a few
+rows can be read by themselves. Stores of format cbir-2 have neither such chunks nor `coarse`.
+
+A shard's `state` is written last, and every file atomically and with a checksum: what is there is
+complete. h, eta_conv, eta and the parts y_6, w_1, .. are views: nothing is stored twice. An
+unreadable image keeps its row, as NaN.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.core.sync import sync
 
+from .coarse import encode, record_size
 from .common import AnyPath, did_you_mean
 from .descriptors import Recipe, check_recipe
 from .labels import layer_names
 from .networks import Shapes
+from .shards import Index, Zarr, is_local, read_bytes, read_rows
 
-Zarr: TypeAlias = Any  # an array or a group: zarr's own hints make each item a union of all kinds
 Part = tuple[str, int, int]  # array name, first column, last column + 1
 Extras = Mapping[str, str | Recipe]
-Index = int | np.integer | slice | Sequence[int] | NDArray[np.integer]
 
-FORMAT = "cbir-2"
+FORMAT = "cbir-3"
+OLDER = "cbir-2"  # is read and completed as it is
 UNFINISHED = f"{FORMAT} being made"
 MOST = 10**8  # images in a store; more can only be a damaged or hostile one
 
@@ -65,12 +71,16 @@ def _read(array: Zarr, rows: Index) -> NDArray[Any]:
     """Rows of a Zarr or numpy array, however they are named."""
     if isinstance(array, np.ndarray):
         return array[rows]
+    with _named_damage(array):
+        return read_rows(array, rows) if array.ndim == 2 else array[rows]
+
+
+@contextmanager
+def _named_damage(array: Zarr) -> Iterator[None]:
+    """Says of which array a shard is damaged, and what to do."""
     try:
-        if isinstance(rows, (int, np.integer, slice)):
-            return array[rows]
-        rows = np.asarray(rows)
-        return array.oindex[rows if rows.size else rows.astype(int)]
-    except RuntimeError as error:  # zstd's: checksum, truncation
+        yield
+    except (RuntimeError, ValueError) as error:  # zstd's: checksum, truncation; ours
         raise ValueError(
             f"a shard of {array.name!r} in {array.store} is damaged ({error}): find its file by "
             "`cbir.open_store(path).damaged()`, delete it and run cbir.extract again"
@@ -93,6 +103,7 @@ class Store:
         attributes: dict[str, Any] = dict(group.attrs)
         self._group = group
         self._state: Zarr = group["state"]
+        self._final_states: NDArray[Any] | None = None
         self.location = str(path)
         self.root = Path(attributes["root"])
         self.network: dict[str, Any] = attributes["network"]
@@ -105,7 +116,15 @@ class Store:
         self.computed = 0
         self.arrays: dict[str, Zarr] = {n: group[n] for n in ("codes", "conv", *self.extras)}
         self.codes, self.conv = self.arrays["codes"], self.arrays["conv"]
+        self.coarse: dict[str, Zarr] = {}
+        if attributes["format"] == FORMAT:
+            searched = [name for name in self.arrays if self.extras.get(name) != "windows"]
+            self.coarse = {name: group[f"coarse/{name}"] for name in searched}
         self.descriptors = self._descriptors()
+
+    def layers(self, name: str) -> list[int]:
+        """Dimensions of the layers that an array consists of, one after the other."""
+        return layer_widths(self.dims, self.extras, name, self.arrays[name].shape[1])
 
     def _descriptors(self) -> dict[str, list[Part]]:
         """{descriptor: the columns that it is made of}."""
@@ -149,9 +168,21 @@ class Store:
         """What IPython and Jupyter offer after `st["`."""
         return list(self.descriptors)
 
-    def read(self, name: str, rows: slice) -> NDArray[Any]:
+    def read(self, name: str, rows: Index) -> NDArray[Any]:
         """Rows of one array of `arrays`, as stored. Raises ValueError where a shard is damaged."""
         return _read(self.arrays[name], rows)
+
+    def read_coarse(self, name: str, shard: int) -> NDArray[np.uint8]:
+        """The records of one shard of an array, see `coarse`. Raises ValueError where damaged."""
+        array = self.coarse[name]
+        if isinstance(array, np.ndarray):
+            return array[self.shards[shard]]
+        with _named_damage(array):
+            return read_bytes(array, shard)
+
+    def has_coarse(self, names: Iterable[str]) -> bool:
+        """Whether arrays can be searched by their bytes, and their rows then read one by one."""
+        return is_local(self._state) and all(name in self.coarse for name in names)
 
     @property
     def h(self) -> Rows:
@@ -190,12 +221,21 @@ class Store:
     @property
     def described(self) -> NDArray[np.bool_]:
         """(N,) bool: which images have a descriptor."""
-        return _read(self._state, slice(None)) == "ok"
+        return self._states() == "ok"
+
+    def _states(self) -> NDArray[Any]:
+        """(N,) str; kept once no more can come."""
+        if self._final_states is not None:
+            return self._final_states
+        states = _read(self._state, slice(None))
+        if (states != "").all():
+            self._final_states = states
+        return states
 
     @property
     def unreadable(self) -> dict[str, str]:
         """{file: why it could not be read}."""
-        states = zip(self.files, self._state[:].tolist())
+        states = zip(self.files, self._states().tolist())
         return {file: state for file, state in states if state not in ("", "ok")}
 
     @property
@@ -219,15 +259,15 @@ class Store:
         shards = list(enumerate(self.shards))
         complete = [(i, rows) for i, rows in shards if (state[rows] != "").all()]
         damaged = []
-        for name, array in self.arrays.items():
+        for array in (*self.arrays.values(), *self.coarse.values()):
             files = _files_of(array)
             for i, rows in complete:
                 described = state[rows] == "ok"
                 if array.shape[1] == 0 or not described.any():
                     continue
                 file = f"c/{i}/0"
-                if file not in files or not (lost_only or _is_whole(array, rows, described)):
-                    damaged.append((rows, f"{name}/{file}"))
+                if file not in files or not (lost_only or _is_whole(array, i, rows, described)):
+                    damaged.append((rows, f"{array.path}/{file}"))
         return damaged
 
     def write(
@@ -237,9 +277,24 @@ class Store:
         state: Sequence[str] | NDArray[Any],
     ) -> None:
         """Writes a whole shard: {array name: (n, D)}, n states. It is marked complete last."""
+        self._final_states = None
+        if (self._state[rows] != "").any():  # its files must not be taken for those to come
+            self._state[rows] = np.full(rows.stop - rows.start, "", dtype=object)
         for name, array in self.arrays.items():
             array[rows] = arrays[name]
+        for name, array in self.coarse.items():
+            array[rows] = encode(arrays[name], self.layers(name))
         self._state[rows] = np.array(state, dtype=object)
+
+
+def layer_widths(dims: Shapes, extras: Extras, name: str, width: int) -> list[int]:
+    """Dimensions of the layers of an array: those of the network, or one of all its `width`."""
+    blocks = [channels for channels, *_ in dims["blocks"]]
+    if name == "codes":
+        return list(dims["codes"])
+    if name == "conv" or isinstance(extras.get(name), dict):
+        return blocks
+    return [width]
 
 
 def _side_by_side(array: str, names: list[str], widths: list[int]) -> dict[str, list[Part]]:
@@ -252,9 +307,11 @@ def _side_by_side(array: str, names: list[str], widths: list[int]) -> dict[str, 
     return parts
 
 
-def _is_whole(array: Zarr, rows: slice, described: NDArray[np.bool_]) -> bool:
+def _is_whole(array: Zarr, shard: int, rows: slice, described: NDArray[np.bool_]) -> bool:
     """Whether a shard can be read and holds what its state promises."""
     try:
+        if array.dtype == np.uint8:
+            return len(read_bytes(array, shard)) == len(described)
         return not np.isnan(_read(array, rows)[described, 0]).any()
     except ValueError:
         return False
@@ -314,7 +371,7 @@ def find_store(path: AnyPath) -> Store | None:
     found = group.attrs.get("format")
     if found == UNFINISHED:
         return None
-    if found != FORMAT:
+    if found not in (FORMAT, OLDER):
         raise ValueError(
             f"{path} has format {found!r}, this version reads {FORMAT!r}: delete it and extract "
             "it again"
@@ -323,7 +380,7 @@ def find_store(path: AnyPath) -> Store | None:
         store = Store(group, path)
         texts = [group[name] for name in ("files", "labels", "sizes")]
         fitting = _arrays_fit(store, texts)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{path} is no sound store ({type(error).__name__} {error}): delete it and extract it "
             "again"
@@ -360,7 +417,11 @@ def _arrays_fit(store: Store, texts: Sequence[Zarr]) -> bool:
     for array in store.arrays.values():
         if array.ndim != 2 or array.dtype.kind != "f":
             return False
-        if array.shape[0] != n or array.chunks != (shard, max(1, array.shape[1])):
+        if array.shape[0] != n or (array.shards or array.chunks) != (shard, max(1, array.shape[1])):
+            return False
+    for name, array in store.coarse.items():
+        size = record_size(store.layers(name))
+        if (array.shape, array.chunks, array.dtype) != ((n, size), (shard, max(1, size)), np.uint8):
             return False
     n_conv = sum(channels for channels, *_ in store.dims["blocks"])
     return store.codes.shape[1] == sum(store.dims["codes"]) and store.conv.shape[1] == n_conv

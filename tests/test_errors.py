@@ -129,7 +129,7 @@ def test_stores(store, folder, tmp_path):
         cbir.store.shared_store(tmp_path / "nowhere")
     about = tmp_path / "st" / "zarr.json"
     text = about.read_text()
-    about.write_text(text.replace('"cbir-2"', '"cbir-1"'))
+    about.write_text(text.replace('"cbir-3"', '"cbir-1"'))
     with pytest.raises(ValueError, match="delete it and extract it again"):
         cbir.open_store(tmp_path / "st")
     broken = json.loads(text)

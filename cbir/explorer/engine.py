@@ -260,6 +260,13 @@ class Explorer:
             "conv": conv,
             "codes": self._codes_by_balance(recipe["balance"]),
         }
+        other.coarse = {
+            array: records
+            for array, records in self.store.coarse.items()
+            if other.arrays[array] is self.store.arrays[array]
+        }
+        if name in self.store.coarse:
+            other.coarse["conv"] = self.store.coarse[name]
         return other
 
     def _computable(self) -> dict[str, Recipe]:
@@ -327,6 +334,7 @@ def _loaded(store: Store) -> Store:
     loaded.arrays = {
         name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays
     }
+    loaded.coarse = {}  # an array in memory is compared as fast as it is read
     return loaded
 
 
