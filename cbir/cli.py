@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 from . import __version__
-from .common import METRICS, did_you_mean
+from .common import INSTALLED, METRICS, ROOT, did_you_mean
 from .workflow import project
 from .workflow.project import EVIDENCE, PAPER, runs_folder
 
@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with a sentence where the command fails, with 2 where it was misspelt.
     """
+    if ROOT == INSTALLED:  # kernels may run in another folder
+        os.environ.setdefault("CBIR_RUNS", str(runs_folder().resolve()))
     args, rest = _parser().parse_known_args(argv)
     if rest:
         options = re.findall(r"(?<!\S)--?[\w-]+", args.parser.format_help())

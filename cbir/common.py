@@ -7,7 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
-ROOT = Path(__file__).resolve().parents[1]
+import platformdirs
+
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED = PACKAGE / "project"  # a wheel has the project's files here
+ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
 
 AnyPath = str | os.PathLike[str]
 Threshold = Literal["absolute", "relative"]
@@ -22,6 +26,13 @@ Split = Literal["database", "query", "training", "validation"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 MAX_COMPARED = 10_000  # known words: they take a second, and files may be millions
+
+
+def images_folder() -> Path:
+    """Where rendered scenes and downloaded images lie: data/ of a checkout, else the user's."""
+    if ROOT != INSTALLED:
+        return ROOT / "data"
+    return platformdirs.user_cache_path("cbir")
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .common import ROOT, AnyPath, did_you_mean, unknown_choice
+from .common import AnyPath, did_you_mean, images_folder, unknown_choice
 from .images import Images, ImageSet, list_images
 
 PROFILES = ("embedded", "folder", "imagenette", "imagenet")
@@ -66,9 +66,9 @@ def load_images(
     elif profile == "embedded":
         database, query_images = _load_embedded()
     elif profile == "imagenette":
-        database, query_images = _load_imagenette(Path(images or ROOT / "data" / "imagenette"))
+        database, query_images = _load_imagenette(Path(images or images_folder() / "imagenette"))
     elif profile == "imagenet":
-        database, query_images = _load_imagenet(Path(images or ROOT / "data" / "imagenet"))
+        database, query_images = _load_imagenet(Path(images or images_folder() / "imagenet"))
     else:
         raise ValueError(unknown_choice("profile", profile, PROFILES))
     database = _draw(database, max_images, seed)
@@ -78,7 +78,7 @@ def load_images(
 def _load_embedded() -> tuple[ImageSet, ImageSet]:
     from .scenes import write_scenes  # numba compiles on import: only those who render pay
 
-    folder = write_scenes(ROOT / "data" / "embedded")
+    folder = write_scenes(images_folder() / "embedded")
     return list_images(folder / "database"), list_images(folder / "queries")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..common import ROOT, did_you_mean, unknown_choice
+from ..common import INSTALLED, ROOT, did_you_mean, unknown_choice
 
 PAPER = [
     "00_embedded_network",
@@ -154,8 +154,9 @@ def unknown_parameter(name: str, known: Iterable[str]) -> str:
 
 
 def runs_folder() -> Path:
-    """The folder of all runs: the variable CBIR_RUNS, else runs/ beside the package."""
-    return Path(os.environ.get("CBIR_RUNS") or ROOT / "runs")
+    """The folder of all runs: the variable CBIR_RUNS, else runs/ of the checkout or from here."""
+    checkout = Path() if ROOT == INSTALLED else ROOT
+    return Path(os.environ.get("CBIR_RUNS") or checkout / "runs")
 
 
 def runs() -> list[str]:
