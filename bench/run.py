@@ -160,12 +160,6 @@ def descriptors(repeats):
             }
         )
     table(rows[0].keys(), [row.values() for row in rows])
-    say(
-        "What describing adds beyond Eq. 8-15 is memory: while the five blocks are held, the "
-        "allocator cannot use their pages again, and the system clears new ones. In one trial "
-        "with\nMALLOC_TOP_PAD_=268435456 and MALLOC_TRIM_THRESHOLD_=2147483648 (glibc) it fell "
-        "from a fifth to a few percent (embedded network), and the bare pass took a fifth less.\n"
-    )
     bfloat16_effect()
     authors_loops(repeats)
 

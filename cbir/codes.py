@@ -288,7 +288,7 @@ def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> N
             bar.update(len(batch))
             inputs = {i: image[0] for i, image in batch.items() if not isinstance(image, str)}
             if inputs:
-                ys, _ = trunk(torch.stack(list(inputs.values())))
+                ys, _ = trunk(describer.inputs(list(inputs.values())))
                 y_N[list(inputs)] = ys[-1].flatten(1).float().cpu().numpy()
     return y_N
 

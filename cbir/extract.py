@@ -32,14 +32,14 @@ from .descriptors import (
     window_means,
 )
 from .images import Images, list_images
-from .networks import Network, pick_device
+from .networks import Network, noise_image, pick_device, split_transform
 from .pooling import POOLINGS
 from .store import Extras, Store, find_store, local, shared_store
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Decoded = tuple[torch.Tensor, torch.Tensor]  # input (3, H, W), colour histogram (75,) or (0,)
+Decoded = tuple[torch.Tensor, torch.Tensor]  # prepared (3, H, W), colour histogram (75,) or (0,)
 Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
 
 
@@ -138,6 +138,7 @@ class Describer:
         self, net: Network, recipe: Recipe | None = None, extras: Extras | None = None
     ) -> None:
         self.net = net
+        self._prepare, self._normalize = split_transform(net.transform)
         self.recipe = check_recipe(**recipe or {})
         self.extras: dict[str, str | Recipe] = {}
         for name, what in (extras or {}).items():
@@ -158,13 +159,19 @@ class Describer:
         color = torch.empty(0)
         if "color" in self.extras.values():
             color = torch.from_numpy(color_histogram(np.asarray(image))).float()
-        return self.net.transform(image), color
+        return self._prepare(image), color
+
+    def inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The network's input (B, 3, H, W) of B images from `decode`, on its device."""
+        pixels = torch.stack([image.movedim(0, -1) for image in images])  # as they lie in memory
+        if self.net.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        return self._normalize(pixels.to(self.net.device, non_blocking=True).movedim(-1, 1))
 
     def __call__(self, decoded: Sequence[Decoded]) -> Arrays:
         """`Arrays` for B decoded images, by one forward pass, on the network's device."""
-        inputs, colors = (torch.stack(part) for part in zip(*decoded))
-        if self.net.device.type == "cuda":
-            inputs = inputs.pin_memory()
+        images, colors = zip(*decoded)
+        inputs, colors = self.inputs(images), torch.stack(colors)
         if any(isinstance(what, str) and what in POOLINGS for what in self.extras.values()):
             ys, codes = self.net(inputs)
             return self.arrays(ys, window_means(ys), codes, colors)
@@ -195,7 +202,7 @@ class Describer:
     def probe(self) -> dict[str, int]:
         """The arrays' widths, {name: D}; by describing noise, which shows what is wrong."""
         _ = self.net.shapes  # raises for blocks that cannot be used
-        noise = self([(self.net.probe()[0], torch.zeros(75))])
+        noise = self([(self._prepare(noise_image()), torch.zeros(75))])
         return {name: array.shape[1] for name, array in noise.items()}
 
     def fill(

@@ -216,8 +216,7 @@ class Network:
 
     def probe(self) -> torch.Tensor:
         """A transformed image of noise, (1, 3, H, W): it shows shapes and faults beforehand."""
-        noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        return self.transform(Image.fromarray(noise))[None]
+        return self.transform(noise_image())[None]
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -295,6 +294,11 @@ def _trim(y: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     return y[..., :rows, :columns]
 
 
+def noise_image() -> Image.Image:
+    """An image that shows shapes and faults beforehand."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+
+
 def resize_transform(
     size: int = 224,
     crop: bool = False,
@@ -322,6 +326,26 @@ def resize_transform(
         resize = [T.Resize((size, size), interpolation)]
     to_float = [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
     return T.Compose([*resize, *to_float, T.Normalize(list(mean), list(std))])
+
+
+def split_transform(
+    transform: Transform,
+) -> tuple[Transform, Callable[[torch.Tensor], torch.Tensor]]:
+    """What a transform does with each image by itself, and what it can do with a batch at once.
+
+    Args:
+        transform: any; of one that ends as `resize_transform` does, floats are made of a batch.
+
+    Returns:
+        Two functions: an RGB image -> (3, H, W) tensor; a batch (B, 3, H, W) of these -> floats,
+        bit for bit those of `transform`.
+    """
+    steps = list(transform.transforms) if isinstance(transform, T.Compose) else []
+    match steps[-2:]:
+        case [T.ToDtype() as to_float, T.Normalize() as normalize]:
+            in_place = T.Normalize(normalize.mean, normalize.std, inplace=True)
+            return T.Compose(steps[:-2]), T.Compose([to_float, in_place])
+    return transform, nn.Identity()
 
 
 def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArray[np.uint8]:

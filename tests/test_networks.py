@@ -13,6 +13,7 @@ from torch import nn
 from torchvision import models
 
 import cbir
+from cbir.extract import Describer
 
 SHAPES = {"vgg16": ([64, 128, 256, 512, 512], 4096), "embedded": ([8, 16, 32, 64, 64], 512)}
 
@@ -440,3 +441,28 @@ def test_the_global_cuda_generator_is_left_alone():
     before = torch.cuda.get_rng_state()
     cbir.load_network("embedded", weights=None)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_batch_is_made_as_each_image_is(crop, tmp_path):
+    """Floats are made of a whole batch, with the bits that the transform gives one by one."""
+    transform = cbir.networks.resize_transform(32, crop, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
+    net = make_net()
+    net.transform = transform
+    describer = Describer(net)
+    images = [cbir.networks.noise_image(), cbir.networks.noise_image().rotate(90)]
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    decoded = [describer.decode(tmp_path / f"{i}.png")[0] for i in range(2)]
+    assert {image.dtype for image in decoded} == {torch.uint8}
+    batch = describer.inputs(decoded)
+    assert torch.equal(batch, torch.stack([transform(image) for image in images]))
+
+
+def test_a_transform_of_another_kind_is_left_whole(tmp_path):
+    net = make_net()
+    net.transform = lambda image: torch.full((3, 32, 32), image.width / 7)
+    describer = Describer(net)
+    cbir.networks.noise_image().save(tmp_path / "a.png")
+    image, _ = describer.decode(tmp_path / "a.png")
+    assert torch.equal(describer.inputs([image, image]), torch.full((2, 3, 32, 32), 256 / 7))
