@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from compare_outputs import first_difference
-from conftest import check_self_contained, read_page
+from conftest import check_self_contained, make_net, read_page, write_image
 from embedded_run import embedded_run, reproduce
 from nbval.plugin import coalesce_streams
 from PIL import Image
@@ -315,6 +315,63 @@ def test_a_run_that_fails_keeps_what_is_through_and_has_a_report(tmp_path, monke
     assert list(metrics["seconds"]) == list(metrics["memory"]) == ["02_extraction"]
     warning = read_page(tmp_path / "embedded" / "report.html").find(class_="warning")
     assert "This run is unfinished" in warning.get_text()
+
+
+def test_a_notebook_that_would_give_the_same_is_left_as_it_is(tmp_path, monkeypatch):
+    """All that a result depends on: parameters, cells, descriptors, and what is still there."""
+    executed = []
+
+    def execute(source, output, **_):
+        executed.append(Path(source).stem)
+        shutil.copy(source, output)
+        if "03" in source:
+            for kind in ("png", "pdf"):
+                file = tmp_path / "embedded" / "figures" / f"fig03.{kind}"
+                Image.new("RGB", (4, 4)).save(file)
+
+    def again(**parameters):
+        executed.clear()
+        log = io.StringIO()
+        names = ["01_walkthrough", "02_extraction", "03_retrieval"]
+        notebooks.reproduce(parameters=parameters, notebooks=names, log=log)
+        assert [name for name in names if f"{name}: unchanged" in log.getvalue()] == [
+            name for name in names if name not in executed
+        ]
+        return [name[:2] for name in executed]
+
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
+    assert again() == ["01", "02", "03"]
+    assert again() == ["02"]  # looks at the images each time
+    assert again(k=3) == ["02", "03"]
+    assert again(k=3) == ["02"]
+    (tmp_path / "embedded" / "figures" / "fig03.pdf").unlink()
+    assert again(k=3) == ["02", "03"]
+    (tmp_path / "embedded" / "notebooks" / "01_walkthrough.ipynb").unlink()
+    assert again(k=3) == ["01", "02"]
+    write_image(tmp_path / "images" / "0.png")
+    cbir.extract(tmp_path / "images", make_net(), tmp_path / "embedded" / "stores" / "database")
+    assert again(k=3) == ["02", "03"]  # other descriptors
+
+
+def test_a_notebook_that_failed_is_executed_again(tmp_path, monkeypatch):
+    def execute(source, output, parameters, **_):
+        shutil.copy(source, output)
+        if parameters["k"] == 4:
+            raise RuntimeError("kernel died")
+        executed.append(parameters["k"])
+
+    def run(k):
+        notebooks.reproduce(parameters={"k": k}, notebooks=["03_retrieval"], log=io.StringIO())
+
+    executed = []
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
+    run(3)
+    with pytest.raises(RuntimeError):
+        run(4)
+    run(3)  # what lies there is the failed one
+    assert executed == [3, 3]
 
 
 HOLD = "x = b'1' * {} * 10 ** 6; input()"

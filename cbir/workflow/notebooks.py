@@ -1,6 +1,7 @@
 """The numbered notebooks, headless: papermill with a profile's parameters, into runs/<name>/."""
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -24,6 +25,7 @@ from .environment import environment
 from .project import EVIDENCE, PAPER
 from .report import image_hashes, report
 from .run import Run
+from .unchanged import is_there, made_of, results
 
 # Parameters that are taken as they are typed.
 PATHS = {
@@ -41,6 +43,7 @@ PATHS = {
     "im_query_files",
 }
 PATHS_OR_NAMES = {"weights", "caffe"}
+FIGURE = r"figures/[^/]+\.png"
 SAMPLING = 0.2  # seconds between two looks at a kernel's memory
 
 
@@ -130,12 +133,13 @@ def reproduce(
 ) -> Run:
     """Executes notebooks in order, with a profile's parameters.
 
+    Those of the paper that would give again what is there are left as they are, see `unchanged`.
     Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json and report.html.
     Of every notebook that is through, metrics.json gets "seconds", "memory" (peak, in bytes: see
-    `peak_memory`), "dates" (when it began, UTC), "environment", "parameters_of" and "figures" (the
-    names of those it drew, in order). When the last one is through, "status" is "complete", and
-    "hashes" tell the images (see `image_hashes`). The report is written where a notebook fails,
-    too.
+    `peak_memory`), "dates" (when it began, UTC), "environment", "parameters_of", "made_of", "files"
+    (what it wrote) and "figures" (the names of those it drew, in order). When the last one is
+    through, "status" is "complete", and "hashes" tell the images (see `image_hashes`). The report
+    is written where a notebook fails, too.
 
     Args:
         profile: the name of a file in profiles/.
@@ -166,10 +170,16 @@ def reproduce(
         for notebook in notebooks:
             if notebook == PAPER[0] and given["profile"] != "embedded":
                 continue  # it is about the embedded set
-            print(f"\n{notebook}", file=log)
             own = {k: v for k, v in given.items() if k in known_parameters(notebook)}
+            made = made_of(run, notebook, own)
+            if is_there(run, notebook, made):
+                print(f"\n{notebook}: unchanged", file=log)
+                continue
+            print(f"\n{notebook}", file=log)
+            run.record(made_of=run.metrics.get("made_of", {}) | {notebook: "unfinished"})
             stage = _execute(notebook, run, own, log)
             stage["environment"] = here
+            stage["made_of"] = made
             known = run.metrics
             run.record(**{key: known.get(key, {}) | {notebook: stage[key]} for key in stage})
         run.record(status="complete", hashes=image_hashes(run))
@@ -207,7 +217,7 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -
     """Executes one notebook into a run; returns what metrics.json is to say of it."""
     output = run.path / "notebooks" / f"{notebook}.ipynb"
     output.parent.mkdir(exist_ok=True)
-    drawn_before = _drawn(run)
+    before = results(run)
     begin = time.time()
     with peak_memory() as memory:
         papermill.execute_notebook(
@@ -220,19 +230,16 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -
             parameters=parameters,
         )
     _tidy(output)
-    drawn = {name: when for name, when in _drawn(run).items() if when != drawn_before.get(name)}
+    written = {name: when for name, when in results(run).items() if when != before.get(name)}
+    written = dict(sorted(written.items(), key=lambda item: item[1]))
     return {
         "seconds": round(time.time() - begin, 1),
         "memory": max(memory),
         "dates": time.strftime("%Y-%m-%d %H:%M", time.gmtime(begin)),
         "parameters_of": known_parameters(notebook) | parameters,
-        "figures": sorted(drawn, key=lambda name: drawn[name]),
+        "figures": [Path(name).stem for name in written if re.fullmatch(FIGURE, name)],
+        "files": sorted(written),
     }
-
-
-def _drawn(run: Run) -> dict[str, int]:
-    """When each figure of a run was drawn, in nanoseconds."""
-    return {png.stem: png.stat().st_mtime_ns for png in (run.path / "figures").glob("*.png")}
 
 
 def _tidy(path: Path) -> None:
