@@ -633,7 +633,7 @@ def say_head():
     say(
         "Medians of runs by turns in one process; ratios count, times depend on what else the "
         "machine does. Search and store speed are measured on random numbers shaped like\n"
-        "VGG16's descriptors (four of five codes are zero), everything else on rendered scenes.\n"
+        "VGG16's descriptors (see `codes` in run.py), everything else on rendered scenes.\n"
     )
 
 
