@@ -158,6 +158,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.run_command(args)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"cbir: {error}")
+    except KeyboardInterrupt:
+        goes_on = args.command in ("reproduce", "evidence", "sweep")
+        sys.exit("\ncbir: interrupted" + "; the same command, given again, goes on" * goes_on)
 
 
 # ---- the parsers, one a command -----------------------------------------------------------------
@@ -386,7 +389,7 @@ def _reproduce(args: argparse.Namespace) -> None:
         executed = max(folder.glob("*.ipynb"), key=os.path.getmtime)
         sys.exit(
             f"\n{error.ename}: {error.evalue}\n\ncbir: {executed} has the cell that failed; "
-            "the same command, given again, goes on with what is done"
+            "what was done before it is kept"
         )
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
@@ -444,7 +447,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """What -p gave: values as YAML, paths as they are typed."""
     import yaml
 
-    from .workflow.notebooks import PATHS
+    from .workflow.checks import PATHS
 
     given = {}
     for name, value in args.parameter:

@@ -153,21 +153,26 @@ def load_network(
         raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
     if weights == "none":  # as command lines say it
         weights = None
+    check_network(name)
     if name == ORIGINAL:
         net = _original_vgg16(weights, crop, seed)
     elif name == LITE or name.startswith("timm/"):
         net = _from_timm(name, weights, crop, seed)
-    elif name in NETWORKS:
-        net = _from_torchvision(name, weights, crop, seed)
     else:
-        raise ValueError(
-            f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', "
-            "or build a cbir.Network of your own"
-        )
+        net = _from_torchvision(name, weights, crop, seed)
     device = pick_device(device)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     return net.to(device, getattr(torch, precision))
+
+
+def check_network(name: str) -> None:
+    """Raises ValueError for a name that `load_network` does not know."""
+    if name not in NETWORKS and not str(name).startswith("timm/"):
+        raise ValueError(
+            f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', "
+            "or build a cbir.Network of your own"
+        )
 
 
 def network_of(

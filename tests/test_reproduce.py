@@ -249,7 +249,17 @@ def test_a_network_without_codes_gives_all_but_h(few_photographs, tmp_path):
         (["--name", "../up"], "is no run name"),
         (["-p", "recipe", "mine"], "unknown recipe 'mine'"),
         (["-p", "metric", "l3"], "unknown metric 'l3'"),
-        (["-p", "q", "-1"], "out of range"),
+        (["-p", "q", "-1"], "q is a number, 0 or more, not -1"),
+        (["-p", "q", "abc"], "q is a number, 0 or more, not 'abc'"),
+        (["-p", "q", ".nan"], "q is a number, 0 or more, not nan"),
+        (["-p", "q", "[1]"], "q is a number, 0 or more, not [1]"),
+        (["-p", "k", "abc"], "k is a whole number, 0 or more, not 'abc'"),
+        (["-p", "max_queries", "3.5"], "max_queries is a whole number, 0 or more, not 3.5"),
+        (["-p", "batch_size", "-1"], "batch_size is a whole number, 0 or more, not -1"),
+        (["-p", "crop", "maybe"], "crop is true or false, not 'maybe'"),
+        (["-p", "seed", "true"], "seed is a whole number, 0 or more, not True"),
+        (["-p", "dtype", "float99"], "unknown dtype 'float99'"),
+        (["-p", "network", "vgg61"], "unknown network 'vgg61'"),
         (["-p", "k", "0"], "k = 0 is out of range"),
         (["-p", "images", "."], "take PROFILE=folder"),
     ],
@@ -259,6 +269,45 @@ def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
     with pytest.raises(SystemExit) as stop:
         cli.main(["reproduce", *args])
     assert message in stop.value.code.strip().splitlines()[-1]
+
+
+def test_nothing_is_written_before_all_is_checked(tmp_path, monkeypatch, capsys):
+    """A command for other images, or a slip of the pen, leaves a finished run as it is."""
+    for i in range(3):
+        write_image(tmp_path / "a" / f"{i}.png", seed=i)
+        write_image(tmp_path / "b" / f"{i}.png", seed=10 + i)
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", copy_instead_of_executing)
+    monkeypatch.setattr(cli, "PAPER", ["02_extraction", "03_retrieval"])
+    own = ["reproduce", "--profile", "folder", "-p", "network", "embedded", "-p", "images"]
+    few = ["-p", "k", "2"]
+    cli.main([*own, str(tmp_path / "a"), *few])
+    run = tmp_path / "runs" / "folder"
+    cbir.extract(tmp_path / "a", make_net(), run / "stores" / "database")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lite = ["-p", "network", "efficientnet_lite0"]
+    for wrong, message in [
+        ([*own, str(tmp_path / "b"), *few], "images .*a', now .*b': give this one another --name"),
+        ([*own, str(tmp_path / "a"), *few, *lite], "network 'embedded', now 'efficientnet_lite0'"),
+        ([*own, str(tmp_path / "a"), "-p", "k", "4"], "k = 4 is out of range for 2 images"),
+        ([*own, str(tmp_path / "a"), *few, "-p", "network", "lite"], "unknown network 'lite'"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            cli.main(wrong)
+        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="k = 4 is out of range"):
+        cli.main([*own, str(tmp_path / "a"), "-p", "k", "4", "--name", "new"])
+    assert not (tmp_path / "runs" / "new").exists()
+
+
+def test_an_interruption_is_one_line(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", interrupt)
+    with pytest.raises(SystemExit, match="interrupted; the same command, given again, goes on"):
+        cli.main(["reproduce"])
 
 
 def copy_instead_of_executing(source, output, **_):

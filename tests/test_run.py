@@ -17,7 +17,7 @@ from PIL import Image
 
 import cbir
 from cbir import tables
-from cbir.workflow import notebooks, report, verdict
+from cbir.workflow import checks, notebooks, report, verdict
 from cbir.workflow.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
@@ -573,9 +573,9 @@ def test_the_papers_numbers_make_its_table():
 def test_paths_are_absolute_for_a_kernel_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").touch()
-    assert notebooks.absolute("images", "photos") == str(tmp_path / "photos")
-    assert notebooks.absolute("weights", "weights.pth") == str(tmp_path / "weights.pth")
+    assert checks.absolute("images", "photos") == str(tmp_path / "photos")
+    assert checks.absolute("weights", "weights.pth") == str(tmp_path / "weights.pth")
     for name, value in [("weights", "caffe"), ("store", "s3://bucket/store"), ("network", "vgg16")]:
-        assert notebooks.absolute(name, value) == value
+        assert checks.absolute(name, value) == value
     for value in (None, ""):
-        assert notebooks.absolute("images", value) is value
+        assert checks.absolute("images", value) is value

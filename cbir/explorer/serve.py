@@ -13,7 +13,7 @@ from ..images import ImageSet, list_images
 from ..networks import pick_device
 from ..store import Store, find_store, open_store
 from ..workflow import project
-from ..workflow.notebooks import absolute
+from ..workflow.checks import absolute
 from ..workflow.query import open_database
 from ..workflow.run import Run
 from ..zoo import load_network

@@ -1,118 +1,29 @@
 """The numbered notebooks, headless: papermill with a profile's parameters, into runs/<name>/."""
 
-import os
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
 import papermill
 import psutil
-import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from ..common import METRICS, ROOT
-from ..datasets import load_images
-from ..descriptors import named_recipe
-from . import project
+from ..common import ROOT
+from .checks import check_parameters, known_parameters
 from .environment import environment
 from .project import EVIDENCE, PAPER
 from .report import image_hashes, report
 from .run import Run
 from .unchanged import is_there, made_of, results
 
-# Parameters that are taken as they are typed.
-PATHS = {
-    "images",
-    "queries",
-    "picture",
-    "pictures",
-    "store",
-    "weights",
-    "caffe",
-    "thumbnails",
-    "im_vectors",
-    "im_query_vectors",
-    "im_files",
-    "im_query_files",
-}
-PATHS_OR_NAMES = {"weights", "caffe"}
 FIGURE = r"figures/[^/]+\.png"
 SAMPLING = 0.2  # seconds between two looks at a kernel's memory
-
-
-@cache
-def known_parameters(notebook: str) -> dict[str, Any]:
-    """The parameters of a notebook with their defaults.
-
-    Raises:
-        ValueError: there is no such notebook.
-    """
-    return {name: about.default for name, about in project.parameters(notebook).items()}
-
-
-def check_parameters(
-    profile: str = "embedded",
-    name: str | None = None,
-    parameters: dict[str, Any] | None = None,
-    notebooks: Sequence[str] = PAPER,
-) -> dict[str, Any]:
-    """What notebooks are given: a profile with parameters and the run's name over it.
-
-    Args:
-        profile: the name of a file in profiles/.
-        name: the run's, default the profile's.
-        parameters: those that differ from the profile.
-        notebooks: the ones that are to run.
-
-    Returns:
-        {parameter: value}, paths made absolute.
-
-    Raises:
-        ValueError: an unknown profile, an unknown parameter or a value that has no meaning.
-        FileNotFoundError: a folder of images is not there, see `load_images`.
-    """
-    project.check_names(profile, parameters or {}, notebooks)
-    path = ROOT / "profiles" / f"{profile}.yaml"
-    given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    given |= parameters or {}
-    given["run_name"] = name or profile
-    if isinstance(given.get("query_names"), str):
-        given["query_names"] = [given["query_names"]]
-    named_recipe(given.get("recipe", "as_printed"), q=given.get("q", 0.5))
-    if given.get("metric", "l1") not in METRICS:
-        raise ValueError(f"unknown metric {given['metric']!r}: choose one of {METRICS}")
-    if given.get("k", 1) < 1:
-        raise ValueError(f"k = {given['k']} is out of range")
-    given = {name: absolute(name, value) for name, value in given.items()}
-    kind, images, queries = given["profile"], given.get("images", ""), given.get("queries", "")
-    if kind == "folder" or (kind == "embedded" and (images or queries)):
-        load_images(kind, images, queries)  # a wrong folder shows before the network is loaded
-    return given
-
-
-def absolute(name: str, value: Any) -> Any:
-    """Makes a parameter fit for a kernel that runs in another folder.
-
-    Args:
-        name: the parameter's.
-        value: what it was given.
-
-    Returns:
-        An absolute path for a path; URLs, names of weights and all else as they are.
-    """
-    path = os.path.expanduser(str(value or ""))
-    if name not in PATHS or not path or "://" in path:
-        return value
-    if name in PATHS_OR_NAMES and not os.path.exists(path):
-        return value
-    return os.path.abspath(path)
 
 
 def with_defaults(parameters: dict[str, Any], notebooks: Sequence[str]) -> dict[str, Any]:

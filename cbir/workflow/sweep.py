@@ -18,7 +18,8 @@ from .. import canvas, plots, tables
 from ..cluster import connect
 from ..common import AnyPath, did_you_mean, write_atomically
 from ..datasets import load_images
-from .notebooks import check_parameters, known_parameters, reproduce, with_defaults
+from .checks import check_parameters, known_parameters
+from .notebooks import reproduce, with_defaults
 from .project import runs_folder
 from .run import Run
 
