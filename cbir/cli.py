@@ -1,6 +1,7 @@
 """The command line. Nothing is imported that takes long before it is needed."""
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -8,10 +9,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from . import __version__
 from .common import INSTALLED, METRICS, ROOT, did_you_mean
+from .labels import plain_name
 from .workflow import project
 from .workflow.project import EVIDENCE, PAPER, runs_folder
 
@@ -427,10 +430,24 @@ def _query(args: argparse.Namespace) -> None:
     written, unreadable = query(
         args.images, store, net, descriptors, args.metric, args.k, args.output
     )
-    print("\n".join(map(str, written.values())))
+    where = args.store or f"the run {args.run!r}"
+    print(f"Searched: {where}, {len(store):,} images of {store.root}")
+    for file, picture in written.items():
+        _print_hits(file, picture, descriptors)
     if unreadable:
         lines = [f"cbir: {file!r} cannot be read: {why}" for file, why in unreadable.items()]
         sys.exit("\n".join(lines))
+
+
+def _print_hits(file: str, picture: Path, descriptors: Sequence[str]) -> None:
+    """What `query` found for an image, as its file of results has it."""
+    found = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+    print(f"\n{file}: {picture}")
+    for descriptor in descriptors:
+        print(f"  by {plain_name(descriptor)}")
+        for hit in found[descriptor]:
+            label = f"  ({hit['label']})" if hit["label"] else ""
+            print(f"    {hit['distance']:.5g}  {hit['file']}{label}")
 
 
 def _explore(args: argparse.Namespace) -> None:

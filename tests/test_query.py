@@ -85,6 +85,14 @@ def test_names_of_results_fit_and_differ(store, tiny_net, tmp_path):
     assert written == ["query_x_y_z_", "query_x_y_z__2", "query_" + "ü" * 50]
 
 
+def test_a_result_of_another_picture_is_never_overwritten(store, tiny_net, tmp_path):
+    images = [write_image(tmp_path / folder / "same.png", seed=i) for i, folder in enumerate("ab")]
+    for image in (*images, images[0]):
+        query([image], store, tiny_net, k=1, folder=tmp_path / "out")
+    found = {p.name: read_json(p)["file"] for p in (tmp_path / "out").glob("*.json")}
+    assert found == {"query_same.json": str(images[0]), "query_same_2.json": str(images[1])}
+
+
 def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     image = str(folder / "cat" / "00.png")
@@ -97,6 +105,10 @@ def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     cbir.Run("embedded").record(parameters={"weights": "none"})
     a, b, c = (tmp_path / name for name in "abc")
     cli.main(["query", image, "-k", "3", "--output", str(a)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"Searched: the run 'embedded', 11 images of {folder}"
+    assert printed[2:5] == [f"{image}: {a / 'query_00.png'}", "  by h", "    0  cat/00.png  (cat)"]
+    assert len(printed) == 3 + 3 * (1 + 3)
     options = "--weights none --descriptor eta --metric cosine".split()
     cli.main(["query", image, "-k", "3", "--output", str(b), "--store", str(database), *options])
     by_run, by_store = (read_json(folder / "query_00.json") for folder in (a, b))

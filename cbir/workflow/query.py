@@ -66,6 +66,7 @@ def query(
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Searches for images; writes query_<stem>.png and query_<stem>.json for each of them.
 
+    A name that an earlier result of another image has gets a number.
     The JSON holds "file", "root" (the store's image folder), "metric" and, for every descriptor, a
     list of {"file", "label", "distance"}, nearest first. A retrieved image that is no longer there
     keeps its place in both, and is grey in the picture.
@@ -103,7 +104,7 @@ def query(
     names: set[str] = set()
     written: dict[str, Path] = {}
     for row, file in enumerate(readable):
-        name = _unused_name(file, names)
+        name = _unused_name(folder, file, names)
         names.add(name)
         written[file] = folder / f"{name}.png"
         _draw(queries, store, hits, row, written[file])
@@ -133,12 +134,22 @@ def _draw(queries: ImageSet, store: Store, hits: dict[str, Hits], row: int, path
         plt.close(fig)
 
 
-def _unused_name(file: str, taken: set[str]) -> str:
+def _unused_name(folder: Path, file: str, taken: set[str]) -> str:
     """query_<stem>, fit for any file system, with a number where another image has that stem."""
     stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
     name = stem
     number = 1
-    while name in taken:
+    while name in taken or _is_of_another(folder / f"{name}.json", file):
         number += 1
         name = f"{stem}_{number}"
     return name
+
+
+def _is_of_another(result: Path, file: str) -> bool:
+    """Whether an earlier result is there, and not of this image."""
+    if not result.exists():
+        return False
+    try:
+        return json.loads(result.read_text(encoding="utf-8")).get("file") != file
+    except (ValueError, AttributeError):
+        return True
