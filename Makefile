@@ -11,10 +11,10 @@ given = $(if $($(1)),-p $(2) "$($(1))")
 
 .PHONY: help reproduce evidence original photographs sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'cbir needs Python 3.11 or later: make PYTHON=python3.11 ...')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11, 2) and 'cbir needs Python 3.11.2 or later: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt -e .
 	touch $@

@@ -1,7 +1,7 @@
 """nbval over the committed notebooks: on the CPU, where the stored outputs come from.
 
-The paper's notebooks make a run of their own. Those with evidence go on from a copy of such a run.
-The others begin a run each.
+Each notebook can be tested by itself. Those that read what notebook 02 extracts go on from a copy
+of an executed run. The others begin a run each.
 There are no progress bars. Outputs are compared with the tolerance of `compare_outputs.py`.
 """
 
@@ -27,10 +27,8 @@ def pytest_configure(config):
 
 def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
-    if notebook.path.stem in PAPER:
-        return Path(folders.name, "paper")
     folder = Path(folders.name, notebook.path.stem)
-    if notebook.path.stem in EVIDENCE:
+    if notebook.path.stem in (*PAPER[3:], *EVIDENCE):
         runs, _ = embedded_run()
         shutil.copytree(runs / "embedded", folder / "embedded")
     return folder
