@@ -7,7 +7,8 @@ sum |q - c| + sum |c - x|; the second sum differs from sum |c' - x'| by both err
 """
 
 from collections.abc import Sequence
-from threading import Lock
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numba
@@ -24,7 +25,6 @@ Bytes: TypeAlias = NDArray[np.uint8]
 AT_ONCE = 64  # bytes compared at once; layers are padded with zeros to multiples of it
 ROUNDING = 2.0**-30  # more than that of sums in float64, of exact distances too
 SCALE = 24  # bytes of low, step and error, float64
-kernels = Lock()  # numba's simplest threading layer dies of two callers at once
 
 
 def padded(widths: Sequence[int]) -> NDArray[np.int64]:
@@ -73,22 +73,32 @@ def l1_bounds(
         widths: of all layers of the records.
         layers: which of them to compare.
     """
-    ends = np.append(0, np.cumsum(padded(widths)))
-    n_rows = sum(len(records) for records in shards)
-    bounds = np.empty((2, len(queries), n_rows))
-    first = 0
-    for records in shards:
-        scales = records[:, ends[-1] :].view(np.float64).reshape(len(records), len(widths), 3)
-        low, step = np.ascontiguousarray(scales[0, layers, :2].T)
-        error = np.ascontiguousarray(scales[:, layers, 2])
-        codes, query_error, excess = _quantised(queries, widths[layers], low, step)
-        part = records[:, ends[layers.start] : ends[layers.stop]]
-        place = bounds[:, :, first : first + len(records)]
-        ends_here = ends[layers.start + 1 : layers.stop + 1] - ends[layers.start]
-        with kernels:
-            _bounds(codes, query_error, excess, part, error, step, ends_here, place)
-        first += len(records)
+    firsts = np.append(0, np.cumsum([len(records) for records in shards]))
+    bounds = np.empty((2, len(queries), firsts[-1]))
+    places = [bounds[:, :, first:end] for first, end in pairwise(firsts)]
+    # Threads share shards, not rows: none waits for another one after each shard.
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        compared = [
+            pool.submit(_compare, queries, records, widths, layers, place)
+            for records, place in zip(shards, places)
+        ]
+        for shard in compared:
+            shard.result()
     return bounds
+
+
+def _compare(
+    queries: Floats, records: Bytes, widths: Sequence[int], layers: slice, bounds: Doubles
+) -> None:
+    """`l1_bounds` for one shard, into (2, Q, n) `bounds`."""
+    ends = np.append(0, np.cumsum(padded(widths)))
+    scales = records[:, ends[-1] :].view(np.float64).reshape(len(records), len(widths), 3)
+    low, step = np.ascontiguousarray(scales[0, layers, :2].T)
+    error = np.ascontiguousarray(scales[:, layers, 2])
+    codes, query_error, excess = _quantised(queries, widths[layers], low, step)
+    columns = records[:, ends[layers.start] : ends[layers.stop]]
+    ends_of_layers = ends[layers.start + 1 : layers.stop + 1] - ends[layers.start]
+    _bounds(codes, query_error, excess, columns, error, step, ends_of_layers, bounds)
 
 
 def _layers(rows: NDArray[Any], widths: Sequence[int]) -> list[NDArray[Any]]:
@@ -174,7 +184,7 @@ def _llvm(builder: Any, name: str, result: Any, arguments: Any) -> Any:
     return cgutils.get_or_insert_function(builder.module, kind, name)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _bounds(
     codes: Bytes,
     query_error: Doubles,
@@ -187,7 +197,7 @@ def _bounds(
 ) -> None:
     """See `l1_bounds`, for one shard; ends: of the layers' bytes."""
     n = len(rows)
-    for group in numba.prange((n + 3) // 4):
+    for group in range((n + 3) // 4):
         for i in range(len(codes)):
             for j in range(4 * group, min(4 * group + 4, n)):
                 low = 0.0

@@ -10,6 +10,7 @@ all descriptors are searched in one pass: what distances are made of adds up ove
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numba
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .coarse import Doubles, Floats, kernels
+from .coarse import Doubles, Floats
 from .common import Metric
 
 Device: TypeAlias = str | torch.device | None
@@ -28,6 +29,7 @@ QUERIES = 256  # queries compared with a block at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
 TINY = 2.0**-126  # float32 products below it vanish
+_kernels = Lock()  # numba's simplest threading layer dies of two callers at once
 
 
 class Hits(NamedTuple):
@@ -196,7 +198,7 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
     of the queries' squares, the sums of the rows' squares.
     """
     if metric == "l1" and device is None:
-        with kernels:
+        with _kernels:
             return _l1(queries, rows)[None]
     q, x = (torch.from_numpy(array).to(device or "cpu") for array in (queries, rows))
     if metric == "l1":
