@@ -234,7 +234,8 @@ class ByteBlock(NamedTuple):
         """See `nearest.Block`."""
         low, high = total / dims
         if np.isnan(low[:1, self.described]).any():
-            raise _lost(self.store, "coarse", slice(self.first_row, self.first_row + low.shape[1]))
+            rows = slice(self.first_row, self.first_row + low.shape[1])
+            raise _lost(self.store, self.records, rows)
         low[:, ~self.described] = np.nan
         high[:, ~self.described] = np.nan
         return low, high
@@ -245,7 +246,7 @@ class ByteBlock(NamedTuple):
         numbers = self.first_row + which
         rows = self.store.read(name, numbers)[:, first_column:end]
         for lost in numbers[np.isnan(rows).any(axis=1)].tolist():
-            raise _lost(self.store, name, slice(lost, lost + 1))
+            raise _lost(self.store, [name], slice(lost, lost + 1))
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
@@ -289,17 +290,17 @@ def _float_block(
         if name not in whole:
             whole[name] = st.read(name, rows)
             if whole[name].shape[1] and np.isnan(whole[name][described, 0]).any():
-                raise _lost(st, name, rows)
+                raise _lost(st, [name], rows)
             whole[name][~described] = np.nan
         columns = whole[name][:, first_column:end]
         block[name, first_column, end] = np.ascontiguousarray(columns, dtype=np.float32)
     return FloatBlock(rows.start, block)
 
 
-def _lost(st: Store, name: str, rows: slice) -> ValueError:
+def _lost(st: Store, names: Iterable[str], rows: slice) -> ValueError:
     return ValueError(
-        f"{st.location} has lost a shard of {name!r} among the rows {rows.start} to {rows.stop}: "
-        "run cbir.extract again"
+        f"{st.location} has lost a shard of {' or '.join(map(repr, names))} among the rows "
+        f"{rows.start} to {rows.stop}: run cbir.extract again"
     )
 
 

@@ -106,8 +106,8 @@ def read_file(array: Zarr, number: int) -> NDArray[np.uint8] | None:
 
 
 def is_local(array: Zarr) -> bool:
-    """Whether an array's files lie in a folder."""
-    return isinstance(array.store, LocalStore)
+    """Whether an array is there, and its files lie in a folder."""
+    return array is not None and isinstance(array.store, LocalStore)
 
 
 def _checked(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

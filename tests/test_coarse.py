@@ -139,6 +139,26 @@ def test_an_older_store_gives_the_same_hits(store, descriptor):
     assert hits.distances.tobytes() == again.distances.tobytes()
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["with bytes", "older"])
+def test_a_loaded_store_gives_the_same_hits(store, older):
+    queries = {name: store[name][:7] for name in ("eta", "h", "w_2+mac")}
+    hits = cbir.search(store, queries, list(queries), k=9)
+    loaded = (as_older(store) if older else store).load()
+    assert all(isinstance(array, np.ndarray) for array in loaded.arrays.values())
+    assert loaded.has_coarse(["codes", "conv", "mac"]) and not loaded.has_coarse(["windows"])
+    again = cbir.search(loaded, queries, list(queries), k=9)
+    for name in queries:
+        assert hits[name].indices.tobytes() == again[name].indices.tobytes()
+        assert hits[name].distances.tobytes() == again[name].distances.tobytes()
+
+
+def test_a_lost_shard_of_a_loaded_store_is_named(store, tmp_path):
+    (tmp_path / "st" / "conv" / "c" / "1" / "0").unlink()
+    with pytest.raises(ValueError, match="has lost a shard of 'codes' or 'conv' among the rows"):
+        cbir.search(store.load(), store.eta[:1], "eta", k=1)
+    assert cbir.search(store.load(), store.h[:1], "h", k=1).indices.tolist() == [[0]]
+
+
 def test_an_older_store_is_completed_as_it_is(images, store, tmp_path):
     whole = store.eta[:].tobytes()
     as_older(store)

@@ -81,9 +81,9 @@ class Explorer:
 
     def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
         self.net = network_of(store.network, net, folder=Path(store.location).parent)
-        size = sum(4 * array.shape[0] * array.shape[1] for array in store.arrays.values())
+        size = sum(5 * array.shape[0] * array.shape[1] for array in store.arrays.values())
         in_memory = size <= memory
-        self.store = _loaded(store) if in_memory else store
+        self.store = store.load() if in_memory else store
         # From disk, another recipe would take minutes.
         self.live = in_memory and store.extras.get("windows") == "windows"
         self.recipes = _stored_recipes(store)
@@ -326,16 +326,6 @@ class Explorer:
             arrays = arrays | {"conv": conv, "codes": codes}
         pieces = [arrays[name][:, first:end] for name, first, end in store.parts(descriptor)]
         return np.concatenate(pieces, axis=1)
-
-
-def _loaded(store: Store) -> Store:
-    """The same store with its arrays in memory, as float32. Of a lost shard `search` says so."""
-    loaded = copy(store)
-    loaded.arrays = {
-        name: store.read(name, slice(None)).astype(np.float32, copy=False) for name in store.arrays
-    }
-    loaded.coarse = {}  # an array in memory is compared as fast as it is read
-    return loaded
 
 
 def _stored_recipes(store: Store) -> dict[str, Recipe]:
