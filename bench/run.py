@@ -668,7 +668,7 @@ def main():
     repeats = args.repeats
     searched = (2_000, 4_000) if args.quick else (20_000, 100_000)
     stored = 1_000 if args.quick else 10_000
-    held = (1_000, 2_000) if args.quick else (10_000, 50_000, 200_000)
+    held = (1_000, 2_000) if args.quick else (10_000, 200_000)
     say_head()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

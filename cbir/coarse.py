@@ -7,8 +7,7 @@ sum |q - c| + sum |c - x|; the second sum differs from sum |c' - x'| by both err
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numba
@@ -24,10 +23,11 @@ Bytes: TypeAlias = NDArray[np.uint8]
 
 AT_ONCE = 64  # bytes compared at once; layers are padded with zeros to multiples of it
 ROUNDING = 2.0**-30  # more than that of sums in float64, of exact distances too
+_kernels = Lock()  # numba's simplest threading layer dies of two callers at once
 SCALE = 24  # bytes of low, step and error, float64
 
 
-def padded(widths: Sequence[int]) -> NDArray[np.int64]:
+def padded(widths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Bytes of the codes of every layer, (L,)."""
     return -(-np.asarray(widths, np.int64) // AT_ONCE) * AT_ONCE
 
@@ -55,8 +55,9 @@ def encode(rows: NDArray[np.floating], widths: Sequence[int]) -> Bytes:
     slack = np.asarray(widths) * 2.0**-45 * np.maximum(abs(low), abs(low + 255 * step))
     records = np.empty((len(rows), record_size(widths)), np.uint8)
     records[:, : codes.shape[1]] = codes
-    scales = records[:, codes.shape[1] :].view(np.float64).reshape(len(rows), len(widths), 3)
-    scales[:] = np.stack(np.broadcast_arrays(low, step, error + excess + slack), axis=-1)
+    _scales(records, len(widths))[:] = np.stack(
+        np.broadcast_arrays(low, step, error + excess + slack), axis=-1
+    )
     return records
 
 
@@ -74,31 +75,24 @@ def l1_bounds(
         layers: which of them to compare.
     """
     firsts = np.append(0, np.cumsum([len(records) for records in shards]))
+    ends = np.append(0, np.cumsum(padded(widths)))
     bounds = np.empty((2, len(queries), firsts[-1]))
-    places = [bounds[:, :, first:end] for first, end in pairwise(firsts)]
-    # Threads share shards, not rows: none waits for another one after each shard.
-    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
-        compared = [
-            pool.submit(_compare, queries, records, widths, layers, place)
-            for records, place in zip(shards, places)
-        ]
-        for shard in compared:
-            shard.result()
+    compared = np.asarray(widths, np.int64)[layers]
+    # Addresses of the shards' first codes: all shards are compared by one call, since every call
+    # makes the threads wait for each other.
+    rows = np.array([records.ctypes.data for records in shards])
+    codes = rows + ends[layers.start]
+    scales = rows + ends[-1] + SCALE * layers.start
+    stride = record_size(widths)
+    with _kernels:
+        _bounds(queries, compared, padded(compared), codes, scales, stride, firsts, bounds)
     return bounds
 
 
-def _compare(
-    queries: Floats, records: Bytes, widths: Sequence[int], layers: slice, bounds: Doubles
-) -> None:
-    """`l1_bounds` for one shard, into (2, Q, n) `bounds`."""
-    ends = np.append(0, np.cumsum(padded(widths)))
-    scales = records[:, ends[-1] :].view(np.float64).reshape(len(records), len(widths), 3)
-    low, step = np.ascontiguousarray(scales[0, layers, :2].T)
-    error = np.ascontiguousarray(scales[:, layers, 2])
-    codes, query_error, excess = _quantised(queries, widths[layers], low, step)
-    columns = records[:, ends[layers.start] : ends[layers.stop]]
-    ends_of_layers = ends[layers.start + 1 : layers.stop + 1] - ends[layers.start]
-    _bounds(codes, query_error, excess, columns, error, step, ends_of_layers, bounds)
+def _scales(records: Bytes, n_layers: int) -> Doubles:
+    """(low, step, error) of every row and layer, (n, L, 3); a view."""
+    numbers = records[:, records.shape[1] - SCALE * n_layers :].view(np.float64)
+    return numbers.reshape(len(records), n_layers, 3)
 
 
 def _layers(rows: NDArray[Any], widths: Sequence[int]) -> list[NDArray[Any]]:
@@ -153,8 +147,8 @@ def _quantise(
 
 
 @intrinsic
-def _difference(typing: Any, a: Any, b: Any, at: Any) -> Any:
-    """Sum of |a - b| over `AT_ONCE` bytes from a position on.
+def _difference(typing: Any, a: Any, b: Any) -> Any:
+    """Sum of |a - b| over `AT_ONCE` bytes from two addresses on.
 
     Written for LLVM, which makes it the processor's own instruction (vpsadbw, uabal): in a loop
     over integers numba widens every byte to eight.
@@ -162,20 +156,28 @@ def _difference(typing: Any, a: Any, b: Any, at: Any) -> Any:
     bytes_type = ir.VectorType(ir.IntType(8), AT_ONCE)
     wide = ir.VectorType(ir.IntType(32), AT_ONCE)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, addresses: Any) -> Any:
         values = []
-        for kind, argument in zip(signature.args[:2], arguments[:2]):
-            array = context.make_array(kind)(context, builder, argument)
-            start = builder.gep(array.data, [arguments[2]])
-            vector = builder.load(builder.bitcast(start, bytes_type.as_pointer()), align=1)
-            values.append(builder.zext(vector, wide))
+        for address in addresses:
+            pointer = builder.inttoptr(address, bytes_type.as_pointer())
+            values.append(builder.zext(builder.load(pointer, align=1), wide))
         absolute = _llvm(builder, f"llvm.abs.v{AT_ONCE}i32", wide, [wide, ir.IntType(1)])
         total = _llvm(builder, f"llvm.vector.reduce.add.v{AT_ONCE}i32", ir.IntType(32), [wide])
-        return builder.call(
-            total, [builder.call(absolute, [builder.sub(*values), ir.IntType(1)(0)])]
-        )
+        differences = builder.call(absolute, [builder.sub(*values), ir.IntType(1)(0)])
+        return builder.call(total, [differences])
 
-    return numba.types.int32(a, b, numba.types.intp), generate
+    return numba.types.int32(numba.types.int64, numba.types.int64), generate
+
+
+@intrinsic
+def _number(typing: Any, address: Any) -> Any:
+    """The float64 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, addresses: Any) -> Any:
+        pointer = builder.inttoptr(addresses[0], ir.DoubleType().as_pointer())
+        return builder.load(pointer, align=8)
+
+    return numba.types.float64(numba.types.int64), generate
 
 
 def _llvm(builder: Any, name: str, result: Any, arguments: Any) -> Any:
@@ -184,33 +186,56 @@ def _llvm(builder: Any, name: str, result: Any, arguments: Any) -> Any:
     return cgutils.get_or_insert_function(builder.module, kind, name)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(parallel=True, nogil=True, cache=True)
 def _bounds(
-    codes: Bytes,
-    query_error: Doubles,
-    excess: Doubles,
-    rows: Bytes,
-    row_error: Doubles,
-    step: Doubles,
-    ends: NDArray[np.int64],
+    queries: Floats,
+    widths: NDArray[np.int64],
+    places: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    scales: NDArray[np.int64],
+    stride: int,
+    firsts: NDArray[np.int64],
     bounds: Doubles,
 ) -> None:
-    """See `l1_bounds`, for one shard; ends: of the layers' bytes."""
-    n = len(rows)
-    for group in range((n + 3) // 4):
-        for i in range(len(codes)):
-            for j in range(4 * group, min(4 * group + 4, n)):
-                low = 0.0
-                high = 0.0
-                start = 0
-                for layer in range(len(ends)):
-                    total = np.int32(0)
-                    for at in range(start, ends[layer], AT_ONCE):
-                        total += _difference(codes[i], rows[j], at)  # type: ignore[call-arg]
-                    start = ends[layer]
-                    middle = excess[i, layer] + step[layer] * total
-                    error = query_error[i, layer] + row_error[j, layer] + ROUNDING * middle
-                    low += max(0.0, middle - error)
-                    high += middle + error
-                bounds[0, i, j] = low if high == high else high
-                bounds[1, i, j] = high
+    """See `l1_bounds`.
+
+    widths, places: dimensions and bytes of the layers, (L,). codes, scales: addresses of each
+    shard's first code and first (low, step, error); its rows are `stride` bytes apart. firsts: the
+    number of each shard's first row, and n.
+    """
+    n_queries = len(queries)
+    n_layers = len(widths)
+    size = places.sum()
+    for shard in numba.prange(len(codes)):
+        first = firsts[shard]
+        low = np.empty(n_layers)
+        step = np.empty(n_layers)
+        for layer in range(n_layers):
+            low[layer] = _number(scales[shard] + SCALE * layer)  # type: ignore[call-arg]
+            step[layer] = _number(scales[shard] + SCALE * layer + 8)  # type: ignore[call-arg]
+        of_queries = np.zeros((n_queries, size), np.uint8)
+        error = np.zeros((n_queries, n_layers))
+        excess = np.zeros((n_queries, n_layers))
+        _quantise(queries, widths, places, low, step, of_queries, error, excess)
+        query_start = np.int64(of_queries.ctypes.data)
+        for group in range(first, firsts[shard + 1], 4):
+            for i in range(n_queries):
+                query = query_start + i * size
+                for j in range(group, min(group + 4, firsts[shard + 1])):
+                    row = codes[shard] + (j - first) * stride
+                    errors = scales[shard] + (j - first) * stride + 16
+                    least = 0.0
+                    most = 0.0
+                    start = 0
+                    for layer in range(n_layers):
+                        total = np.int32(0)
+                        for at in range(start, start + places[layer], AT_ONCE):
+                            total += _difference(query + at, row + at)  # type: ignore[call-arg]
+                        start += places[layer]
+                        middle = excess[i, layer] + step[layer] * total
+                        lost: float = _number(errors + SCALE * layer)  # type: ignore[call-arg]
+                        slack = error[i, layer] + lost + ROUNDING * middle
+                        least += max(0.0, middle - slack)
+                        most += middle + slack
+                    bounds[0, i, j] = least if most == most else most
+                    bounds[1, i, j] = most

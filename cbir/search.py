@@ -256,7 +256,7 @@ def _store_blocks(st: Store, question: Question, first: int, last: int) -> Itera
     by_bytes = question.metric == "l1" and question.device is None and st.has_coarse(names)
     read = _byte_block if by_bytes else _float_block
     row_bytes = sum((1 if by_bytes else 4) * st.arrays[name].shape[1] for name in names)
-    shard = st.shards[0].stop
+    shard = st.shard_size
     step = max(1, min(ROWS, BLOCK // max(1, row_bytes)) // shard) * shard
     described = st.described
 
@@ -271,7 +271,7 @@ def _store_blocks(st: Store, question: Question, first: int, last: int) -> Itera
 def _byte_block(
     st: Store, parts: Sequence[Part], rows: slice, described: NDArray[np.bool_]
 ) -> ByteBlock:
-    size = st.shards[0].stop
+    size = st.shard_size
     records = {}
     for name, _, _ in parts:
         if name not in records:

@@ -95,6 +95,7 @@ class Store:
         files, labels: N strings each.
         h, eta_conv, eta: (N, D) `Rows`; `store[name]` gives those of any of `descriptors`, or of
             several joined by "+".
+        shard_size: rows of a shard.
         described: (N,) bool. unreadable: {file: reason}.
         network, recipe, extras: what made it (dicts).
         computed: rows that the call of `extract` that returned this store had to compute.
@@ -104,6 +105,7 @@ class Store:
         attributes: dict[str, Any] = dict(group.attrs)
         self._group = group
         self._state: Zarr = group["state"]
+        self.shard_size: int = self._state.chunks[0]
         self._final_states: NDArray[Any] | None = None
         self.location = str(path)
         self.root = Path(attributes["root"])
@@ -177,7 +179,7 @@ class Store:
         """The records of one shard of an array, see `coarse`. Raises ValueError where damaged."""
         array = self.coarse[name]
         if isinstance(array, np.ndarray):
-            return array[self.shards[shard]]
+            return array[shard * self.shard_size : (shard + 1) * self.shard_size]
         with _named_damage(array):
             return read_bytes(array, shard)
 
@@ -261,7 +263,7 @@ class Store:
     @property
     def shards(self) -> list[slice]:
         """The rows of every shard."""
-        size = self._state.chunks[0]
+        size = self.shard_size
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
     def missing(self) -> list[slice]:
