@@ -212,7 +212,7 @@ def _bounds(
         step = np.empty(n_layers)
         for layer in range(n_layers):
             low[layer] = _number(scales[shard] + SCALE * layer)  # type: ignore[call-arg]
-            step[layer] = _number(scales[shard] + SCALE * layer + 8)  # type: ignore[call-arg]
+            step[layer] = _number(scales[shard] + SCALE * layer + 8)
         of_queries = np.zeros((n_queries, size), np.uint8)
         error = np.zeros((n_queries, n_layers))
         excess = np.zeros((n_queries, n_layers))
