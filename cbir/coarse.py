@@ -147,8 +147,8 @@ def _quantise(
 
 
 @intrinsic
-def _difference(typing: Any, a: Any, b: Any) -> Any:
-    """Sum of |a - b| over `AT_ONCE` bytes from two addresses on.
+def _difference(typing: Any, values: Any, address: Any, at: Any) -> Any:
+    """Sum of |values - other| over `AT_ONCE` bytes from a position on; `address`: of the others.
 
     Written for LLVM, which makes it the processor's own instruction (vpsadbw, uabal): in a loop
     over integers numba widens every byte to eight.
@@ -156,17 +156,20 @@ def _difference(typing: Any, a: Any, b: Any) -> Any:
     bytes_type = ir.VectorType(ir.IntType(8), AT_ONCE)
     wide = ir.VectorType(ir.IntType(32), AT_ONCE)
 
-    def generate(context: Any, builder: Any, signature: Any, addresses: Any) -> Any:
-        values = []
-        for address in addresses:
-            pointer = builder.inttoptr(address, bytes_type.as_pointer())
-            values.append(builder.zext(builder.load(pointer, align=1), wide))
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, other, position = arguments
+        here = context.make_array(signature.args[0])(context, builder, array).data
+        there = builder.inttoptr(other, ir.IntType(8).as_pointer())
+        vectors = []
+        for start in (here, there):
+            place = builder.bitcast(builder.gep(start, [position]), bytes_type.as_pointer())
+            vectors.append(builder.zext(builder.load(place, align=1), wide))
         absolute = _llvm(builder, f"llvm.abs.v{AT_ONCE}i32", wide, [wide, ir.IntType(1)])
         total = _llvm(builder, f"llvm.vector.reduce.add.v{AT_ONCE}i32", ir.IntType(32), [wide])
-        differences = builder.call(absolute, [builder.sub(*values), ir.IntType(1)(0)])
+        differences = builder.call(absolute, [builder.sub(*vectors), ir.IntType(1)(0)])
         return builder.call(total, [differences])
 
-    return numba.types.int32(numba.types.int64, numba.types.int64), generate
+    return numba.types.int32(values, numba.types.int64, numba.types.int64), generate
 
 
 @intrinsic
@@ -217,10 +220,9 @@ def _bounds(
         error = np.zeros((n_queries, n_layers))
         excess = np.zeros((n_queries, n_layers))
         _quantise(queries, widths, places, low, step, of_queries, error, excess)
-        query_start = np.int64(of_queries.ctypes.data)
         for group in range(first, firsts[shard + 1], 4):
             for i in range(n_queries):
-                query = query_start + i * size
+                query = of_queries[i]
                 for j in range(group, min(group + 4, firsts[shard + 1])):
                     row = codes[shard] + (j - first) * stride
                     errors = scales[shard] + (j - first) * stride + 16
@@ -230,7 +232,7 @@ def _bounds(
                     for layer in range(n_layers):
                         total = np.int32(0)
                         for at in range(start, start + places[layer], AT_ONCE):
-                            total += _difference(query + at, row + at)  # type: ignore[call-arg]
+                            total += _difference(query, row, at)  # type: ignore[call-arg]
                         start += places[layer]
                         middle = excess[i, layer] + step[layer] * total
                         lost: float = _number(errors + SCALE * layer)  # type: ignore[call-arg]
