@@ -24,7 +24,7 @@ from .descriptors import Recipe
 from .images import Images
 from .labels import is_part
 from .networks import Network
-from .shards import Zarr
+from .shards import LEVEL, Zarr
 from .store import (
     FORMAT,
     UNFINISHED,
@@ -102,7 +102,7 @@ def create_store(
     }
     group = _new_group(path)
     stored: dict[str, Any] = {
-        "compressors": ZstdCodec(level=1, checksum=True),
+        "compressors": ZstdCodec(level=LEVEL, checksum=True),
         "config": {"write_empty_chunks": True},  # of this array object: group[name] has it no more
     }
     shard = min(shard_size, n)

@@ -1,17 +1,19 @@
 """Rows of a Zarr array, a few at a time, from shards: files of many chunks and an index.
 
-zarr-python needs about a millisecond for each chunk of a shard, so rows are read here. It writes
-the shards, and can read them too. Old stores have one chunk a file and are read by zarr-python.
+zarr-python needs about a millisecond for each chunk of a shard, so shards are read and written
+here, by Zarr's layout "sharding_indexed": zarr-python, and others, can read them too. Old stores
+have one chunk a file and are left to zarr-python.
 """
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from mmap import ACCESS_READ, mmap
 from typing import Any, TypeAlias
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import decompress
+from numcodecs.zstd import Zstd, decompress
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -20,6 +22,7 @@ from zarr.storage import LocalStore
 Zarr: TypeAlias = Any  # an array or a group: zarr's own hints make each item a union of all kinds
 Index: TypeAlias = int | np.integer | slice | Sequence[int] | NDArray[np.integer]
 
+LEVEL = 1  # of compression: higher ones take longer and hardly less room
 NOTHING = 2**64 - 1  # offset of a chunk that has only NaN
 CHECKSUM = 4  # bytes of a CRC32C
 
@@ -78,6 +81,27 @@ def _read_shard(array: Zarr, number: int, rows: NDArray[np.int64], out: NDArray[
             out[first:end] = values[rows[first:end] % together]
 
 
+def write_shard(array: Zarr, number: int, rows: NDArray[Any]) -> None:
+    """Writes all rows of a shard, (n, D); n is less than a shard's rows at the array's end."""
+    if array.shape[1] == 0:
+        return
+    together, width = array.chunks
+    n_chunks = -(-len(rows) // together)
+    padded = np.full((n_chunks * together, width), np.nan, array.dtype)
+    padded[: len(rows)] = rows
+    zstd = Zstd(level=LEVEL, checksum=True)
+    with ThreadPoolExecutor() as pool:
+        chunks = list(pool.map(zstd.encode, padded.reshape(n_chunks, together, width)))
+    index = np.full((array.shards[0] // together, 2), NOTHING, "<u8")
+    lengths = [len(chunk) for chunk in chunks]
+    index[:n_chunks, 0] = np.cumsum(lengths) - lengths
+    index[:n_chunks, 1] = lengths
+    checksum = google_crc32c.value(index.tobytes()).to_bytes(CHECKSUM, "little")
+    content = b"".join([*chunks, index.tobytes(), checksum])
+    buffer = default_buffer_prototype().buffer.from_bytes(content)
+    sync(array.store.set(_key(array, number), buffer))
+
+
 def read_bytes(array: Zarr, number: int) -> NDArray[np.uint8]:
     """One chunk of an uncompressed (N, D) array of bytes, without a copy if it is on this machine.
 
@@ -92,7 +116,7 @@ def read_bytes(array: Zarr, number: int) -> NDArray[np.uint8]:
 
 def read_file(array: Zarr, number: int) -> NDArray[np.uint8] | None:
     """The file that holds a chunk or shard of all columns; None where it is not there."""
-    key = f"{array.path}/c/{number}/0"
+    key = _key(array, number)
     if is_local(array):
         try:
             with open(f"{array.store.root}/{key}", "rb") as file:
@@ -103,6 +127,11 @@ def read_file(array: Zarr, number: int) -> NDArray[np.uint8] | None:
         return np.frombuffer(mapped, np.uint8)
     data = sync(array.store.get(key, default_buffer_prototype()))
     return None if data is None else np.frombuffer(data.to_bytes(), np.uint8)
+
+
+def _key(array: Zarr, number: int) -> str:
+    """The name of the file that holds a chunk or shard of all columns, within the array's store."""
+    return f"{array.path}/c/{number}/0"
 
 
 def is_local(array: Zarr) -> bool:

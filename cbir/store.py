@@ -34,7 +34,7 @@ from .common import AnyPath, did_you_mean
 from .descriptors import Recipe, check_recipe
 from .labels import layer_names
 from .networks import Shapes
-from .shards import Index, Zarr, is_local, read_bytes, read_rows
+from .shards import Index, Zarr, is_local, read_bytes, read_rows, write_shard
 
 Part = tuple[str, int, int]  # array name, first column, last column + 1
 Extras = Mapping[str, str | Recipe]
@@ -303,7 +303,10 @@ class Store:
         if (self._state[rows] != "").any():  # its files must not be taken for those to come
             self._state[rows] = np.full(rows.stop - rows.start, "", dtype=object)
         for name, array in self.arrays.items():
-            array[rows] = arrays[name]
+            if array.shards is None:
+                array[rows] = arrays[name]
+            else:
+                write_shard(array, rows.start // self.shard_size, arrays[name])
         for name, array in self.coarse.items():
             array[rows] = encode(arrays[name], self.layers(name))
         self._state[rows] = np.array(state, dtype=object)
