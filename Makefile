@@ -71,7 +71,7 @@ test: check  ## what every change must pass: tests, and the committed notebooks'
 test-all: check  ## the slow tests as well: kills and fuzzing by the hundred, VGG16, a browser
 	$(pytest) -m ""
 
-bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (a quarter of an hour)
+bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (twenty minutes)
 	$(BIN)/python bench/run.py
 
 lab: .venv/installed-explorer  ## the notebooks in JupyterLab
