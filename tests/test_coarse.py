@@ -168,6 +168,19 @@ def test_an_older_store_is_completed_as_it_is(images, store, tmp_path):
     assert again.eta[:].tobytes() == whole
 
 
+def test_a_network_without_codes(images, tmp_path):
+    """h has no dimensions, and eta those of its blocks."""
+    net = make_net()
+    net = cbir.Network(net.module, net.blocks, transform=net.transform)
+    store = cbir.extract(images, net, tmp_path / "st", shard_size=16, q=0.1)
+    for searched in (store, store.load()):
+        hits = cbir.search(searched, {"eta": store.eta[3:5]}, ["eta"], k=2)["eta"]
+        assert hits.indices[:, 0].tolist() == [3, 4]
+        assert (
+            hits.indices.tolist() == cbir.search(store.eta[:], store.eta[3:5], k=2).indices.tolist()
+        )
+
+
 def test_windows_have_no_bytes_and_are_searched_as_floats(store):
     assert "windows" not in store.coarse and "mac" in store.coarse
     rows = store["windows"][:]

@@ -177,10 +177,11 @@ def test_a_notebook_that_fails_says_where_it_is(tmp_path, monkeypatch):
         write_image(tmp_path / "photos" / ("ab"[i % 2]) / f"{i}.png", seed=i)
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(cli, "PAPER", ["02_extraction"])
-    words = ["reproduce", "--profile", "folder", "-p", "network", "vgg-16"]
-    words += ["-p", "images", str(tmp_path / "photos")]
-    meant = r"(?s)unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"
+    weights = tmp_path / "broken.pth"
+    weights.write_text("no weights")
+    words = ["reproduce", "--profile", "folder", "-p", "network", "vgg16"]
+    words += ["-p", "images", str(tmp_path / "photos"), "-p", "weights", str(weights)]
     where = "cbir: .*runs/folder/notebooks/02_extraction.ipynb has the cell that failed"
-    with pytest.raises(SystemExit, match=f"{meant}.*{where}"):
+    with pytest.raises(SystemExit, match=f"(?s)broken.pth.*{where}"):
         cli.main(words)
     assert (tmp_path / "runs" / "folder" / "notebooks" / "02_extraction.ipynb").is_file()

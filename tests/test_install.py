@@ -22,7 +22,7 @@ def test_the_oldest_python_can_have_every_pinned_package():
         if not found:
             continue
         try:
-            wanted = metadata(found[1])["Requires-Python"]
+            wanted = metadata(found[1]).get("Requires-Python")
         except PackageNotFoundError:  # of another system, or of an extra
             continue
         if wanted and OLDEST not in SpecifierSet(wanted):
@@ -62,7 +62,7 @@ def test_a_wheel_has_the_whole_project(wheel, tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_reproduces_away_from_the_checkout(wheel, tmp_path):
-    small = ["-p", "max_images", "60", "-p", "max_queries", "10"]
+    small = ["--only", "01-03", "-p", "max_queries", "20"]
     run(wheel, tmp_path, "-m", "cbir", "reproduce", *small)
     made = tmp_path / "runs" / "embedded"
     assert (made / "report.html").is_file() and list((made / "figures").glob("*.png"))

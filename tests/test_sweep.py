@@ -121,7 +121,7 @@ def test_only_a_failed_cell_is_named_and_tried_again(tmp_path, runs, images, not
     broken.add("mine-k-1")
     table = sweep(path, tell=told.append)
     assert table["status"].tolist() == ["failed", "complete", "failed"]
-    errors = ["RuntimeError: the power failed", "", "ValueError: k = 0 is out of range"]
+    errors = ["RuntimeError: the power failed", "", "ValueError: k = 0 is out of range: 1 or more"]
     assert table["error"].tolist() == errors
     assert table["same class h"].isna().tolist() == [True, False, True]
     assert "mine-k-1: failed. RuntimeError: the power failed" in told
@@ -185,7 +185,10 @@ def test_the_command_with_real_notebooks(tmp_path, runs, images, monkeypatch, ca
     with pytest.raises(SystemExit) as stop:
         cli.main(["sweep", str(path)])
     assert "1 of 2 cells failed" in stop.value.code
-    assert "mine-k-50: ValueError: k = 50 is out of range for 6 rows" in stop.value.code
+    assert (
+        "mine-k-50: ValueError: k = 50 is out of range for 6 images: choose 1 to 6"
+        in stop.value.code
+    )
     assert "mine-k-2: complete" in capsys.readouterr().out
     assert len(list((runs / "mine" / "stores").iterdir())) == 1
     metrics = {k: Run(f"mine-k-{k}").metrics for k in (2, 50)}
