@@ -33,6 +33,7 @@ from .store import (
     layer_widths,
     local,
     open_group,
+    searched,
     shared_store,
 )
 
@@ -116,9 +117,8 @@ def create_store(
             fill_value=float("nan"),
             **stored,
         )
-        if extras.get(name) == "windows":  # nobody searches by them
-            continue
-        size = record_size(layer_widths(net.shapes, extras, name, width))
+    for name in searched(widths, extras):
+        size = record_size(layer_widths(net.shapes, extras, name, widths[name]))
         group.create_array(
             f"coarse/{name}",
             shape=(n, size),

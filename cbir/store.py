@@ -121,8 +121,9 @@ class Store:
         self.codes, self.conv = self.arrays["codes"], self.arrays["conv"]
         self.coarse: dict[str, Zarr] = {}
         if attributes["format"] == FORMAT:
-            searched = [name for name in self.arrays if self.extras.get(name) != "windows"]
-            self.coarse = {name: group[f"coarse/{name}"] for name in searched}
+            self.coarse = {
+                name: group[f"coarse/{name}"] for name in searched(self.arrays, self.extras)
+            }
         self.descriptors = self._descriptors()
 
     def layers(self, name: str) -> list[int]:
@@ -202,9 +203,8 @@ class Store:
             name: self.read(name, slice(None)).astype(np.float32, copy=False)
             for name in self.arrays
         }
-        searched = [name for name in self.arrays if self.extras.get(name) != "windows"]
         loaded.coarse = {}
-        for name in searched:
+        for name in searched(self.arrays, self.extras):
             rows, layers = loaded.arrays[name], self.layers(name)
             loaded.coarse[name] = np.concatenate([encode(rows[s], layers) for s in self.shards])
         return loaded
@@ -313,6 +313,11 @@ class Store:
         for name, array in self.coarse.items():
             array[rows] = encode(arrays[name], self.layers(name))
         self._state[rows] = np.array(state, dtype=object)
+
+
+def searched(arrays: Iterable[str], extras: Extras) -> list[str]:
+    """The arrays that are kept as bytes too: nobody searches by windows."""
+    return [name for name in arrays if extras.get(name) != "windows"]
 
 
 def layer_widths(dims: Shapes, extras: Extras, name: str, width: int) -> list[int]:

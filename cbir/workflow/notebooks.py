@@ -82,7 +82,7 @@ def reproduce(
             if notebook == PAPER[0] and given["profile"] != "embedded":
                 continue  # it is about the embedded set
             own = {k: v for k, v in given.items() if k in known_parameters(notebook)}
-            made = made_of(run, notebook, own)
+            made = made_of(run, notebook, own, here)
             if is_there(run, notebook, made):
                 print(f"\n{notebook}: unchanged", file=log)
                 continue

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..common import PACKAGE, ROOT
 from ..store import find_store
-from .environment import environment
 from .project import PAPER
 from .run import Run
 
@@ -18,7 +17,7 @@ ONLY_READ = [name for name in PAPER if name != LOOKS_AT_IMAGES]
 PARTS = ("database", "queries")
 
 
-def made_of(run: Run, notebook: str, parameters: Mapping[str, Any]) -> str:
+def made_of(run: Run, notebook: str, parameters: Mapping[str, Any], here: Mapping[str, str]) -> str:
     """A hash of all that a notebook's results depend on, 64 hex digits.
 
     Its cells and parameters, the code, the packages, the machine, and the descriptors.
@@ -27,10 +26,11 @@ def made_of(run: Run, notebook: str, parameters: Mapping[str, Any]) -> str:
         run: the run that it belongs to.
         notebook: its name.
         parameters: what it is given.
+        here: what `environment` says.
     """
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in cells["cells"]]
-    machine = {key: value for key, value in environment().items() if key != "code"}
+    machine = {key: value for key, value in here.items() if key != "code"}
     stores = _stores(run) if notebook > LOOKS_AT_IMAGES else {}
     known = [sources, parameters, _code(), machine, stores]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
