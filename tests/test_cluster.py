@@ -73,6 +73,20 @@ def test_a_cluster_completes_what_one_process_began(client, images, here, tmp_pa
     assert_same(st, here)
 
 
+def test_a_cluster_follows_a_folder_that_changed(client, tmp_path):
+    """One image a batch: a larger one may be rounded in another way."""
+    options = OPTIONS | dict(batch_size=1)
+    images = tmp_path / "images"
+    for i in range(14):
+        write_image(images / f"{i:02}.png", seed=i)
+    cbir.extract(images, make_net(), tmp_path / "st", **options)
+    (images / "03.png").unlink()
+    write_image(images / "07a.png", seed=20)
+    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **options)
+    assert st.computed == 1
+    assert_same(st, cbir.extract(images, make_net(), tmp_path / "anew", **options))
+
+
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_a_cluster_searches_the_same_bits(client, here, metric):
     names = ["h", "eta_conv", "eta", "mac", "h+color"]

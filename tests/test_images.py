@@ -381,6 +381,17 @@ def test_hold_out_is_disjoint_and_complete_and_takes_its_share_of_every_class():
     assert cbir.hold_out(images, 0.1, seed=1) != (database, queries)
 
 
+def test_hold_out_moves_few_images_when_there_are_more():
+    """One more of a class makes at most one a query and one no query."""
+    labels = ["ant"] * 40 + ["bee"] * 60
+    images = flat_images(100, labels)
+    _, queries = cbir.hold_out(images)
+    for row in range(0, 100, 7):
+        fewer = images[[i for i in range(100) if i != row]]
+        _, then = cbir.hold_out(fewer)
+        assert len(set(queries.files) ^ set(then.files)) <= 2
+
+
 def test_hold_out_without_classes():
     database, queries = cbir.hold_out(flat_images(40))
     assert (len(database), len(queries)) == (36, 4)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from .. import canvas, tables
 from ..cluster import connect
-from ..codes import CODES_FILE, train_codes
+from ..codes import CODES_FILE, RETRAINED, train_codes, trained_on
 from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
 from ..images import Images, ImageSet
 from ..networks import Network
-from ..store import Extras, Store
+from ..store import Extras, Store, find_store
 from ..zoo import Weights, load_network
 from .project import runs, runs_folder
 
@@ -231,7 +232,18 @@ def _retrained(
     database = extract(parts[0], trunk, folder / "windows" / "database", **options)
     queries = extract(parts[1], trunk, folder / "windows" / "queries", **options)
     path = folder / CODES_FILE
+    if path.is_file() and (database.computed or not trained_on(path, database)):
+        _remove_codes(path)
     return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
+
+
+def _remove_codes(path: Path) -> None:
+    """Removes codes whose database has other images by now, and the stores made with them."""
+    for group in path.parent.glob("*/zarr.json"):
+        store = find_store(group.parent)
+        if store is not None and any(RETRAINED in name for name in store.network["codes"]):
+            shutil.rmtree(group.parent)
+    path.unlink()
 
 
 def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:
