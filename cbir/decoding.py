@@ -50,14 +50,15 @@ class UnreadableImage(ValueError):
     """A file that cannot be read as an image; the message is the reason."""
 
 
-def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens an image file the way a viewer shows it.
 
     An animation gives its first frame. The image is turned as its EXIF tag says, laid over white
     where it is transparent, and 16 bits are reduced to 8.
 
     Args:
-        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`.
+        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open, which
+            is turned and laid over white as well.
         max_pixels: a larger image is refused, and so is one with a side more than `MAX_RATIO`
             times the other.
 
@@ -67,6 +68,8 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         UnreadableImage: with the reason.
     """
+    if isinstance(path, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(path))
     try:
         with _open_regular(path) as file, _read_header(file) as image:
             _check_cost(image, file, max_pixels)

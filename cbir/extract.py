@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from .cluster import ahead, run_on_workers
@@ -192,8 +193,8 @@ class Describer:
                 raise ValueError(f"{unknown}, or give a recipe (dict)")
             self.extras[name] = what
 
-    def decode(self, path: AnyPath) -> Decoded | str:
-        """What `__call__` needs of an image file; the reason (str) where it is unreadable."""
+    def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
+        """What `__call__` needs of an image or file; the reason (str) where it is unreadable."""
         try:
             image = open_image(path)
         except UnreadableImage as error:

@@ -18,8 +18,10 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
+from PIL import Image
 
 from .canvas import SMALL, Grid, Panels, bare, is_first, ranks, shorten
+from .common import AnyPath
 from .decoding import UnreadableImage, open_image
 from .images import Images
 from .labels import symbol
@@ -222,10 +224,11 @@ def retrieval(
         names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
     decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
     picture = functools.cache(thumbnail)
+    query_picture = functools.cache(lambda query: thumbnail(queries.path(query)))
     lines = list(itertools.product(rows, found))
     for row, name, (query, each) in zip(axes, names, lines):
         query_class = queries.labels[query]
-        _draw_image(row[0], picture(queries.path(query)), [query_class], QUERY)
+        _draw_image(row[0], query_picture(query), [query_class], QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         same = _agreement(known, query, each.indices[query])
         texts = [f"{distance:.{decimals}f}" for distance in each.distances[query]]
@@ -320,8 +323,8 @@ def _draw_found(
         _draw_marks(ax, [agree[n] for agree in marked_factors])
 
 
-def thumbnail(path: Path) -> Picture:
-    """Opens an image, reduced for drawing, (H, W, 3); grey where it cannot be read."""
+def thumbnail(path: AnyPath | Image.Image) -> Picture:
+    """Opens an image or its file, reduced for drawing, (H, W, 3); grey where it cannot be read."""
     try:
         image = open_image(path)
     except UnreadableImage:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,23 @@ class ImageSet:
     def path(self, i: int) -> Path:
         """The file of image `i`."""
         return self.root / self.files[i]
+
+
+class Pictures:
+    """Images some of which are in memory: `path` gives the picture itself, for `open_image`."""
+
+    def __init__(self, pictures: Sequence[AnyPath | Image.Image]) -> None:
+        self.root = Path()
+        self.pictures = pictures
+        self.files = [f"picture {number}" for number in range(1, len(pictures) + 1)]
+        self.labels = [""] * len(pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def path(self, i: int) -> Any:
+        """Image `i`, or its file."""
+        return self.pictures[i]
 
 
 @overload

@@ -42,8 +42,9 @@ def figure():
 @pytest.mark.parametrize("name", ["embedded", "run_2", "2026-01-01", "v1.2", "größe"])
 def test_names(tmp_path, name):
     run = cbir.Run(name, tmp_path)
-    assert run.path == tmp_path / name and (tmp_path / name / "figures").is_dir()
-    assert cbir.Run(name, tmp_path).path == run.path  # again: the same folder
+    assert run.path == tmp_path / name and not run.path.exists()  # a slip leaves no folder
+    run.record(k=5)
+    assert cbir.Run(name, tmp_path).metrics == {"k": 5}
 
 
 ELSEWHERE = ["", ".", "..", "../x", "a/b", "a\\b", "/a", "~", "-rf", ".hidden", "a b", "a\n", "a\0"]

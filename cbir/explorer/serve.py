@@ -150,6 +150,7 @@ def prepared(run: Run, parameters: dict[str, object] | None = None) -> Path:
     import papermill
 
     path = run.path / "explore.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"),
         str(path),

@@ -127,7 +127,7 @@ def _command_of(notebooks: Sequence[str]) -> str:
 def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -> dict[str, Any]:
     """Executes one notebook into a run; returns what metrics.json is to say of it."""
     output = run.path / "notebooks" / f"{notebook}.ipynb"
-    output.parent.mkdir(exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     before = results(run)
     begin = time.time()
     with peak_memory() as memory:

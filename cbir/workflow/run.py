@@ -35,10 +35,10 @@ class Described(NamedTuple):
 
 
 class Run:
-    """The folder of a run, made where it does not exist."""
+    """The folder of a run, made as soon as something is written into it."""
 
     def __init__(self, name: str = "embedded", folder: AnyPath | None = None) -> None:
-        """Makes the run's folder.
+        """Names the run's folder.
 
         Args:
             name: the run's name, which is its folder's.
@@ -51,7 +51,6 @@ class Run:
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
         self.path = Path(folder or runs_folder()) / name
-        (self.path / "figures").mkdir(parents=True, exist_ok=True)
 
     def describe(
         self,
@@ -139,6 +138,7 @@ class Run:
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
         png = self.path / "figures" / f"{name}.png"
+        png.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(png, metadata={"Description": caption})
         about = {"Subject": caption, "CreationDate": None}
         fig.savefig(png.with_name(f"{name}.pdf"), metadata=about)
@@ -163,12 +163,12 @@ class Run:
 
     def array_path(self, name: str, key: str) -> Path:
         """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
-        (self.path / name).mkdir(exist_ok=True)
+        (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name / f"{key}.npy"
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
-        (self.path / name).mkdir(exist_ok=True)
+        (self.path / name).mkdir(parents=True, exist_ok=True)
         files = {self.array_path(name, key): array for key, array in arrays.items()}
         for path in (self.path / name).glob("*.npy"):
             if path not in files:

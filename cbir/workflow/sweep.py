@@ -179,7 +179,7 @@ def sweep(
                 seconds = sum(Run(cell).metrics["seconds"].values())
                 tell(f"{cell}: complete, {seconds:.0f} s")
     table, results = collect(plan)
-    table.to_csv(run.path / "table.csv", index=False)
+    write_atomically(run.path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     write_atomically(run.path / "table.md", tables.markdown(_readable(table)))
     if len(results):
         _plot(results, list(plan.grid), run.path / "plot")
