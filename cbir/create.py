@@ -204,6 +204,16 @@ def _file_sizes(images: Images) -> NDArray[np.int64]:
 
 def check_settings(store: Store, settings: Settings) -> None:
     """Raises ValueError, naming what differs, where other settings made a store."""
+    differences = _differences(store, settings)
+    if differences:
+        raise ValueError(
+            f"the store {store.location} was made with other settings ({'; '.join(differences)}). "
+            "Delete it or choose another path (another run name)."
+        )
+
+
+def _differences(store: Store, settings: Settings) -> list[str]:
+    """The settings that a store was not made with, but for the images."""
     _, net, recipe, extras, dtype = settings
     compared: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         ("network ", store.network, net.provenance),
@@ -216,11 +226,7 @@ def check_settings(store: Store, settings: Settings) -> None:
         for key in {**then, **now}:
             if then.get(key) != now.get(key):
                 differences.append(f"{what}{key}: {then.get(key)!r}, now {now.get(key)!r}")
-    if differences:
-        raise ValueError(
-            f"the store {store.location} was made with other settings ({'; '.join(differences)}). "
-            "Delete it or choose another path (another run name)."
-        )
+    return differences
 
 
 def has_images(store: Store, images: Images) -> bool:
@@ -288,13 +294,14 @@ def place_of_next(path: AnyPath) -> Path:
 
 
 def find_next(path: AnyPath, settings: Settings) -> Store | None:
-    """The store that was begun to take a place, if it has the images of now; else it is removed."""
+    """The store that was begun to take a place; one of other images or settings is removed."""
     place = place_of_next(path)
     begun = find_store(place)
-    if begun is None or not has_images(begun, settings.images):
-        shutil.rmtree(place, ignore_errors=True)
+    if begun is None:
         return None
-    check_settings(begun, settings)
+    if _differences(begun, settings) or not has_images(begun, settings.images):
+        shutil.rmtree(place)
+        return None
     return begun
 
 

@@ -136,8 +136,8 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -
             str(output),
             progress_bar=False,
             stderr_file=log,
-            # not the kernel's remarks on transport encryption
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            # not the kernel's remarks on transport encryption, or on being stopped when it is done
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             parameters=parameters,
         )
     _tidy(output)
