@@ -16,7 +16,7 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import tables
+from cbir import cli, tables
 from cbir.workflow import checks, notebooks, report, verdict
 from cbir.workflow.run import open_run
 
@@ -493,6 +493,17 @@ def test_an_unfinished_run_says_so(full, page):
     assert not page.find(class_="warning")
     full.record(status="unfinished")
     assert "This run is unfinished" in words(read_page(report.report(full)).find(class_="warning"))
+
+
+def test_the_report_of_a_run_by_hand(run, monkeypatch, capsys):
+    monkeypatch.setenv("CBIR_RUNS", str(run.path.parent))
+    with pytest.raises(SystemExit, match="'test' is no run"):
+        cli.main(["report", "test"])
+    assert not run.path.exists()
+    run.record(images={"database": 50, "queries": 5})
+    cli.main(["report", "test"])
+    assert capsys.readouterr().out == f"Done: {run.path / 'report.html'}\n"
+    assert "50" in read_page(run.path / "report.html").get_text()
 
 
 def test_an_empty_run_has_a_report_too(run):
