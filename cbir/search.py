@@ -60,12 +60,14 @@ class Found(Hits):
     def show(self, n: int = 5) -> "Figure":
         """Draws the first n queries, each beside its nearest images, with their distances.
 
-        In a notebook the figure is shown where a cell ends in it.
+        A notebook shows the figure where a cell ends in it.
 
         Raises:
             ValueError: the queries were descriptors, so there is nothing to draw of them.
         """
-        from . import canvas, figures  # matplotlib: only those who draw wait for it
+        import matplotlib.pyplot as plt  # only those who draw wait for it
+
+        from . import canvas, figures
 
         if self.queries is None:
             raise ValueError(
@@ -73,8 +75,11 @@ class Found(Hits):
                 "found"
             )
         rows = range(min(n, len(self.indices)))
-        fig, axes = canvas.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
-        figures.retrieval(axes, self.queries, self.store, self, rows=rows)
+        with plt.rc_context():
+            canvas.use_style()
+            fig, axes = canvas.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
+            figures.retrieval(axes, self.queries, self.store, self, rows=rows)
+            plt.close(fig)  # else a notebook would show it twice
         return fig
 
 
