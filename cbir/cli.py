@@ -125,7 +125,8 @@ REPORT_EXAMPLES = """\
   papermill notebooks/02_extraction.ipynb out.ipynb -p profile folder -p images ~/photos \\
             -p network efficientnet_lite0 -p run_name mine
   papermill notebooks/03_retrieval.ipynb out.ipynb -p run_name mine -p metric cosine
-  cbir report mine
+  cbir report mine                    the run of that name, in runs/
+  cbir report results/mine            the run in that folder
 """
 PARAMETERS = """\
 Lists the parameters of the notebooks: name, default, meaning, and in brackets the
