@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -173,3 +174,21 @@ def published(tmp_path):
         Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Runs in tmp_path/runs, nothing downloaded yet, and no server that answers."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it began with
+    hub.close_session()
+    yield
+    hub.close_session()
