@@ -418,6 +418,7 @@ def _check_hub(timm: Any, architecture: str) -> None:
         NoDownload: they are not in the hub's cache, and it does not answer.
     """
     import huggingface_hub as hub  # timm brings it
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         published = timm.get_pretrained_cfg(architecture)
@@ -433,7 +434,7 @@ def _check_hub(timm: Any, architecture: str) -> None:
     try:
         url = hub.hf_hub_url(published.hf_hub_id, files[0])
         hub.get_hf_file_metadata(url, timeout=PATIENCE)
-    except hub.errors.HfHubHTTPError:
+    except HfHubHTTPError:
         pass  # it answers; the download says what is wrong
     except Exception as error:  # of whichever library it asks by
         raise _not_in_timm(architecture, error) from error
