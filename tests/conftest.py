@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+import sys
 import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,8 @@ CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)),
 
 # Markers and fixtures of tests that need more than packages: is it there, and how to get it.
 NEEDS = {
+    "linux": (sys.platform == "linux", "Linux: its memory limits, and any bytes in file names"),
+    "posix": (os.name == "posix", "forks, signals, links and named pipes: Linux or macOS"),
     "cuda": (torch.cuda.is_available(), "an NVIDIA graphics card"),
     "browser": (
         CHROMIUM or os.environ.get("CBIR_BROWSER"),

@@ -102,6 +102,7 @@ class WaitsForAKill:
             time.sleep(0.01)
 
 
+@pytest.mark.posix
 def test_a_worker_killed_half_way(images, here, tmp_path):
     """Its shards go to the other worker and to the one that replaces it."""
     net = make_net()
