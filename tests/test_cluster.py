@@ -212,6 +212,15 @@ def test_resuming_at_a_url(images, here, url, monkeypatch):
         assert_same(cbir.extract(images, make_net(), url, **OPTIONS), here)
 
 
+def test_the_package_of_a_url_is_named(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    message = r"s3://bucket/st needs another package .*s3fs.*: pip install 'cbir\[s3\]'"
+    with pytest.raises(ImportError, match=message):
+        cbir.open_store("s3://bucket/st")
+    with pytest.raises(ImportError, match=message):
+        cbir.extract(images, make_net(), "s3://bucket/st", **OPTIONS)
+
+
 def test_a_file_url_is_a_folder(images, here, tmp_path):
     assert_same(cbir.extract(images, make_net(), f"file://{tmp_path}/st", **OPTIONS), here)
     assert_same(cbir.open_store(tmp_path / "st"), here)
