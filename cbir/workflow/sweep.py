@@ -110,10 +110,11 @@ def read_sweep(path: AnyPath) -> Sweep:
     """
     path = Path(path)
     if not path.is_file():
-        known = [file.name for file in sorted((ROOT / "sweeps").glob("*.yaml"))]
+        known = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+        files = ", ".join(f"{name}.yaml" for name in known)
         raise FileNotFoundError(
-            f"no sweep file {path}{did_you_mean(path.name, known)}: write one, see "
-            f"`cbir sweep --help`, or take one of {', '.join(known)} in {ROOT / 'sweeps'}"
+            f"no sweep file {path}{did_you_mean(path.stem, known)}: take one of {files} in "
+            f"{ROOT / 'sweeps'}, or write one, see `cbir sweep --help`"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
