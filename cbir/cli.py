@@ -1,6 +1,7 @@
 """The command line. Nothing is imported that takes long before it is needed."""
 
 import argparse
+import io
 import json
 import os
 import re
@@ -204,6 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with a sentence where the command fails, with 2 where it was misspelt.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names and η, into a pipe on Windows
+        sys.stdout.reconfigure(errors="backslashreplace")
     if ROOT == INSTALLED:  # kernels may run in another folder
         os.environ.setdefault("CBIR_RUNS", str(runs_folder().resolve()))
     args, rest = _parser().parse_known_args(argv)

@@ -432,9 +432,17 @@ def find_store(path: AnyPath) -> Store | None:
 
 
 def open_group(path: Path | str) -> Zarr | None:
-    """The Zarr group at a folder or URL; None where there is none."""
+    """The Zarr group at a folder or URL; None where there is none.
+
+    Raises:
+        ImportError: the package for this kind of URL is missing.
+    """
     try:
         return zarr.open_group(path, mode="r+", zarr_format=3)
+    except ImportError as error:
+        raise ImportError(
+            f"{path} needs another package ({error}): pip install 'cbir[s3]' brings that of s3://"
+        ) from error
     except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError):
         return None
 

@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+import sys
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,6 +42,8 @@ CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)),
 
 # Markers and fixtures of tests that need more than packages: is it there, and how to get it.
 NEEDS = {
+    "linux": (sys.platform == "linux", "Linux: its memory limits, and any bytes in file names"),
+    "posix": (os.name == "posix", "forks, signals, links and named pipes: Linux or macOS"),
     "cuda": (torch.cuda.is_available(), "an NVIDIA graphics card"),
     "browser": (
         CHROMIUM or os.environ.get("CBIR_BROWSER"),
@@ -173,3 +177,22 @@ def published(tmp_path):
         Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Runs in tmp_path/runs, nothing downloaded yet, and no server that answers."""
+    hub = pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it began with
+    hub.close_session()
+    yield
+    hub.close_session()

@@ -3,6 +3,7 @@
 test_reproduce.py runs the commands.
 """
 
+import io
 import json
 import re
 import shlex
@@ -80,6 +81,16 @@ def test_profiles_are_described_in_the_help(capsys):
 
 def test_version(capsys):
     assert say(capsys, "--version") == (f"cbir {cbir.__version__}\n", "", 0)
+
+
+def test_letters_that_the_terminal_has_not_are_spelt_out(monkeypatch):
+    monkeypatch.setattr(cli, "STORY", "η of 写真.jpg, é")
+    western = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", western)
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    western.flush()
+    assert r"\u03b7 of \u5199\u771f.jpg, é" in western.buffer.getvalue().decode("cp1252")
 
 
 def test_python_m_cbir():

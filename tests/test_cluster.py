@@ -116,6 +116,7 @@ class WaitsForAKill:
             time.sleep(0.01)
 
 
+@pytest.mark.posix
 def test_a_worker_killed_half_way(images, here, tmp_path):
     """Its shards go to the other worker and to the one that replaces it."""
     net = make_net()
@@ -223,6 +224,15 @@ def test_resuming_at_a_url(images, here, url, monkeypatch):
             cbir.extract(images, make_net(), url, **OPTIONS)
         left[0] = 10**6
         assert_same(cbir.extract(images, make_net(), url, **OPTIONS), here)
+
+
+def test_the_package_of_a_url_is_named(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    message = r"s3://bucket/st needs another package .*s3fs.*: pip install 'cbir\[s3\]'"
+    with pytest.raises(ImportError, match=message):
+        cbir.open_store("s3://bucket/st")
+    with pytest.raises(ImportError, match=message):
+        cbir.extract(images, make_net(), "s3://bucket/st", **OPTIONS)
 
 
 def test_a_file_url_is_a_folder(images, here, tmp_path):

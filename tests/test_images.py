@@ -54,6 +54,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert cbir.list_images(root).files == ["a/1.png"]
 
 
+@pytest.mark.posix
 def test_links(tmp_path):
     """To a file: followed. To a folder: not, or it might never end. To nothing: unreadable."""
     write_image(tmp_path / "images" / "1.png")
@@ -215,13 +216,10 @@ def broken_files(folder):
     (folder / "smaller bomb.png").write_bytes(png(11000, 11000))
     Image.new("F", (4, 4), 0.5).save(folder / "float.tif")
     Image.new("I", (4, 4), 1 << 20).save(folder / "integers.tif")
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("no named pipes on this system")
-    os.mkfifo(folder / "pipe.png")
     (folder / "folder.png").mkdir()
     for name in ("whole.jpg", "whole.png"):
         (folder / name).unlink()
-    return {
+    reasons = {
         "cut.jpg": "truncated",
         "cut.png": ".",
         "header only.png": ".",
@@ -233,10 +231,13 @@ def broken_files(folder):
         "smaller bomb.png": "more than 100,000,000",
         "float.tif": "floating-point",
         "integers.tif": "16 bits",
-        "pipe.png": "no regular file",
         "folder.png": "no regular file",
         "missing.png": "no regular file",
     }
+    if hasattr(os, "mkfifo"):  # not on Windows
+        os.mkfifo(folder / "pipe.png")
+        reasons["pipe.png"] = "no regular file"
+    return reasons
 
 
 def test_unreadable_files_say_why(tmp_path):

@@ -474,12 +474,20 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
     assert environment.commit() == f"{head}, with changes"
 
 
-def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):
-    """No network: the run ends at once with advice, and describes nothing by another network."""
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(SystemExit, match="(?s)could not be downloaded.*Download that file"):
-        cli.main(["reproduce", "--profile", "folder", "-p", "images", str(few_photographs)])
-    assert not (tmp_path / "folder" / "stores").exists()
+@pytest.mark.parametrize(
+    "words, advice",
+    [
+        (["-p", "network", "vgg16"], "-p network vgg16_conv, .*--profile photographs"),
+        (["-p", "network", "timm/resnet18"], "-p network vgg16_conv, .*efficientnet_lite0"),
+        (["--only", "08", "-p", "networks", "[resnet50]"], "-p networks '.embedded"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded_stop_the_run(words, advice, tmp_path, offline):
+    """Before anything is written, and what to give instead is in the command's own words."""
+    write_image(tmp_path / "photos" / "1.png")
+    write_image(tmp_path / "photos" / "2.png")
+    folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
+    with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stopped:
+        cli.main(["reproduce", *folder, *words])
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "runs").exists()

@@ -309,11 +309,13 @@ def check_killed_at_random_moments(tmp_path, kills):
         assert sum(seen) == np.count_nonzero(whole.described & missing), message
 
 
+@pytest.mark.posix
 def test_killed_at_random_moments(tmp_path):
     check_killed_at_random_moments(tmp_path, kills=5)
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_killed_at_hundreds_of_random_moments(tmp_path):
     check_killed_at_random_moments(tmp_path, kills=120)
 
@@ -610,6 +612,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.posix
 def test_a_disk_that_is_full(tmp_path):
     """No file may grow beyond a limit: an error, and whatever was written before it stays good."""
     for i in range(9):

@@ -16,7 +16,7 @@ import yaml
 
 from .. import canvas, plots, tables
 from ..cluster import connect
-from ..common import AnyPath, did_you_mean, write_atomically
+from ..common import ROOT, AnyPath, did_you_mean, write_atomically
 from ..datasets import load_images
 from .checks import check_parameters, known_parameters
 from .notebooks import reproduce, with_defaults
@@ -106,9 +106,16 @@ def read_sweep(path: AnyPath) -> Sweep:
 
     Raises:
         ValueError: the file is no sweep, or names parameters that notebooks 02-04 do not have.
-        OSError: there is no such file.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    if not path.is_file():
+        known = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+        files = ", ".join(f"{name}.yaml" for name in known)
+        raise FileNotFoundError(
+            f"no sweep file {path}{did_you_mean(path.stem, known)}: take one of {files} in "
+            f"{ROOT / 'sweeps'}, or write one, see `cbir sweep --help`"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
