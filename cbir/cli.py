@@ -446,6 +446,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     import papermill
 
     from .workflow.notebooks import reproduce
+    from .workflow.report import as_lines
 
     given = _given(args)
     if args.scheduler:
@@ -462,8 +463,8 @@ def _reproduce(args: argparse.Namespace) -> None:
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
         described, reused = counts["described now"], counts["reused"]
-        print(f"\n{described} images described, {reused} reused from the store.", end=" ")
-    print(f"Done: {run.path / 'report.html'}")
+        print(f"\n{described} images described, {reused} reused from the store.")
+    print("\n".join(as_lines(run)))
 
 
 def _sweep(args: argparse.Namespace) -> None:

@@ -35,7 +35,8 @@ def load_images(
     """Loads the images of a profile.
 
     Args:
-        profile: "embedded" renders the scenes on first use; "folder" takes two folders;
+        profile: "embedded" renders the scenes on first use; "folder" takes two folders, and of
+            their files those that are images by their suffix or have none;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
             torchvision.datasets.ImageNet, train/ and val/ with a folder a class. Of the last two
@@ -91,8 +92,16 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
             "FOLDER if there are any (IMAGES=.., QUERIES=.. for make)"
         )
     if queries:
-        return list_images(images), list_images(queries)
-    return hold_out(list_images(images), seed=seed)
+        return _only_images(images), _only_images(queries)
+    return hold_out(_only_images(images), seed=seed)
+
+
+def _only_images(folder: AnyPath) -> ImageSet:
+    """The images of a folder, without the notes and tables that lie beside them."""
+    images, others = list_images(folder).part()
+    if not images.files:
+        raise ValueError(f"no images in {folder}, only {', '.join(others)} files")
+    return images
 
 
 def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+import subprocess
 import sys
 import urllib.request
 from functools import partial
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import nn
 
 import cbir
+from cbir.common import ROOT
 
 matplotlib.use("Agg")  # not by MPLBACKEND: notebooks that tests start would show no figures
 
@@ -153,6 +155,19 @@ def folder(tmp_path):
     files.path(2).write_text("no image")
     files.path(7).write_bytes(files.path(7).read_bytes()[:500])
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The site as `make site` builds it: a warning, such as a broken link, is an error."""
+    for package in ("sphinx", "myst_nb", "furo"):
+        pytest.importorskip(package, reason="the builder of the site is missing: make site")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs"]
+    places = ["-d", str(folder / "doctrees"), ".", str(folder / "html")]
+    built = subprocess.run(command + places, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder / "html"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from conftest import write_image
 from PIL import Image
 
 import cbir
+from cbir import decoding
 
 
 def flat_images(n, labels=None):
@@ -77,6 +78,21 @@ def test_a_list_of_files_keeps_its_order_and_takes_labels_below_the_common_folde
     assert cbir.list_images([str(f) for f in files]) == images
     assert cbir.list_images(files[:1]).labels == [""]
     assert cbir.list_images(images) is images
+
+
+def test_files_that_are_no_images_are_told_by_their_suffix(tmp_path):
+    """Damaged ones, unknown to this machine's Pillow or not, are images; notes beside them not."""
+    for name in ["a.JPG", "b.heic", "c", "d.tiff", "x.txt", "y.TXT", "z.json", "photo.dat"]:
+        (tmp_path / name).write_text("no image")
+    images, others = cbir.list_images(tmp_path).part()
+    assert images.files == ["a.JPG", "b.heic", "c", "d.tiff"]
+    assert others == {".dat": 1, ".json": 1, ".txt": 2}
+    database, queries = cbir.load_images("folder", tmp_path, tmp_path)
+    assert database.files == queries.files == images.files
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "1.md").touch()
+    with pytest.raises(ValueError, match=r"no images in .*notes, only \.md files"):
+        cbir.load_images("folder", tmp_path / "notes")
 
 
 def test_rows_of_an_image_set(tmp_path):
@@ -245,6 +261,42 @@ def test_unreadable_files_say_why(tmp_path):
         with pytest.raises(cbir.UnreadableImage, match=reason) as error:
             cbir.open_image(tmp_path / name)
         assert str(error.value) and str(tmp_path) not in str(error.value)
+
+
+@pytest.fixture
+def heic(tmp_path):
+    """A picture as telephones keep it: left half red, right half blue, stored lying on its side."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is missing: make check")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, :48] = (200, 30, 30)
+    pixels[:, 48:] = (30, 30, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it by 90 degrees
+    lying = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    pillow_heif.from_pillow(lying).save(tmp_path / "photo.heic", quality=95, exif=exif.tobytes())
+    return tmp_path / "photo.heic"
+
+
+def test_heic_is_read_as_a_viewer_shows_it(heic):
+    picture = rgb(heic)
+    assert picture.shape == (64, 96, 3)
+    halves = picture[:, :40].mean(axis=(0, 1)), picture[:, 56:].mean(axis=(0, 1))
+    np.testing.assert_allclose(halves, [(200, 30, 30), (30, 30, 200)], atol=12)
+    with pytest.raises(cbir.UnreadableImage, match="96 x 64|64 x 96"):
+        cbir.open_image(heic, max_pixels=1000)
+    heic.write_bytes(heic.read_bytes()[:600])
+    with pytest.raises(cbir.UnreadableImage):
+        cbir.open_image(heic)
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    """Told by the file's first bytes, whatever its name."""
+    monkeypatch.setattr(decoding, "KNOWS_HEIC", False)
+    formats = [name for name in decoding.FORMATS if name != "HEIF"]
+    monkeypatch.setattr(decoding, "FORMATS", formats)
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    with pytest.raises(cbir.UnreadableImage, match=r"pip install 'cbir\[heic\]'"):
+        cbir.open_image(tmp_path / "photo.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])

@@ -20,10 +20,13 @@ from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
 from ..images import Images, ImageSet
+from ..nearest import Hits
 from ..networks import Network
 from ..store import Extras, Store, find_store
 from ..zoo import Weights, load_network
 from .project import runs, runs_folder
+
+ROUNDING = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
 
 
 class Described(NamedTuple):
@@ -205,6 +208,28 @@ class Run:
         replaced = {row["metric"] for row in rows}
         others = [r for r in self.metrics.get("results", []) if r["metric"] not in replaced]
         self.record(results=others + rows)
+
+    def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
+        """Adds to metrics.json the queries of which the database has a copy.
+
+        A copy is at distance 0, or at one that rounding makes of it in another batch.
+
+        Args:
+            queries: an `ImageSet` or a store.
+            database: the `ImageSet` or store that was searched.
+            hits: what `search` found for all queries.
+
+        Returns:
+            [[file of the query, file of the copy], ..].
+        """
+        usual = np.nanmedian(hits.distances)
+        copies = np.argwhere(hits.distances <= ROUNDING * usual)
+        pairs = []
+        for query, rank in copies:
+            copy = hits.indices[query, rank]
+            pairs.append([queries.files[query], database.files[copy]])
+        self.record(duplicates=pairs)
+        return pairs
 
     @property
     def metrics(self) -> dict[str, Any]:
