@@ -665,6 +665,7 @@ def test_a_large_figure_is_embedded_as_webp(run):
     """The same picture, in fewer bytes; small ones byte for byte."""
     noise = np.random.default_rng(0).integers(0, 256, (75, 75, 3), dtype=np.uint8)
     large, small = (run.path / "figures" / f"{name}.png" for name in ("large", "small"))
+    large.parent.mkdir(parents=True)
     for path, scale in [(large, 16), (small, 2)]:
         picture = Image.fromarray(noise).resize((75 * scale,) * 2, Image.Resampling.BICUBIC)
         picture.save(path, dpi=(100, 100))

@@ -42,8 +42,12 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_package(monkeypatch):
+    of_others = metadata.distribution
+
     def missing(name):
-        raise metadata.PackageNotFoundError(name)
+        if name == weights.PACKAGE:
+            raise metadata.PackageNotFoundError(name)
+        return of_others(name)
 
     monkeypatch.setattr(weights.metadata, "distribution", missing)
 
