@@ -452,9 +452,10 @@ def _print_hits(file: str, picture: Path, descriptors: Sequence[str]) -> None:
 
 def _explore(args: argparse.Namespace) -> None:
     project.check_names("embedded", [name for name, _ in args.parameter], ["09_explore"])
-    from .explorer.serve import serve
+    from .explorer.serve import check_address, serve
 
-    given = _given(args)
+    check_address(args.host, args.port)
+    given = _given(args) if args.parameter else {}  # paths are known by a module that imports torch
     if args.store:
         given["store"] = args.store
     serve(args.run, given, args.host, args.port, not args.no_browser)
