@@ -108,8 +108,8 @@ QUERY_EXAMPLES = """\
   cbir query photo.jpg --store stores/photos  in a store that cbir.extract made
 """
 EXPLORE = """\
-Serves notebook 09 as a web page, on this machine only: choose or upload a picture, see what
-each descriptor finds for it, which regions were significant and what made a distance. The
+Serves notebook 09 as a web page, on this machine only: pick an image of the database or upload
+a picture, see what each descriptor finds for it and why, and go on from what was found. The
 embedded images are described first where that has not been done (a minute)."""
 EXPLORE_EXAMPLES = """\
   cbir explore                                the embedded images

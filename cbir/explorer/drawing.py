@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.colors import Colormap, to_hex
+from matplotlib.colors import Colormap, to_hex, to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -415,7 +415,8 @@ def reasons(
         rows.append(_block_row(sides, m, shares))
     return f"""
 <section>
-  <h2 tabindex="-1">Why this one?</h2>
+  <div class="cbir-line"><h2>Why this one?</h2>
+    <button type="button" data-back>back to the images</button></div>
   <h3>What made the distance {_number(distance)}</h3>
   {share_bar(shares)}
   <table>
@@ -459,13 +460,13 @@ def _block_row(sides: Sequence[Side], m: int, shares: "pd.Series[float]") -> str
     cells = []
     for side, weighed in zip(sides, terms):
         picture = data_uri(weighed_picture(side.look.picture, weighed, largest))
-        alt = f"{side.role}: block {m} under the map, at most {weighed.max():.3g}"
+        alt = f"{side.role}: block {m} under the map, at most {_plain(weighed.max())}"
         cells.append(_image(alt, picture, side.look.aspect))
     part = f"w_{m}"
     about = ""
     if part in shares:
         about = f"<small>{_name(part)}: {shares[part]:.1%} of the distance</small>"
-    return _row(f"block {m}{about}{color_bar(TERMS, '0', f'{largest:.3g}')}", cells)
+    return _row(f"block {m}{about}{color_bar(TERMS, '0', _plain(largest))}", cells)
 
 
 def _explanation(recipe: Recipe, average: bool) -> str:
@@ -486,15 +487,22 @@ def _explanation(recipe: Recipe, average: bool) -> str:
 def share_bar(shares: "pd.Series[float]") -> str:
     """Draws the shares {part: share} of a distance as one bar, its pieces labelled."""
     pieces = []
-    for part, (color, ink) in plots.part_colors(map(str, shares.index)).items():
+    for part, (color, _) in plots.part_colors(map(str, shares.index)).items():
         share = shares[part]
         text = f"{_name(part)} {share:.0%}" if share > TEXT_FITS else ""
-        style = f"width:{share:.2%};background:{color};color:{ink}"
+        style = f"width:{share:.2%};background:{color};color:{_ink(color)}"
         pieces.append(f'<li style="{style}" title="{escape(part)}: {share:.1%}">{text}</li>')
     listed = ", ".join(f"{_name(str(part))} {share:.1%}" for part, share in shares.items())
     return f"""
 <ul class="cbir-bar" aria-hidden="true">{"".join(pieces)}</ul>
 <p class="cbir-parts">{listed}</p>"""
+
+
+def _ink(color: str) -> str:
+    """Black or white, which is read better on a colour (WCAG's contrast)."""
+    light = np.array(to_rgb(color))
+    linear = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
 
 
 # The controls
@@ -603,6 +611,11 @@ def message(text: object) -> str:
 
 def _name(descriptor: str) -> str:
     return escape(labels.plain_name(descriptor))
+
+
+def _plain(value: float) -> str:
+    """An activation with three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _number(distance: float) -> str:

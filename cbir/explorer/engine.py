@@ -94,7 +94,10 @@ class Explorer:
         self.live = self._in_memory and store.extras.get("windows") == "windows"
         self.fixed = ""
         if not self._in_memory:
-            self.fixed = f"this store is searched on disk: it takes {_bytes(size)} of memory"
+            self.fixed = (
+                f"this store is searched on disk, since it would take {_bytes(size)} of memory, "
+                f"more than {_bytes(memory)}"
+            )
         elif not self.live:
             self.fixed = _without_windows(store)
         self.recipes = _stored_recipes(store)

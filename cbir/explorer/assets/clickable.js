@@ -24,9 +24,14 @@ function render({ model, el }) {
   };
   el.addEventListener("click", async ({ target }) => {
     const copy = target.closest("[data-copy]");
-    if (copy) {
+    if (copy && navigator.clipboard) {
       await navigator.clipboard.writeText(copy.dataset.copy);
       copy.textContent = "copied";
+    } else if (copy) {
+      getSelection().selectAllChildren(copy.previousElementSibling); // only HTTPS may copy
+    }
+    if (target.closest("[data-back]")) {
+      document.querySelector('.cbir-card [aria-pressed="true"]')?.scrollIntoView({ block: "center" });
     }
     const pressed = target.closest("button[data-key]");
     if (pressed) model.send({ key: pressed.dataset.key });
@@ -36,7 +41,12 @@ function render({ model, el }) {
   });
   el.addEventListener("change", ({ target }) => {
     const value = target.type === "checkbox" ? target.checked : target.value;
-    if (target.dataset.key) model.send({ key: target.dataset.key, value });
+    const waits = target.type === "search"; // for the Enter key, whether its text changed or not
+    if (target.dataset.key && !waits) model.send({ key: target.dataset.key, value });
+  });
+  el.addEventListener("keydown", ({ key, target }) => {
+    const asked = key === "Enter" && target.type === "search";
+    if (asked) model.send({ key: target.dataset.key, value: target.value });
   });
   model.on("change:html", draw);
   model.on("change:revealed", () => requestAnimationFrame(reveal));
