@@ -380,7 +380,7 @@ class Page(ipywidgets.VBox):
         if "recipe" in choices:
             choices = {"q": self.recipes[choices["recipe"]]["q"]} | choices
         self.chosen = self.chosen._replace(**choices)
-        if not choices.keys() <= {"q", "k"}:  # a slider that is held must not be drawn anew
+        if choices.keys() & {"recipe", "average"}:  # they change the slider of q
             self.settings.html = drawing.settings(self.chosen, self._offered())
         if self.asked_for is not None:
             self._search_for(self.asked_for)
