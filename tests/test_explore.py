@@ -468,6 +468,26 @@ def test_controls_offer_what_a_store_can_do(folder, net, tmp_path):
     np.testing.assert_allclose(page.found["eta"][1], exact, atol=1e-6)
 
 
+def test_windows_that_a_run_keeps_beside_its_store_are_used(folder, tmp_path):
+    """Runs with retrained codes have them: q moves there too, exactly."""
+    trunk = make_net(codes=())
+    extras = WINDOWS | {"color": "color"}
+    beside = cbir.extract(folder, trunk, tmp_path / "windows", extras=extras)
+    net = cbir.train_codes(trunk, beside, widths=(6,), epochs=1)
+    store = cbir.extract(beside, net, tmp_path / "store", q=0.05)
+    assert not Explorer(store, net).live
+    explorer = Explorer(serving.with_windows(store, net, tmp_path / "windows"), net)
+    assert explorer.live and list(explorer.store.extras) == ["windows"]
+    recipe = cbir.descriptors.check_recipe(q=0.12)
+    other = cbir.extract(folder, net, tmp_path / "other", **recipe)
+    _, distances = explorer.find(explorer.look(5), ["eta"], recipe, k=9)["eta"]
+    exact = cbir.search(other, other.eta[[5]], "eta", k=9).distances[0]
+    np.testing.assert_allclose(distances, exact, atol=1e-6)
+    fewer = cbir.extract(cbir.list_images(folder)[[0, 1]], trunk, tmp_path / "fewer", extras=extras)
+    for path in (fewer.location, tmp_path / "nowhere"):
+        assert serving.with_windows(store, net, path) is store
+
+
 def test_a_balanced_store_has_no_switch_for_it(folder, net, tmp_path):
     extras = WINDOWS | {"average": "average"}
     store = cbir.extract(folder, net, tmp_path / "unit", extras=extras, balance="l2")

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import socket
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from ..workflow import project
 
 if TYPE_CHECKING:
     from ..images import ImageSet
+    from ..networks import Network
     from ..store import Store
     from ..workflow.run import Run
     from .engine import Explorer
@@ -61,6 +63,8 @@ def open_explorer(
     if not store and run.name == "embedded":
         _describe_embedded(run, device)
     database, net = open_database(run.name, store, weights)
+    if not store:
+        database = with_windows(database, net, run.path / "windows" / "database")
     explorer = Explorer(database, net.to(pick_device(device)))
     queries = run.path / "stores" / "queries"
     if pictures:
@@ -68,6 +72,31 @@ def open_explorer(
     if not store and queries.is_dir():
         return explorer, open_store(queries)
     return explorer, database
+
+
+def with_windows(store: Store, net: Network, path: AnyPath) -> Store:
+    """Adds to a store the window means that a run with retrained codes keeps beside it.
+
+    Args:
+        store: the store.
+        net: the network that made it.
+        path: where a store of its images' windows may lie.
+
+    Returns:
+        The store with the extra "windows"; as it was, where they are not there.
+    """
+    from ..extract import has_windows_of
+    from ..store import find_store
+
+    kept = find_store(path)
+    if "windows" in store.extras or kept is None or not has_windows_of(kept, net.with_head(None)):
+        return store
+    if kept.files != store.files or not (kept.described == store.described).all():
+        return store
+    joined = copy(store)
+    joined.arrays = store.arrays | {"windows": kept.arrays["windows"]}
+    joined.extras = store.extras | {"windows": "windows"}
+    return joined
 
 
 def _describe_embedded(run: Run, device: str) -> None:
