@@ -353,6 +353,9 @@ def test_an_uploaded_picture_is_searched_for(page, world):
     )
     assert "holiday.jpg" in page.locator(".cbir-query").inner_text()
     assert page.locator(".cbir-message").count() == 0
+    page.wait_for_function(  # drawn after what was found
+        "document.querySelector('.cbir-main table').innerText.includes('holiday.jpg')"
+    )
     for place in (".cbir-query img", ".cbir-main tbody tr:first-child td:nth-child(2) img"):
         box = page.locator(place).bounding_box()
         assert box["width"] / box["height"] == pytest.approx(1.5, abs=0.02)
