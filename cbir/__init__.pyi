@@ -119,6 +119,7 @@ from .pooling import (
     pca_whitening as pca_whitening,
 )
 from .search import (
+    Found as Found,
     search as search,
 )
 from .store import (

@@ -1,10 +1,13 @@
 """What all figures share: style, sizes, empty axes, and showing a figure in a notebook."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+from anyascii import anyascii
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -130,6 +133,23 @@ def is_first(axes: Panels) -> bool:
 def shorten(name: str, most: int) -> str:
     """Cuts a name to `most` characters, so that it stays under its picture."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def drawable(text: str) -> str:
+    """A text as the figures' font can write it: what it lacks is spelt in Latin letters.
+
+    "蝶々" becomes "DieDie". Fonts of Chinese, Japanese and Korean are tens of megabytes, and which
+    ones a machine has differs.
+    """
+    known = _letters()
+    return "".join(c if ord(c) in known else anyascii(c) for c in text).strip()
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """The characters that the figures' font has."""
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return frozenset(font.get_charmap())
 
 
 def bare(ax: Axes) -> Axes:

@@ -1,13 +1,14 @@
 """The command line. Nothing is imported that takes long before it is needed."""
 
 import argparse
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -118,13 +119,67 @@ EXPLORE_EXAMPLES = """\
                                               a store that cbir.extract made, pictures from a folder
   cbir explore --no-browser --port 8900       without opening a browser, at another port
 """
+REPORT = """\
+Writes runs/<name>/report.html again, from what is there: after notebooks that were run by
+hand, say."""
+REPORT_EXAMPLES = """\
+  papermill notebooks/02_extraction.ipynb out.ipynb -p profile folder -p images ~/photos \\
+            -p network efficientnet_lite0 -p run_name mine
+  papermill notebooks/03_retrieval.ipynb out.ipynb -p run_name mine -p metric cosine
+  cbir report mine                    the run of that name, in runs/
+  cbir report results/mine            the run in that folder
+"""
 PARAMETERS = """\
 Lists the parameters of the notebooks: name, default, meaning, and in brackets the
-notebooks that have them."""
+notebooks that have them. The everyday ones come first."""
 PARAMETERS_EXAMPLES = """\
   cbir parameters                     all
   cbir parameters q metric recipe     some
 """
+# The parameters in the order in which they are listed; an empty group has all others.
+GROUPS: dict[str, list[str]] = {
+    "What is described, how, and what is shown": [
+        "profile",
+        "images",
+        "queries",
+        "network",
+        "weights",
+        "recipe",
+        "q",
+        "k",
+        "metric",
+        "n_queries",
+        "query_names",
+        "picture",
+        "run_name",
+    ],
+    "Size, speed, draws": [
+        "max_images",
+        "max_queries",
+        "n_images",
+        "crop",
+        "code_widths",
+        "precision",
+        "dtype",
+        "windows",
+        "batch_size",
+        "device",
+        "scheduler",
+        "seed",
+    ],
+    "The evidence": [],
+    "The explorer": ["descriptors", "store", "pictures", "mode"],
+    "Training the embedded network": ["train", "seeds", "n_scenes", "epochs"],
+    "The authors' weights, pictures and vectors": [
+        "caffe",
+        "n_formulas",
+        "thumbnails",
+        "im_vectors",
+        "im_query_vectors",
+        "im_files",
+        "im_query_files",
+    ],
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,6 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with a sentence where the command fails, with 2 where it was misspelt.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names and η, into a pipe on Windows
+        sys.stdout.reconfigure(errors="backslashreplace")
     if ROOT == INSTALLED:  # kernels may run in another folder
         os.environ.setdefault("CBIR_RUNS", str(runs_folder().resolve()))
     args, rest = _parser().parse_known_args(argv)
@@ -193,6 +250,7 @@ def _parser() -> _Parser:
         EVIDENCE_EXAMPLES,
     )
     _add_sweep(commands)
+    _add_report(commands)
     _add_compare(commands)
     _add_query(commands)
     _add_explore(commands)
@@ -271,6 +329,13 @@ def _add_sweep(commands: Commands) -> None:
         help="where cells run: 'local', as many at a time as there are cores; "
         "tcp://host:8786, a Dask cluster (default: one after the other)",
     )
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _add(
+        commands, "report", _report, "write a run's report again", REPORT, REPORT_EXAMPLES
+    )
+    parser.add_argument("run", help="a run: its name, or its folder")
 
 
 def _add_compare(commands: Commands) -> None:
@@ -381,6 +446,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     import papermill
 
     from .workflow.notebooks import reproduce
+    from .workflow.report import as_lines
 
     given = _given(args)
     if args.scheduler:
@@ -397,8 +463,8 @@ def _reproduce(args: argparse.Namespace) -> None:
     counts = run.metrics.get("images")  # notebook 02's
     if counts and args.command == "reproduce":
         described, reused = counts["described now"], counts["reused"]
-        print(f"\n{described} images described, {reused} reused from the store.", end=" ")
-    print(f"Done: {run.path / 'report.html'}")
+        print(f"\n{described} images described, {reused} reused from the store.")
+    print("\n".join(as_lines(run)))
 
 
 def _sweep(args: argparse.Namespace) -> None:
@@ -413,6 +479,13 @@ def _sweep(args: argparse.Namespace) -> None:
         ]
         lines += [f"  {cell}: {error}" for cell, error in zip(failed["run"], failed["error"])]
         sys.exit("\n".join(lines))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .workflow.report import report
+    from .workflow.run import open_run
+
+    print(f"Done: {report(open_run(args.run))}")
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -479,8 +552,21 @@ def _list_parameters(args: argparse.Namespace) -> None:
     for name in args.names:
         if name not in known:
             raise ValueError(project.unknown_parameter(name, known))
+    if args.names:
+        _print_parameters(args.names, known)
+        return
+    grouped = {name for names in GROUPS.values() for name in names}
+    others = [name for name in known if name not in grouped]
+    for title, names in GROUPS.items():
+        print(f"\n{title}:\n")
+        _print_parameters(names or others, known)
+
+
+def _print_parameters(
+    names: Iterable[str], known: Mapping[str, Mapping[str, tuple[str, list[str]]]]
+) -> None:
     width = min(shutil.get_terminal_size((150, 24)).columns, 150)
-    for name in args.names or known:
+    for name in names:
         for default, (comment, numbers) in known[name].items():
             head = f"{name:<19} {default:<12} "
             if len(head) > 33:
@@ -495,8 +581,8 @@ def _known_parameters() -> dict[str, dict[str, tuple[str, list[str]]]]:
     known: dict[str, dict[str, tuple[str, list[str]]]] = {}
     for notebook in project.notebooks():
         for name, (default, comment) in project.parameters(notebook).items():
-            if name == "run_name":  # --name
-                continue
+            if name == "run_name":
+                comment += "; of these commands: --name"
             defaults = known.setdefault(name, {})
             _, numbers = defaults.setdefault(str(default) or '""', (comment, []))
             numbers.append(notebook[:2])

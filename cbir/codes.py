@@ -124,7 +124,7 @@ def train_codes(
         )
     settings = {
         "network": trunk.provenance,
-        "images": _digest([list(images.files), list(images.labels)]),
+        "images": _digest_of(images),
         "classes": classes,
         "widths": list(widths),
         "epochs": epochs,
@@ -221,6 +221,13 @@ def fit(
     return module.eval()
 
 
+def trained_on(path: AnyPath, images: Images) -> bool:
+    """Whether the codes that `train_codes` saved were trained on these images, by their names."""
+    with safe_open(path, "pt") as file:
+        about = json.loads((file.metadata() or {})["about"])
+    return about["images"] == _digest_of(images)
+
+
 def load_codes(net: Network, path: AnyPath) -> Network:
     """Puts the codes that `train_codes` saved on top of a network.
 
@@ -301,5 +308,8 @@ def _accuracy(codes: Codes, y_N: torch.Tensor, targets: torch.Tensor) -> float:
     return float((torch.cat(answers) == targets).float().mean())
 
 
-def _digest(names: Any) -> str:
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+def _digest_of(images: Images) -> str:
+    """A hash of the names and labels of images, 64 hex digits."""
+    return hashlib.sha256(
+        json.dumps([list(images.files), list(images.labels)]).encode()
+    ).hexdigest()

@@ -72,13 +72,14 @@ def write_atomically(path: AnyPath, text: str) -> Path:
     """Writes a text file aside and moves it into place: a reader finds all of it or the old one.
 
     Args:
-        path: the file. Its folder exists.
+        path: the file; its folder is made where there is none.
         text: what it shall hold, written as UTF-8.
 
     Returns:
         The file's path.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on any system
     aside.replace(path)

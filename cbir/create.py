@@ -1,11 +1,13 @@
 """Making a store: an empty one for some images, one writer at a time, and whether one fits.
 
-A store is only completed with the settings that made it. store.py says what a store is.
+A store is only completed with the settings that made it. Where its folder has other images by now,
+a new store takes its place, with the rows of the images that stay. store.py says what a store is.
 """
 
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -30,6 +32,7 @@ from .store import (
     UNFINISHED,
     Extras,
     Store,
+    find_store,
     layer_widths,
     local,
     open_group,
@@ -199,9 +202,19 @@ def _file_sizes(images: Images) -> NDArray[np.int64]:
     return found
 
 
-def check_same(store: Store, settings: Settings) -> None:
-    """Raises ValueError, naming what differs, where other images or settings made a store."""
-    images, net, recipe, extras, dtype = settings
+def check_settings(store: Store, settings: Settings) -> None:
+    """Raises ValueError, naming what differs, where other settings made a store."""
+    differences = _differences(store, settings)
+    if differences:
+        raise ValueError(
+            f"the store {store.location} was made with other settings ({'; '.join(differences)}). "
+            "Delete it or choose another path (another run name)."
+        )
+
+
+def _differences(store: Store, settings: Settings) -> list[str]:
+    """The settings that a store was not made with, but for the images."""
+    _, net, recipe, extras, dtype = settings
     compared: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         ("network ", store.network, net.provenance),
         ("recipe ", store.recipe, recipe),
@@ -213,26 +226,121 @@ def check_same(store: Store, settings: Settings) -> None:
         for key in {**then, **now}:
             if then.get(key) != now.get(key):
                 differences.append(f"{what}{key}: {then.get(key)!r}, now {now.get(key)!r}")
-    differences += _other_images(store, images)
-    if differences:
+    return differences
+
+
+def has_images(store: Store, images: Images) -> bool:
+    """Whether a store was made of just these files, in this order, and none has another size."""
+    same_files = store.root == images.root and store.files == _unicode(images.files)
+    return same_files and np.array_equal(store.sizes, _file_sizes(images))
+
+
+# ---- a folder that has other images by now ------------------------------------------------------
+
+
+class Earlier(NamedTuple):
+    """A store whose folder has changed since, and what of it can be kept.
+
+    rows: (N,) int64; for each image now its row in `store`, -1 where it must be described.
+    """
+
+    store: Store
+    rows: NDArray[np.int64]
+
+    def is_new(self, rows: slice) -> NDArray[np.bool_]:
+        """Which images of a shard must be described, (n,) bool."""
+        return self.rows[rows] < 0
+
+    def with_kept(
+        self,
+        rows: slice,
+        arrays: Mapping[str, NDArray[np.floating]],
+        state: NDArray[np.object_],
+    ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.object_]]:
+        """A shard's arrays {name: (n, D)} and state (n,), from those of its new images alone."""
+        new = self.is_new(rows)
+        kept = self.rows[rows][~new]
+        whole = {}
+        for name, described in arrays.items():
+            whole[name] = np.empty((len(new), described.shape[1]), described.dtype)
+            whole[name][new] = described
+            whole[name][~new] = self.store.read(name, kept)
+        states = np.empty(len(new), dtype=object)
+        states[new] = state
+        states[~new] = self.store.states()[kept]
+        return whole, states
+
+
+def find_earlier(path: AnyPath, settings: Settings) -> Earlier | None:
+    """The store at `path`, if it is there and its folder has changed since.
+
+    Raises ValueError where other settings made it, or where it has mostly other images.
+    """
+    store = find_store(path)
+    if store is None:
+        return None
+    check_settings(store, settings)
+    images = settings.images
+    if has_images(store, images):
+        return None
+    _check_mostly_same(store, images)
+    return Earlier(store, _kept_rows(store, images))
+
+
+def place_of_next(path: AnyPath) -> Path:
+    """Where the store is made that is to take the place of the one at `path`."""
+    path = Path(local(path))
+    return path.with_name(f".{path.name}.next")
+
+
+def find_next(path: AnyPath, settings: Settings) -> Store | None:
+    """The store that was begun to take a place; one of other images or settings is removed."""
+    place = place_of_next(path)
+    begun = find_store(place)
+    if begun is None:
+        return None
+    if _differences(begun, settings) or not has_images(begun, settings.images):
+        shutil.rmtree(place)
+        return None
+    return begun
+
+
+def put_in_place(path: AnyPath) -> None:
+    """Puts the next store, which is complete, in the place of the earlier one."""
+    path = Path(local(path))
+    before = path.with_name(f".{path.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    path.rename(before)
+    place_of_next(path).rename(path)
+    shutil.rmtree(before)
+
+
+def _kept_rows(store: Store, images: Images) -> NDArray[np.int64]:
+    """For each image its row in a store of the same folder, by name and size; -1 where none."""
+    known = {}
+    for row, (file, size) in enumerate(zip(store.files, store.sizes.tolist())):
+        known[file, size] = row
+    for shard in store.missing():
+        for row in range(shard.start, shard.stop):
+            del known[store.files[row], int(store.sizes[row])]
+    now = zip(_unicode(images.files), _file_sizes(images).tolist())
+    return np.array([known.get(image, -1) for image in now], dtype=np.int64)
+
+
+def _check_mostly_same(store: Store, images: Images) -> None:
+    """Raises ValueError for a store of another folder, or of which most is not asked for."""
+    asked = set(_unicode(images.files))
+    others = [row for row, file in enumerate(store.files) if file not in asked]
+    still_there = [row for row in others if store.path(row).is_file()]
+    differs = ""
+    if store.root != images.root:
+        differs = f"its images are in {store.root}, these in {images.root}"
+    elif len(still_there) > len(store) - len(others):
+        differs = f"{len(still_there)} of its {len(store)} images are not among these"
+    elif "://" in store.location:
+        differs = "its folder has changed since, and only a store on disk can follow"
+    if differs:
         raise ValueError(
-            f"the store {store.location} was made with other settings ({'; '.join(differences)}). "
+            f"the store {store.location} was made of other images: {differs}. "
             "Delete it or choose another path (another run name)."
         )
-
-
-def _other_images(store: Store, images: Images) -> list[str]:
-    """In what the images differ from those that a store was made of; nothing where they do not."""
-    files = _unicode(images.files)
-    if store.files != files:
-        n_other = len(set(store.files) ^ set(files))
-        return [f"images: {len(store)} files, now {len(images)}; {n_other} names differ"]
-    if store.root != images.root:
-        return [f"image folder: {store.root}, now {images.root}"]
-    changed = np.flatnonzero(store.sizes != _file_sizes(images))
-    if len(changed) == 0:
-        return []
-    return [
-        f"{len(changed)} files have another size than when they were described, "
-        f"first {files[changed[0]]}"
-    ]

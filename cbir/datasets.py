@@ -3,6 +3,8 @@
 The profiles are the embedded scenes, a folder of photographs, Imagenette and ImageNet.
 """
 
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,7 +35,8 @@ def load_images(
     """Loads the images of a profile.
 
     Args:
-        profile: "embedded" renders the scenes on first use; "folder" takes two folders;
+        profile: "embedded" renders the scenes on first use; "folder" takes two folders, and of
+            their files those that are images by their suffix or have none;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
             torchvision.datasets.ImageNet, train/ and val/ with a folder a class. Of the last two
@@ -89,8 +92,16 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
             "FOLDER if there are any (IMAGES=.., QUERIES=.. for make)"
         )
     if queries:
-        return list_images(images), list_images(queries)
-    return hold_out(list_images(images), seed=seed)
+        return _only_images(images), _only_images(queries)
+    return hold_out(_only_images(images), seed=seed)
+
+
+def _only_images(folder: AnyPath) -> ImageSet:
+    """The images of a folder, without the notes and tables that lie beside them."""
+    images, others = list_images(folder).part()
+    if not images.files:
+        raise ValueError(f"no images in {folder}, only {', '.join(others)} files")
+    return images
 
 
 def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
@@ -216,6 +227,8 @@ def _row_of(images: Images, name: str) -> int:
 def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Splits images into a database and queries.
 
+    An image's turn depends on its name alone, so that more images move few of the others.
+
     Args:
         images: the images.
         share: of every class that becomes queries, at least one image where the class has two.
@@ -227,14 +240,15 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
     Raises:
         ValueError: no query can be spared.
     """
-    rng = np.random.default_rng(seed)
-    labels = np.array(images.labels)
+    turns = [hashlib.sha256(f"{seed} {os.fsencode(f)!r}".encode()).digest() for f in images.files]
+    rows_of: dict[str, list[int]] = {}
+    for row in sorted(range(len(images)), key=turns.__getitem__):
+        rows_of.setdefault(images.labels[row], []).append(row)
     queries: list[int] = []
-    for label in dict.fromkeys(images.labels):
-        rows = np.flatnonzero(labels == label)
+    for rows in rows_of.values():
         if len(rows) > 1:
             n_queries = min(len(rows) - 1, max(1, round(share * len(rows))))
-            queries += rng.permutation(rows)[:n_queries].tolist()
+            queries += rows[:n_queries]
     if not queries:
         raise ValueError(
             f"{len(images)} images of {images.root} are too few to spare queries: "

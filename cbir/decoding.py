@@ -9,6 +9,7 @@ import stat
 import threading
 import warnings
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -19,6 +20,9 @@ from .common import AnyPath
 # Formats of photographs, decoded in this process. Pillow would give EPS to Ghostscript, and it
 # reads many formats that nobody keeps photographs in.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Photographs of telephones, which a package of their own reads.
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # 300 MB as RGB; anything larger is taken for a decompression bomb.
 MAX_PIXELS = 100_000_000
 # More than that many pixels take in any format.
@@ -40,6 +44,13 @@ TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 
 _one_large = threading.Lock()
 
+KNOWS_HEIC = find_spec("pillow_heif") is not None
+if KNOWS_HEIC:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    FORMATS += ("HEIF",)
+
 # Pillow's warnings on odd files would fill the screen. What matters of them is raised by
 # `open_image`.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -50,14 +61,15 @@ class UnreadableImage(ValueError):
     """A file that cannot be read as an image; the message is the reason."""
 
 
-def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens an image file the way a viewer shows it.
 
     An animation gives its first frame. The image is turned as its EXIF tag says, laid over white
     where it is transparent, and 16 bits are reduced to 8.
 
     Args:
-        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`.
+        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open, which
+            is turned and laid over white as well.
         max_pixels: a larger image is refused, and so is one with a side more than `MAX_RATIO`
             times the other.
 
@@ -67,6 +79,8 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         UnreadableImage: with the reason.
     """
+    if isinstance(path, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(path))
     try:
         with _open_regular(path) as file, _read_header(file) as image:
             _check_cost(image, file, max_pixels)
@@ -79,13 +93,17 @@ def open_image(path: AnyPath, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(f"not an image, or none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+def image_suffixes() -> set[str]:
+    """The suffixes of image files, in lower case: those of `FORMATS`, and HEIC's."""
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    return known.union(HEIC_SUFFIXES)
 
 
 def _open_regular(path: AnyPath) -> io.BufferedReader:
@@ -118,7 +136,15 @@ def _read_header(file: io.BufferedReader) -> ImageFile.ImageFile:
                 f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata"
             ) from error
         file.seek(0)
-    return Image.open(file, formats=FORMATS)
+    start = file.peek(12)[:12]
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS and not KNOWS_HEIC:
+            reason = "a HEIC image: pip install 'cbir[heic]' to read it"
+        else:
+            reason = f"not an image, or none of {', '.join(FORMATS)}"
+        raise UnreadableImage(reason) from error
 
 
 def _check_cost(image: ImageFile.ImageFile, file: io.BufferedReader, max_pixels: int) -> None:

@@ -14,12 +14,25 @@ from typing import TYPE_CHECKING, Unpack, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from .cluster import ahead, run_on_workers
 from .color import color_histogram
 from .common import AnyPath, Dtype, unknown_choice
-from .create import Settings, check_name, check_same, create_store, locked
+from .create import (
+    Earlier,
+    Settings,
+    check_name,
+    check_settings,
+    create_store,
+    find_earlier,
+    find_next,
+    has_images,
+    locked,
+    place_of_next,
+    put_in_place,
+)
 from .decoding import UnreadableImage, open_image
 from .descriptors import (
     Recipe,
@@ -59,7 +72,9 @@ def extract(
 
     Every image is decoded and forwarded once; memory does not grow with their number. An
     interrupted call continues where it stopped; a complete store is returned at once. Unreadable
-    images keep their row, as NaN, with the reason in `store.unreadable`.
+    images keep their row, as NaN, with the reason in `store.unreadable`. Where files were added to
+    the folder, deleted or changed (by their size), only those are described; until the new store is
+    complete the old one stays.
 
     Args:
         images: a folder, a list of files or an `ImageSet`; or a store with the extra "windows"
@@ -81,7 +96,8 @@ def extract(
         The store, complete.
 
     Raises:
-        ValueError: `path` holds a store of other images, network or recipe; unknown extras.
+        ValueError: `path` holds a store of another network, recipe or folder, or most of whose
+            images are still there but not among `images`; unknown extras.
         FileNotFoundError: a folder or an image does not exist.
         FileExistsError: something else is at `path`.
         BlockingIOError: another process describes into the same store.
@@ -98,34 +114,61 @@ def extract(
     if store is None:
         widths = describer.probe()  # faults show before anything is written, a lock among it
     else:
-        check_same(store, settings)
-        if not store.missing():  # nothing to write: no lock, on a disk that may be read-only
+        check_settings(store, settings)
+        if has_images(store, images) and not store.missing():
+            # nothing to write: no lock, on a disk that may be read-only
             _fill(store, [], [], f"{Path(path).stem} (reused)")
             return store
     with locked(path):
-        store = find_store(path)
+        earlier = find_earlier(path, settings)  # another process may have made it meanwhile
+        place: Path | str = path
+        if earlier is None:
+            store = find_store(path)
+        else:
+            place = place_of_next(path)
+            store = find_next(path, settings)
         if store is None:
-            store = create_store(path, settings, widths or describer.probe(), shard_size)
-        check_same(store, settings)  # another process may have made it meanwhile
+            store = create_store(place, settings, widths or describer.probe(), shard_size)
         missing = store.missing()
         batch_size = batch_size or default_batch(net)
         if isinstance(images, Store) and describer.can_reuse(images):
             filled = describer.refill(store, images, missing)
         elif client is None:
-            filled = describer.fill(store, images.path, missing, batch_size, workers)
+            filled = describer.fill(store, images.path, missing, batch_size, workers, earlier)
         else:
-            filled = _fill_by_cluster(client, describer, path, images, missing, batch_size)
-        _fill(store, missing, filled, Path(path).stem)
+            filled = _fill_by_cluster(
+                client, describer, place, images, missing, batch_size, earlier
+            )
+        _fill(store, missing, filled, Path(path).stem, earlier)
+        if earlier is not None:
+            put_in_place(path)
+            computed = store.computed
+            store = shared_store(path)
+            store.computed = computed
     return store
 
 
-def _fill(store: Store, missing: Sequence[slice], filled: Iterable[slice], name: str) -> None:
-    """Runs through the shards while they are being filled, and counts."""
-    store.computed = sum(rows.stop - rows.start for rows in missing)
+def _fill(
+    store: Store,
+    missing: Sequence[slice],
+    filled: Iterable[slice],
+    name: str,
+    earlier: Earlier | None = None,
+) -> None:
+    """Runs through the shards while they are being filled, and counts the images described."""
+    to_describe = {rows.start: _n_new(rows, earlier) for rows in missing}
+    store.computed = sum(to_describe.values())
     done = len(store) - store.computed
     with tqdm(total=len(store), initial=done, desc=name, unit=" images") as bar:
         for rows in filled:
-            bar.update(rows.stop - rows.start)
+            bar.update(to_describe[rows.start])
+
+
+def _n_new(rows: slice, earlier: Earlier | None) -> int:
+    """Images of a shard that must be described."""
+    if earlier is None:
+        return rows.stop - rows.start
+    return int(earlier.is_new(rows).sum())
 
 
 class Describer:
@@ -150,8 +193,8 @@ class Describer:
                 raise ValueError(f"{unknown}, or give a recipe (dict)")
             self.extras[name] = what
 
-    def decode(self, path: AnyPath) -> Decoded | str:
-        """What `__call__` needs of an image file; the reason (str) where it is unreadable."""
+    def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
+        """What `__call__` needs of an image or file; the reason (str) where it is unreadable."""
         try:
             image = open_image(path)
         except UnreadableImage as error:
@@ -212,14 +255,22 @@ class Describer:
         shards: Sequence[slice],
         batch_size: int,
         workers: int | None = None,
+        earlier: Earlier | None = None,
     ) -> Iterator[slice]:
-        """Describes the images `path(row)` of some shards; yields each shard when it is written."""
+        """Describes the images `path(row)` of some shards; yields each shard when it is written.
+
+        Rows that an earlier store has are taken from there.
+        """
         rows = chain.from_iterable(range(shard.start, shard.stop) for shard in shards)
+        if earlier is not None:
+            rows = (row for row in rows if earlier.rows[row] < 0)
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             decoded = ahead(pool, lambda row: self.decode(path(row)), rows, 2 * batch_size)
             for shard in shards:
-                images = islice(decoded, shard.stop - shard.start)
-                arrays, state = self._shard(store, images, shard.stop - shard.start, batch_size)
+                n = _n_new(shard, earlier)
+                arrays, state = self._shard(store, islice(decoded, n), n, batch_size)
+                if earlier is not None:
+                    arrays, state = earlier.with_kept(shard, arrays, state)
                 store.write(shard, arrays, state)
                 yield shard
 
@@ -324,6 +375,7 @@ def _fill_by_cluster(
     images: Images,
     shards: Sequence[slice],
     batch_size: int,
+    earlier: Earlier | None,
 ) -> Iterator[slice]:
     """`Describer.fill` with one task a shard; yields the shards as they are written."""
     net = deepcopy(describer.net).to("cpu")
@@ -334,17 +386,31 @@ def _fill_by_cluster(
     tasks = []
     for rows in shards:
         files = [images.path(row) for row in range(rows.start, rows.stop)]
-        tasks.append((device, place, rows, files, batch_size))
+        kept = None
+        if earlier is not None:
+            kept = (str(Path(earlier.store.location).resolve()), earlier.rows[rows])
+        tasks.append((device, place, rows, files, batch_size, kept))
     yield from run_on_workers(client, _fill_shard, copied, tasks)
 
 
 def _fill_shard(
-    describer: Describer, device: str, path: str, rows: slice, files: list[Path], batch_size: int
+    describer: Describer,
+    device: str,
+    path: str,
+    rows: slice,
+    files: list[Path],
+    batch_size: int,
+    kept: tuple[str, NDArray[np.int64]] | None,
 ) -> slice:
-    """The task of `_fill_by_cluster`, on a worker."""
+    """The task of `_fill_by_cluster`, on a worker. kept: an earlier store, its rows (n,)."""
     from distributed import get_worker
 
     describer.net.to(pick_device(device))
+    earlier = None
+    if kept is not None:
+        before = np.full(rows.start, -1)
+        earlier = Earlier(shared_store(kept[0]), np.concatenate([before, kept[1]]))
     file_of = dict(enumerate(files, rows.start)).__getitem__
     threads = get_worker().state.nthreads
-    return next(describer.fill(shared_store(path), file_of, [rows], batch_size, threads))
+    store = shared_store(path)
+    return next(describer.fill(store, file_of, [rows], batch_size, threads, earlier))

@@ -18,8 +18,10 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
+from PIL import Image
 
-from .canvas import SMALL, Grid, Panels, bare, is_first, ranks, shorten
+from .canvas import SMALL, Grid, Panels, bare, drawable, is_first, ranks, shorten
+from .common import AnyPath
 from .decoding import UnreadableImage, open_image
 from .images import Images
 from .labels import symbol
@@ -30,6 +32,11 @@ Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Known: TypeAlias = tuple[pd.DataFrame, pd.DataFrame]  # of queries and images, a column a factor
 
 CONVOLUTION, POOLING, CONNECTED = "#DCE9F5", "#F3B49A", "#F5E6C8"  # Fig. 1
+AVERAGING = "#CDE5D2"
+WIDEST = 16.61  # VGG16's width in Fig. 1, where the largest map has a side of 3
+OUTPUT_GAP = 0.56  # behind a layer whose output has a name
+BLOCKS_GAP = 0.5  # behind the last block
+LETTER = 0.15  # the width of a letter under a layer, where a figure is as wide as a page
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"  # frames of Figs 3-6
 DASHES = (0, (2.5, 1))
 MARKERS = "oD"  # under the images of Figs 3-6, for what is known besides the class
@@ -38,6 +45,8 @@ STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
 MIDDLES = tuple(start + 0.5 for start in STARTS)
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
 GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
+LETTERS = 17  # of a class's name under a picture
+LAST_LETTERS = 14  # of a file's name: its end, often a number, tells more than its beginning
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
 
 
@@ -45,7 +54,8 @@ def network(ax: Axes, net: Network, key: bool = True) -> Axes:
     """Draws Fig. 1: the network as blocks y_1..y_N and codes y_{N+1}, y_{N+2}.
 
     Every convolution, pooling and fully connected layer is a slab, found by running the network.
-    Its side is the map's side (square root), its thickness the number of channels (logarithm).
+    Its side is the map's side (square root), its thickness the number of channels (logarithm). A
+    network of so many layers that it would be wider than `WIDEST` has thinner slabs.
 
     Args:
         ax: the axes.
@@ -55,33 +65,53 @@ def network(ax: Axes, net: Network, key: bool = True) -> Axes:
     Returns:
         ax.
     """
-    colors = {"Conv2d": CONVOLUTION, "Linear": CONNECTED}
     outputs = {name: m for m, name in enumerate([*net.blocks, *net.codes], start=1)}
     largest = max(shape[-1] for _, _, shape in net.layers if len(shape) == 3)
+    slabs = [_slab(shape, largest) for _, _, shape in net.layers]
+    free = WIDEST - OUTPUT_GAP * len(outputs) - BLOCKS_GAP
+    thinner = min(1, free / sum(thickness + gap for _, thickness, _, gap in slabs))
     edge = {"edgecolor": "#333333", "linewidth": 0.5}
     line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
+    kinds = {}  # {text of the legend: colour}
     x = 0.0
-    for name, kind, shape in net.layers:
-        side, thickness, depth, gap = _slab(shape, largest)
-        for face in _faces(x, side, thickness, depth):
-            ax.add_patch(Polygon(face, facecolor=colors.get(kind, POOLING), **edge))
+    last_note = -np.inf  # where the last text under the slabs ends
+    for (name, kind, shape), (side, thickness, depth, gap) in zip(net.layers, slabs):
+        thickness, gap = thickness * thinner, gap * thinner
         if name in outputs:
-            text = f"$y_{outputs[name]}$\n" + " × ".join(map(str, shape))
+            size = " × ".join(map(str, shape)).removesuffix(" × 1 × 1")
+            half = LETTER * len(size) / 2
+            x = max(x, last_note + half - thickness / 2)  # beside it, not over it
+            last_note = x + thickness / 2 + half
             ends = [(x + thickness / 2, bottom) for bottom in (-side / 2, -2.05)]
+            text = f"$y_{outputs[name]}$\n{size}"
             note = ax.annotate(text, *ends, ha="center", va="top", arrowprops=line)
             note.set(fontsize=SMALL, linespacing=1.3)
-            gap += 0.56
+            gap += OUTPUT_GAP
         if name == net.blocks[-1]:
-            gap += 0.5
+            gap += BLOCKS_GAP
+        label, color = _kind(kind)
+        kinds[label] = color
+        for face in _faces(x, side, thickness, depth):
+            ax.add_patch(Polygon(face, facecolor=color, **edge))
         x += thickness + gap
-    legend = {CONVOLUTION: "convolution + ReLU", POOLING: "max-pool", CONNECTED: "fully connected"}
-    for color, label in legend.items():
-        ax.add_patch(Rectangle((0, 0), 0, 0, facecolor=color, label=label, **edge))
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.75, 2.4), aspect="equal")
     if key:
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
+        handles = [Rectangle((0, 0), 0, 0, facecolor=color, **edge) for color in kinds.values()]
+        legend = ax.legend(handles, kinds, ncols=len(kinds), loc="lower right", borderaxespad=0.2)
+        legend.set_bbox_to_anchor((1, 1), ax.transAxes)
     ax.axis("off")
     return ax
+
+
+def _kind(layer: str) -> tuple[str, str]:
+    """What a layer of Fig. 1 is called and its colour, by its class's name."""
+    if layer == "Linear":
+        return "fully connected", CONNECTED
+    if "Pool" not in layer:
+        return "convolution + ReLU", CONVOLUTION
+    if "Max" in layer:
+        return "max-pool", POOLING
+    return "average-pool", AVERAGING
 
 
 def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, float]:
@@ -195,9 +225,10 @@ def retrieval(
 ) -> Grid:
     """Draws Figs 3-6: in a row of axes a query, then its k nearest images.
 
-    The class and the distance stand under each. The frame tells whether the class is the query's:
-    green and solid, or pink and dashed. An image that cannot be read is grey. Distances have four
-    decimals, or more where they are small. Only a figure's first row of axes has titles.
+    The class and the distance stand under each; where images have no classes, the name of the
+    file. The frame tells whether the class is the query's: green and solid, or pink and dashed. An
+    image that cannot be read is grey. Distances have four decimals, or more where they are small.
+    Only a figure's first row of axes has titles.
 
     Of what else is known of the images (background, palette) there is a mark under each, filled
     where it is the query's. Behind a row stands how many of its images have the query's class,
@@ -222,10 +253,11 @@ def retrieval(
         names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
     decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
     picture = functools.cache(thumbnail)
+    query_picture = functools.cache(lambda query: thumbnail(queries.path(query)))
     lines = list(itertools.product(rows, found))
     for row, name, (query, each) in zip(axes, names, lines):
         query_class = queries.labels[query]
-        _draw_image(row[0], picture(queries.path(query)), [query_class], QUERY)
+        _draw_image(row[0], query_picture(query), [_name(queries, query)], QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         same = _agreement(known, query, each.indices[query])
         texts = [f"{distance:.{decimals}f}" for distance in each.distances[query]]
@@ -315,13 +347,21 @@ def _draw_found(
         found_any = i >= 0  # not if the query could not be read
         label = database.labels[i] if found_any else ""
         image = picture(database.path(i)) if found_any else GRAY
-        lines = [label, distances[n]] if distances else []
+        lines = [_name(database, i) if found_any else "", distances[n]] if distances else []
         _draw_image(ax, image, lines, _frame(query_class, label), 1.8 if distances else 1.2)
         _draw_marks(ax, [agree[n] for agree in marked_factors])
 
 
-def thumbnail(path: Path) -> Picture:
-    """Opens an image, reduced for drawing, (H, W, 3); grey where it cannot be read."""
+def _name(images: Images, row: int) -> str:
+    """What stands under an image: its class, or the end of its file's name where none has one."""
+    if any(images.labels):
+        return shorten(drawable(images.labels[row]), LETTERS)
+    name = drawable(Path(images.files[row]).stem)
+    return name if len(name) <= LAST_LETTERS + 1 else f"…{name[-LAST_LETTERS:]}"
+
+
+def thumbnail(path: AnyPath | Image.Image) -> Picture:
+    """Opens an image or its file, reduced for drawing, (H, W, 3); grey where it cannot be read."""
     try:
         image = open_image(path)
     except UnreadableImage:
@@ -358,7 +398,7 @@ def _draw_image(
     ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
     line = _frame_line(color, width_of_frame)
     ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **line))
-    text = "\n".join(shorten(line, 17) for line in lines if line)
+    text = "\n".join(line for line in lines if line)
     # a class may be called "$x"
     ax.set_xlabel(text, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
     bare(ax)

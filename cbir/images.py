@@ -3,15 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar, overload, runtime_checkable
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .common import AnyPath, did_you_mean
-from .decoding import UnreadableImage, open_image
+from .decoding import UnreadableImage, image_suffixes, open_image
 
 AnyImages = TypeVar("AnyImages", bound="Images")
 
@@ -54,6 +54,41 @@ class ImageSet:
     def path(self, i: int) -> Path:
         """The file of image `i`."""
         return self.root / self.files[i]
+
+    def part(self) -> tuple["ImageSet", dict[str, int]]:
+        """Parts the files that may be images from those that are none by their suffix.
+
+        Returns:
+            The images, files without a suffix among them; and how many others there are of each
+            suffix, {".txt": 3}.
+        """
+        wanted = image_suffixes()
+        rows = []
+        others: dict[str, int] = {}
+        for row, file in enumerate(self.files):
+            suffix = PurePosixPath(file).suffix.lower()
+            if not suffix or suffix in wanted:
+                rows.append(row)
+            else:
+                others[suffix] = others.get(suffix, 0) + 1
+        return self[rows], dict(sorted(others.items()))
+
+
+class Pictures:
+    """Images some of which are in memory: `path` gives the picture itself, for `open_image`."""
+
+    def __init__(self, pictures: Sequence[AnyPath | Image.Image]) -> None:
+        self.root = Path()
+        self.pictures = pictures
+        self.files = [f"picture {number}" for number in range(1, len(pictures) + 1)]
+        self.labels = [""] * len(pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def path(self, i: int) -> Any:
+        """Image `i`, or its file."""
+        return self.pictures[i]
 
 
 @overload

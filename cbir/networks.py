@@ -98,6 +98,10 @@ class Network:
         self.trim = trim
         self._looked_ahead: dict[torch.Size, tuple[set[str], torch.Size]] = {}
 
+    def __repr__(self) -> str:
+        codes = ", ".join(self.codes) or "none"
+        return f"<cbir network {self.name}: {len(self.blocks)} blocks, codes: {codes}>"
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .cluster import ahead
 from .coarse import Bytes, Doubles, Floats, l1_bounds
 from .common import METRICS, AnyPath, Metric, unknown_choice
 from .extract import Describer
-from .images import ImageSet, list_images
+from .images import Images, ImageSet, Pictures, list_images
 from .nearest import (
     ROWS,
     Block,
@@ -26,21 +27,76 @@ from .nearest import (
     nearest,
 )
 from .networks import Network
-from .store import Part, Store, shared_store
+from .store import Part, Store, open_store, shared_store
 from .zoo import network_of
 
 if TYPE_CHECKING:
     from distributed import Client
+    from matplotlib.figure import Figure
 
 Array: TypeAlias = NDArray[Any]
-Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | AnyPath | Sequence[AnyPath]
+Picture: TypeAlias = AnyPath | Image.Image | Array  # a file, or pixels (H, W, 3) uint8
+Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Sequence[Picture]
 
 BLOCK = 2**25  # bytes of the database at a time, thrice: compared, read ahead, in decompression
 
 
+class Found(Hits):
+    """`Hits` in a store, which know their files.
+
+    Attributes:
+        store: what was searched.
+        queries: the queries' images; None where only descriptors were given.
+    """
+
+    store: Store
+    queries: Images | None
+
+    @property
+    def files(self) -> list[list[str]]:
+        """Names of the images found, for every query k; none for an unreadable query."""
+        return [[self.store.files[i] for i in row if i >= 0] for row in self.indices]
+
+    def show(self, n: int = 5) -> "Figure":
+        """Draws the first n queries, each beside its nearest images, with their distances.
+
+        A notebook shows the figure where a cell ends in it.
+
+        Raises:
+            ValueError: the queries were descriptors, so there is nothing to draw of them.
+        """
+        import matplotlib.pyplot as plt  # only those who draw wait for it
+
+        from . import canvas, figures
+
+        if self.queries is None:
+            raise ValueError(
+                "the queries were descriptors, not pictures: `files` has the names of what was "
+                "found"
+            )
+        rows = range(min(n, len(self.indices)))
+        with plt.rc_context():
+            canvas.use_style()
+            fig, axes = canvas.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
+            figures.retrieval(axes, self.queries, self.store, self, rows=rows)
+            plt.close(fig)  # else a notebook would show it twice
+        return fig
+
+
 @overload
 def search(
-    st: Store | Array,
+    st: Store | AnyPath,
+    queries: Queries,
+    descriptor: str = "eta",
+    metric: Metric = "l1",
+    k: int = 5,
+    net: Network | None = None,
+    device: Device = None,
+    client: "Client | None" = None,
+) -> Found: ...
+@overload
+def search(
+    st: Array,
     queries: Queries,
     descriptor: str = "eta",
     metric: Metric = "l1",
@@ -51,7 +107,7 @@ def search(
 ) -> Hits: ...
 @overload
 def search(
-    st: Store,
+    st: Store | AnyPath,
     queries: Queries,
     descriptor: list[str] | tuple[str, ...],
     metric: Metric = "l1",
@@ -59,9 +115,9 @@ def search(
     net: Network | None = None,
     device: Device = None,
     client: "Client | None" = None,
-) -> dict[str, Hits]: ...
+) -> dict[str, Found]: ...
 def search(
-    st: Store | Array,
+    st: Store | AnyPath | Array,
     queries: Queries,
     descriptor: str | list[str] | tuple[str, ...] = "eta",
     metric: Metric = "l1",
@@ -69,15 +125,16 @@ def search(
     net: Network | None = None,
     device: Device = None,
     client: "Client | None" = None,
-) -> Hits | dict[str, Hits]:
+) -> Hits | Found | dict[str, Found]:
     """The k nearest rows of a store for every query, exactly.
 
     Results are the same on any machine, bit for bit; memory does not grow with the store.
     Ties go to the lower row. Rows of unreadable images are never found.
 
     Args:
-        st: a store, or an (N, D) array.
-        queries: a store, a (Q, D) array, {descriptor: (Q, D) array}, or image files.
+        st: a store, its path, or an (N, D) array.
+        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; image files, a
+            folder, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
         descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by
             "+". A list of these is answered in one pass over the store. Only stores have a choice.
         metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is
@@ -88,7 +145,8 @@ def search(
         client: a Dask `Client`, whose workers search a part of the store each.
 
     Returns:
-        `Hits`, or {descriptor: `Hits`} for a list; -1 and NaN for an unreadable query.
+        `Found`, or {descriptor: `Found`} for a list; of an array `Hits`. -1 and NaN for an
+        unreadable query.
 
     Raises:
         ValueError: unknown metric or descriptor, k out of range, dimensions, networks or recipes
@@ -97,6 +155,8 @@ def search(
     if metric not in METRICS:
         raise ValueError(unknown_choice("metric", metric, METRICS))
     names = [descriptor] if isinstance(descriptor, str) else list(descriptor)
+    if isinstance(st, (str, os.PathLike)):
+        st = open_store(st)
     if isinstance(st, Store):
         parts = {name: st.parts(name) for name in names}
     else:
@@ -105,6 +165,7 @@ def search(
         parts = {names[0]: [("rows", 0, st.shape[1])]}
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
+    queries = _pictures_or_rows(queries)
     columns = _columns(_query_vectors(st, queries, names, net), parts)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     columns = {part: column[readable] for part, column in columns.items()}
@@ -118,7 +179,14 @@ def search(
     hits = {name: candidates.table(readable, k) for name, candidates in found.items()}
     if any((indices[readable] < 0).any() for indices, _ in hits.values()):
         raise ValueError(f"k = {k} is more than the number of described images among the {len(st)}")
-    return hits[descriptor] if isinstance(descriptor, str) else hits
+    if not isinstance(st, Store):
+        return hits[names[0]]
+    in_store = {}
+    for name, each in hits.items():
+        in_store[name] = Found(*each)
+        in_store[name].store = st
+        in_store[name].queries = queries if isinstance(queries, Images) else None
+    return in_store[descriptor] if isinstance(descriptor, str) else in_store
 
 
 def _check_array(array: Array, descriptor: object, client: object) -> None:
@@ -133,23 +201,61 @@ def _check_array(array: Array, descriptor: object, client: object) -> None:
         )
 
 
+def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
+    """Whatever the queries are -> their images, or their descriptors."""
+    if isinstance(queries, (Images, dict)):
+        return queries
+    if isinstance(queries, (str, os.PathLike)):
+        return list_images(queries if os.path.isdir(queries) else [queries])
+    if isinstance(queries, Image.Image):
+        queries = [queries]
+    if not isinstance(queries, np.ndarray):
+        files = [query for query in queries if isinstance(query, (str, os.PathLike))]
+        if 0 < len(files) == len(queries):
+            return list_images(files)
+        if files or any(_is_picture(query) for query in queries):
+            return Pictures([_picture(query) for query in queries])
+    rows = np.asarray(queries)
+    if rows.ndim == 3:
+        return Pictures([_picture(rows)])
+    if rows.ndim == 4:
+        return Pictures([_picture(pixels) for pixels in rows])
+    return np.atleast_2d(rows)
+
+
+def _is_picture(query: Picture) -> bool:
+    """Whether a query is an image in memory, and not a row of a descriptor."""
+    return isinstance(query, Image.Image) or (isinstance(query, np.ndarray) and query.ndim == 3)
+
+
+def _picture(picture: Picture) -> AnyPath | Image.Image:
+    """A file or an image as it is; pixels as an image."""
+    if isinstance(picture, (str, os.PathLike, Image.Image)):
+        return picture
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"dimensions do not match: {pixels.shape} of {pixels.dtype} are neither rows (Q, D) of "
+            "a descriptor nor pixels (H, W, 3) of uint8"
+        )
+    return Image.fromarray(pixels)
+
+
 def _query_vectors(
-    st: Store | Array, queries: Queries, names: list[str], net: Network | None
+    st: Store | Array,
+    queries: Images | Array | dict[str, Array],
+    names: list[str],
+    net: Network | None,
 ) -> dict[str, Floats]:
-    """Whatever the queries are -> {descriptor: (Q, D) float32}."""
+    """The queries' descriptors {descriptor: (Q, D) float32}."""
     if isinstance(queries, Store):
         if isinstance(st, Store):
             _check_comparable(st, queries, names)
         return {name: queries[name][:] for name in names}
+    if isinstance(queries, Images):
+        return _describe_images(st, queries, names, net)
     if isinstance(queries, dict):
         return {name: np.asarray(queries[name], dtype=np.float32) for name in names}
-    if isinstance(queries, (str, os.PathLike)):
-        queries = list_images(queries) if os.path.isdir(queries) else [queries]
-    files = queries
-    if not isinstance(queries, ImageSet):
-        files = [query for query in queries if isinstance(query, (str, os.PathLike))]
-    if 0 < len(files) == len(queries):
-        return _describe_files(st, files, names, net)
     return dict.fromkeys(names, np.asarray(queries, dtype=np.float32))
 
 
@@ -169,21 +275,21 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
             )
 
 
-def _describe_files(
-    st: Store | Array, files: ImageSet | Iterable[AnyPath], names: list[str], net: Network | None
+def _describe_images(
+    st: Store | Array, images: Images, names: list[str], net: Network | None
 ) -> dict[str, Floats]:
-    """Image files, described like those of a store; rows of NaN where one cannot be read."""
+    """Images, described like those of a store; rows of NaN where one cannot be read."""
     if not isinstance(st, Store):
         raise ValueError(
-            "image files can only be searched for in a store, which knows how it was described: "
+            "images can only be searched for in a store, which knows how it was described: "
             "pass that, not an array of it"
         )
     made_by = network_of(st.network, net, folder=Path(st.location).parent)
     describer = Describer(made_by, st.recipe, st.extras)
-    files = list_images(files)
-    vectors = {name: np.full((len(files), st[name].shape[1]), np.nan, np.float32) for name in names}
-    for i in range(len(files)):
-        decoded = describer.decode(files.path(i))
+    shapes = {name: (len(images), st[name].shape[1]) for name in names}
+    vectors = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+    for i in range(len(images)):
+        decoded = describer.decode(images.path(i))
         if isinstance(decoded, str):
             continue
         arrays = describer([decoded])

@@ -246,11 +246,11 @@ class Store:
     @property
     def described(self) -> NDArray[np.bool_]:
         """(N,) bool: which images have a descriptor."""
-        return self._states() == "ok"
+        return self.states() == "ok"
 
-    def _states(self) -> NDArray[Any]:
-        """(N,) str; kept once no more can come."""
-        if self._final_states is not None:
+    def states(self) -> NDArray[Any]:
+        """(N,) str: "ok", why an image is unreadable, or "" for one that is still to come."""
+        if self._final_states is not None:  # no more can come
             return self._final_states
         states = _read(self._state, slice(None))
         if (states != "").all():
@@ -260,7 +260,7 @@ class Store:
     @property
     def unreadable(self) -> dict[str, str]:
         """{file: why it could not be read}."""
-        states = zip(self.files, self._states().tolist())
+        states = zip(self.files, self.states().tolist())
         return {file: state for file, state in states if state not in ("", "ok")}
 
     @property
@@ -432,9 +432,17 @@ def find_store(path: AnyPath) -> Store | None:
 
 
 def open_group(path: Path | str) -> Zarr | None:
-    """The Zarr group at a folder or URL; None where there is none."""
+    """The Zarr group at a folder or URL; None where there is none.
+
+    Raises:
+        ImportError: the package for this kind of URL is missing.
+    """
     try:
         return zarr.open_group(path, mode="r+", zarr_format=3)
+    except ImportError as error:
+        raise ImportError(
+            f"{path} needs another package ({error}): pip install 'cbir[s3]' brings that of s3://"
+        ) from error
     except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError):
         return None
 

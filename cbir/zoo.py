@@ -20,8 +20,12 @@ from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Device, Network, Transform, pick_device, resize_transform
 from .weights import (
     CAFFE_INPUT,
+    PATIENCE,
+    NoDownload,
     State,
     Weights,
+    check_original,
+    check_weights,
     original_convolutions,
     read_state_dict,
     read_weights,
@@ -146,7 +150,7 @@ def load_network(
     Raises:
         ValueError: the name is unknown, or the weights do not fit.
         FileNotFoundError: there is no file of weights at the path.
-        RuntimeError: the weights cannot be downloaded.
+        NoDownload: the weights cannot be downloaded (a RuntimeError and a ConnectionError).
         ImportError: an optional package is missing.
     """
     if precision not in get_args(Precision):
@@ -173,6 +177,33 @@ def check_network(name: str) -> None:
             f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', "
             "or build a cbir.Network of your own"
         )
+
+
+def check_at_hand(name: str, weights: Weights = "default") -> None:
+    """Finds out in a moment, without a network being built, what `load_network` would stumble over.
+
+    Args:
+        name: as in `load_network`.
+        weights: as in `load_network`.
+
+    Raises:
+        ValueError: the name is unknown.
+        FileNotFoundError: there is no file of weights at the path.
+        NoDownload: the weights are not here, and their server does not answer.
+        ImportError: an optional package is missing.
+    """
+    check_network(name)
+    if weights == "none":
+        weights = None
+    if name == LITE or name.startswith("timm/"):
+        _check_timm(_import_timm(name, weights), name, weights)
+    elif weights is None:
+        return
+    elif name == ORIGINAL:
+        check_original(weights)
+    else:
+        presets = _presets(name)
+        check_weights(name, _default(presets) if weights == "default" else weights, presets)
 
 
 def network_of(
@@ -239,7 +270,7 @@ def _original_vgg16(weights: Weights, crop: bool, seed: int) -> Network:
 def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     presets = _presets(name)
     if weights == "default":
-        weights = next(iter(presets), EMBEDDED_WEIGHTS)
+        weights = _default(presets)
     if weights is None:
         module = _seeded(lambda: _build(name), seed)
     else:
@@ -258,6 +289,11 @@ def _presets(name: str) -> Mapping[str, Any]:
     if name == "embedded":
         return {}
     return models.get_model_weights(name).__members__
+
+
+def _default(presets: Mapping[str, Any]) -> AnyPath:
+    """The weights that a network is meant to have."""
+    return next(iter(presets), EMBEDDED_WEIGHTS)
 
 
 def _build(name: str) -> nn.Module:
@@ -306,12 +342,8 @@ def _transform(weights: Weights, presets: Mapping[str, Any], crop: bool) -> Tran
 
 def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     timm = _import_timm(name, weights)
-    architecture = "tf_efficientnet_lite0" if name == LITE else name.removeprefix("timm/")
-    if not timm.is_model(architecture.split(".")[0]):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise ValueError(
-            f"timm {timm.__version__} has no network {architecture!r}{hint}: see timm.list_models()"
-        )
+    _check_timm(timm, name, weights)
+    architecture = _architecture(name)
     from_package = weights == "default" and name == LITE
     from_hub = weights == "default" and not from_package
     module: Any = _create_in_timm(timm, architecture, from_hub, seed)
@@ -359,17 +391,70 @@ def _import_timm(name: str, weights: Weights) -> Any:
     return timm
 
 
+def _architecture(name: str) -> str:
+    """Timm's name of a network."""
+    return "tf_efficientnet_lite0" if name == LITE else name.removeprefix("timm/")
+
+
+def _check_timm(timm: Any, name: str, weights: Weights) -> None:
+    """Raises what `check_at_hand` does for one of timm's networks."""
+    architecture = _architecture(name)
+    if not timm.is_model(architecture.split(".")[0]):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise ValueError(
+            f"timm {timm.__version__} has no network {architecture!r}{hint}: see timm.list_models()"
+        )
+    if weights == "default" and name != LITE:
+        _check_hub(timm, architecture)
+    elif weights is not None and weights != "default":
+        check_weights(name, weights)
+
+
+def _check_hub(timm: Any, architecture: str) -> None:
+    """Asks the server of timm's weights once: timm itself would try for a minute.
+
+    Raises:
+        ValueError: timm has no weights of that name.
+        NoDownload: they are not in the hub's cache, and it does not answer.
+    """
+    import huggingface_hub as hub  # timm brings it
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        published = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        raise ValueError(f"{error} Choose one of timm.list_pretrained()") from error
+    if not published.hf_hub_id:
+        return
+    files = [published.hf_hub_filename, "model.safetensors", "pytorch_model.bin"]
+    files = [file for file in files if file]
+    for file in files:
+        if isinstance(hub.try_to_load_from_cache(published.hf_hub_id, file), str):
+            return
+    try:
+        url = hub.hf_hub_url(published.hf_hub_id, files[0])
+        hub.get_hf_file_metadata(url, timeout=PATIENCE)
+    except HfHubHTTPError:
+        pass  # it answers; the download says what is wrong
+    except Exception as error:  # of whichever library it asks by
+        raise _not_in_timm(architecture, error) from error
+
+
+def _not_in_timm(architecture: str, error: Exception) -> NoDownload:
+    return NoDownload(
+        f"timm's weights of {architecture!r} could not be downloaded ({error})",
+        "Pass a state dict's path as `weights`, or None for random ones. 'efficientnet_lite0' has "
+        "ImageNet weights that need no download.",
+    )
+
+
 def _create_in_timm(timm: Any, architecture: str, from_hub: bool, seed: int) -> nn.Module:
     try:
         return _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
     except (OSError, RuntimeError) as error:
         if not from_hub:
             raise
-        raise RuntimeError(
-            f"timm's weights of {architecture!r} could not be downloaded ({error}). Pass a state "
-            "dict's path as `weights`, or None for random ones. 'efficientnet_lite0' has ImageNet "
-            "weights that need no download."
-        ) from error
+        raise _not_in_timm(architecture, error) from error
 
 
 def _packaged_state_dict(module: nn.Module) -> State:

@@ -96,6 +96,21 @@ def visit_math(self, node):
     raise nodes.SkipNode
 
 
+# What scrolls sideways can be reached with the keyboard; captions say which headings they are.
+ACCESSIBLE = {
+    "<pre>": '<pre tabindex="0">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    'role="heading">': 'role="heading" aria-level="2">',
+}
+
+
+def make_accessible(app, pagename, templatename, context, doctree):
+    """Adds to a page's text and contents what an accessibility checker misses."""
+    for part in ("body", "furo_navigation_tree"):
+        for text, accessible in ACCESSIBLE.items():
+            context[part] = context.get(part, "").replace(text, accessible)
+
+
 def copy_first_page(app, exception):
     """Browsers open index.html."""
     if exception is None:
@@ -106,5 +121,6 @@ def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", add_contents)
     app.connect("source-read", keep_alternative_texts)
+    app.connect("html-page-context", make_accessible, priority=900)  # after the theme
     app.connect("build-finished", copy_first_page)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

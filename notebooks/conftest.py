@@ -28,7 +28,7 @@ def pytest_configure(config):
 def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
     folder = Path(folders.name, notebook.path.stem)
-    if notebook.path.stem in (*PAPER[3:], *EVIDENCE):
+    if notebook.path.stem in (*PAPER[2:], *EVIDENCE):
         runs, _ = embedded_run()
         shutil.copytree(runs / "embedded", folder / "embedded")
     return folder

@@ -5,6 +5,9 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import shutil
+import subprocess
+import sys
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +23,7 @@ from PIL import Image
 from torch import nn
 
 import cbir
+from cbir.common import ROOT
 
 matplotlib.use("Agg")  # not by MPLBACKEND: notebooks that tests start would show no figures
 
@@ -40,6 +44,8 @@ CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)),
 
 # Markers and fixtures of tests that need more than packages: is it there, and how to get it.
 NEEDS = {
+    "linux": (sys.platform == "linux", "Linux: its memory limits, and any bytes in file names"),
+    "posix": (os.name == "posix", "forks, signals, links and named pipes: Linux or macOS"),
     "cuda": (torch.cuda.is_available(), "an NVIDIA graphics card"),
     "browser": (
         CHROMIUM or os.environ.get("CBIR_BROWSER"),
@@ -151,6 +157,19 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The site as `make site` builds it: a warning, such as a broken link, is an error."""
+    for package in ("sphinx", "myst_nb", "furo"):
+        pytest.importorskip(package, reason="the builder of the site is missing: make site")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs"]
+    places = ["-d", str(folder / "doctrees"), ".", str(folder / "html")]
+    built = subprocess.run(command + places, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder / "html"
+
+
 @pytest.fixture
 def photos():
     """The folder of photographs that CBIR_PHOTOS names."""
@@ -173,3 +192,22 @@ def published(tmp_path):
         Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Runs in tmp_path/runs, nothing downloaded yet, and no server that answers."""
+    hub = pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it began with
+    hub.close_session()
+    yield
+    hub.close_session()

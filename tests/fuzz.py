@@ -1,13 +1,12 @@
 """Damaged image and fvecs files: valid ones, and what bit rot or malice makes of them.
 
 test_hostile.py tries a few hundred, and thousands where slow tests run. By hand, in processes with
-a memory limit, any number: python tests/fuzz.py 20000 [SEED]
+a memory limit (on Linux), any number: python tests/fuzz.py 20000 [SEED]
 """
 
 import io
 import os
 import random
-import resource
 import select
 import struct
 import subprocess
@@ -19,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image, PngImagePlugin
 
 EXTREMES = [0, 1, 2, 2**7 - 1, 2**7, 2**8 - 1, 2**15 - 1, 2**15]
@@ -187,13 +187,14 @@ def write_damaged(i, seed, files, folder):
 
 def child(first, last, seed, folder):
     """Reads inputs first..last with little memory, and prints two lines about each."""
+    import resource  # not on Windows, where `seeds`, `damage` and `read` work as well
+
     files = [*seeds().items()]
     for name, data in files:  # imports all that reading needs, before the limit holds
         path = Path(folder, f"whole.{name}")
         path.write_bytes(data)
         assert read(path) == "read"
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
+    limit = psutil.Process().memory_info().vms + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**8, 10**8))
     for i in range(first, last):

@@ -1,4 +1,6 @@
-"""The explorer in a real browser: headless Chromium drives the page that Voila serves.
+"""Pages in a real browser: headless Chromium drives the explorer that Voila serves.
+
+An accessibility checker looks at reports and the site.
 
 Screenshots: runs/browser/screenshots/.
 """
@@ -14,7 +16,9 @@ import time
 import urllib.error
 import urllib.request
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from conftest import CHROMIUM, write_image
@@ -22,6 +26,7 @@ from PIL import Image
 
 import cbir
 from cbir.common import ROOT
+from cbir.workflow import report
 
 QUIET = [
     "--no-sandbox",
@@ -507,3 +512,95 @@ def test_uploads_left_nothing_behind(page, world):
     }
     assert "Traceback" not in (folder / "server.log").read_text()
     assert json.loads((ROOT / "runs" / "browser" / "explore.ipynb").read_text())["cells"]
+
+
+# ---- accessibility ------------------------------------------------------------------------------
+
+
+def serious_faults(page):
+    """What axe calls serious or critical in a page: [(rule, the first element), ..]."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    return [(fault["id"], fault["nodes"][0]["html"]) for fault in grave]
+
+
+@pytest.fixture(scope="module", params=["folder", "embedded"])
+def report_page(request, tmp_path_factory):
+    """A report with all its parts: tables that are wide, folds, figures, lists, commands."""
+    run = cbir.Run(request.param, tmp_path_factory.mktemp("runs"))
+    fig, _ = plt.subplots(figsize=(7, 1))
+    for name in ("summary", "fig01", "fig04", "fig07", "shares"):
+        run.save_figure(fig, name, f"A caption of {name}")
+    plt.close(fig)
+    descriptors = ["im", "h", "eta_conv", "eta", "h+average"]
+    results = [
+        {"metric": metric, "descriptor": d, "mean": 0.5, "low": 0.4, "high": 0.6}
+        for metric in ("same class", "class AP", "histogram distance")
+        for d in descriptors
+    ]
+    table = pd.DataFrame({"query": [1, "mean"], "class": ["cat", ""]})
+    for group in ("printed", "published", "paper"):
+        for d in descriptors:
+            table[f"{group} {d}"] = 0.25
+    run.save_table1(table)
+    run.record(
+        parameters={"profile": request.param},
+        results=results,
+        pairs=[row | {"verdict": "better"} for row in results],
+        images={"database": 90, "queries": 10},
+        unreadable={f"{i}.jpg": "truncated" for i in range(12)},
+        duplicates=[["a.jpg", "b.jpg"]],
+        no_images={".txt": 1},
+        recipe=cbir.AS_PRINTED,
+        network={"name": "embedded"},
+        command="cbir reproduce " + "-p images x " * 30,
+        seconds={"02_extraction": 3.0},
+        memory={"02_extraction": 2**30},
+        status="unfinished",
+    )
+    return report.report(run).as_uri()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reports_have_no_serious_fault_of_accessibility(browser, report_page, width, scheme):
+    viewport = {"width": width, "height": 900}
+    with browser.new_page(viewport=viewport, color_scheme=scheme) as page:
+        page.goto(report_page)
+        assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["index", "docs/results", "notebooks/03_retrieval"])
+def test_the_site_has_no_serious_fault_of_accessibility(browser, site, name, width):
+    with browser.new_page(viewport={"width": width, "height": 900}) as page:
+        page.goto((site / f"{name}.html").as_uri())
+        assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explorer_has_no_serious_fault_of_accessibility(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    try:
+        assert serious_faults(page) == []
+        page.locator("[data-key='view query']").first.click()
+        page.wait_for_selector("dialog[open]")
+        assert serious_faults(page) == []
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+        page.get_by_role("button", name="all images").click()
+        page.wait_for_selector("[data-key='pick 7']")
+        assert serious_faults(page) == []
+    finally:
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 1500})
+
+
+def test_the_checker_sees_a_fault(browser):
+    with browser.new_page() as page:
+        page.set_content("<html lang='en'><title>A</title><main><img src='data:,'></main></html>")
+        assert [rule for rule, _ in serious_faults(page)] == ["image-alt"]

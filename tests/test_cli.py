@@ -3,6 +3,7 @@
 test_reproduce.py runs the commands.
 """
 
+import io
 import json
 import re
 import shlex
@@ -41,7 +42,9 @@ def test_help_tells_the_story_and_lists_every_command(capsys):
         assert f"cbir {first}" in out
 
 
-@pytest.mark.parametrize("command", ["reproduce", "evidence", "sweep", "query", "parameters"])
+@pytest.mark.parametrize(
+    "command", ["reproduce", "evidence", "sweep", "report", "query", "parameters"]
+)
 def test_examples_of_the_help_are_commands_that_exist(command, capsys):
     """Every example is understood, and every name in it is known."""
     out, _, _ = say(capsys, command, "--help")
@@ -78,6 +81,16 @@ def test_profiles_are_described_in_the_help(capsys):
 
 def test_version(capsys):
     assert say(capsys, "--version") == (f"cbir {cbir.__version__}\n", "", 0)
+
+
+def test_letters_that_the_terminal_has_not_are_spelt_out(monkeypatch):
+    monkeypatch.setattr(cli, "STORY", "η of 写真.jpg, é")
+    western = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", western)
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    western.flush()
+    assert r"\u03b7 of \u5199\u771f.jpg, é" in western.buffer.getvalue().decode("cp1252")
 
 
 def test_python_m_cbir():
@@ -155,11 +168,19 @@ def test_a_line_that_is_no_parameter_is_not_dropped(parameters_cell, line, said)
 
 def test_parameters_are_listed(capsys):
     out, _, _ = say(capsys, "parameters")
-    known = {"run_name"}
+    known = set()
     for notebook in project.notebooks():
         known |= project.parameters(notebook).keys()
-    listed = {line.split()[0] for line in out.splitlines() if line[0] != " "}
-    assert listed == known - {"run_name"}
+    groups, listed = [], set()
+    for line in out.splitlines():
+        if line.removesuffix(":") in cli.GROUPS:
+            groups.append(line.removesuffix(":"))
+        elif line and not line.startswith(" "):
+            listed.add(line.split()[0])
+    assert listed == known
+    assert groups == list(cli.GROUPS)
+    named = [name for names in cli.GROUPS.values() for name in names]
+    assert len(named) == len(set(named)) and set(named) < known
     first, _, _ = say(capsys, "parameters", "k", "depth")
     assert first.startswith(f"{'k':<20}{'5':<13}images retrieved for a query [03 05 ")
 

@@ -73,6 +73,20 @@ def test_a_cluster_completes_what_one_process_began(client, images, here, tmp_pa
     assert_same(st, here)
 
 
+def test_a_cluster_follows_a_folder_that_changed(client, tmp_path):
+    """One image a batch: a larger one may be rounded in another way."""
+    options = OPTIONS | dict(batch_size=1)
+    images = tmp_path / "images"
+    for i in range(14):
+        write_image(images / f"{i:02}.png", seed=i)
+    cbir.extract(images, make_net(), tmp_path / "st", **options)
+    (images / "03.png").unlink()
+    write_image(images / "07a.png", seed=20)
+    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **options)
+    assert st.computed == 1
+    assert_same(st, cbir.extract(images, make_net(), tmp_path / "anew", **options))
+
+
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_a_cluster_searches_the_same_bits(client, here, metric):
     names = ["h", "eta_conv", "eta", "mac", "h+color"]
@@ -102,6 +116,7 @@ class WaitsForAKill:
             time.sleep(0.01)
 
 
+@pytest.mark.posix
 def test_a_worker_killed_half_way(images, here, tmp_path):
     """Its shards go to the other worker and to the one that replaces it."""
     net = make_net()
@@ -209,6 +224,15 @@ def test_resuming_at_a_url(images, here, url, monkeypatch):
             cbir.extract(images, make_net(), url, **OPTIONS)
         left[0] = 10**6
         assert_same(cbir.extract(images, make_net(), url, **OPTIONS), here)
+
+
+def test_the_package_of_a_url_is_named(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    message = r"s3://bucket/st needs another package .*s3fs.*: pip install 'cbir\[s3\]'"
+    with pytest.raises(ImportError, match=message):
+        cbir.open_store("s3://bucket/st")
+    with pytest.raises(ImportError, match=message):
+        cbir.extract(images, make_net(), "s3://bucket/st", **OPTIONS)
 
 
 def test_a_file_url_is_a_folder(images, here, tmp_path):

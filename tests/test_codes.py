@@ -208,3 +208,19 @@ def test_a_run_describes_with_retrained_codes(net, pictures, tmp_path):
     assert database.computed == 0 and again.weights_hash == made.weights_hash
     _, other, _ = run.describe(**parts, **options, folder="more_", recipe="unit_length")
     assert np.allclose(np.linalg.norm(other["y_3"][:], axis=1), 1, atol=1e-5)
+
+
+def test_a_run_with_retrained_codes_follows_its_folder(net, pictures, tmp_path):
+    """As if made anew, in batches of one image: a larger batch may be rounded in another way."""
+    images = cbir.list_images(pictures)
+    queries = images[range(30, 37)]
+    options = dict(network=net, code_widths=[6, 5], batch_size=1)
+    run = cbir.Run("trial", tmp_path)
+    before, *_ = run.describe(images=images[range(26)], queries=queries, **options)
+    now, database, _ = run.describe(images=images[range(30)], queries=queries, **options)
+    assert now.weights_hash != before.weights_hash and len(database) == 30
+    anew, other, _ = cbir.Run("anew", tmp_path).describe(
+        images=images[range(30)], queries=queries, **options
+    )
+    assert now.weights_hash == anew.weights_hash
+    assert np.array_equal(database.eta[:], other.eta[:])

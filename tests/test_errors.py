@@ -156,6 +156,14 @@ def test_sweeps(tmp_path):
     hint = r"\['metrc'\] must be parameters .* \(did you mean 'metric'\?\); there are"
     with pytest.raises(ValueError, match=hint):
         read_sweep(tmp_path / "grid.yaml")
+    for none in (tmp_path / "none.yaml", tmp_path):
+        hint = (
+            r"^no sweep file \S+: take one of balance.yaml, metric.yaml, .* in .*sweeps, or write"
+        )
+        with pytest.raises(FileNotFoundError, match=hint):
+            read_sweep(none)
+    with pytest.raises(FileNotFoundError, match=r"\(did you mean 'metric'\?\): take one"):
+        read_sweep(tmp_path / "metrc.yaml")
 
 
 def test_weights_that_are_none(tmp_path):

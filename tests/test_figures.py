@@ -79,7 +79,7 @@ def test_fig_1_names_every_tap_with_its_shape(make):
     shapes = [" × ".join(map(str, shape)) for shape in net.shapes["blocks"]]
     shapes += map(str, net.shapes["codes"])
     assert notes == [f"$y_{m}$\n{shape}" for m, shape in enumerate(shapes, start=1)]
-    assert len(ax.patches) == 3 * len(net.layers) + 3  # three faces a slab, three legend entries
+    assert len(ax.patches) == 3 * len(net.layers)  # three faces a slab
     fig.canvas.draw()
     x = [t.xy[0] for t in ax.texts if isinstance(t, Annotation)]
     assert x == sorted(x) and ax.get_xlim()[0] < x[0] and x[-1] < ax.get_xlim()[1]
@@ -92,14 +92,59 @@ def test_fig_1_explains_its_colors():
     assert kinds == ["convolution + ReLU", "max-pool", "fully connected"]
     _, ax = plt.subplots()
     assert figures.network(ax, make_net(), key=False).get_legend() is None
+    _, ax = plt.subplots()
+    legend = figures.network(ax, residual_network()).get_legend()
+    kinds = [text.get_text() for text in legend.get_texts()]
+    assert kinds == ["convolution + ReLU", "max-pool", "average-pool", "fully connected"]
 
 
-def test_fig_1_draws_vgg16_without_its_weights():
-    """On torch's meta device tensors have shapes only."""
+def vgg16_on_meta():
+    """VGG16 on torch's meta device, where tensors have shapes only."""
     with torch.device("meta"):
         module = models.vgg16()
     taps = cbir.zoo.taps_of("vgg16", module)
-    net = cbir.Network(module, taps.blocks, taps.codes)
+    return cbir.Network(module, taps.blocks, taps.codes)
+
+
+def efficientnet():
+    pytest.importorskip("timm", reason="timm is missing: make check")
+    return cbir.load_network("efficientnet_lite0", weights=None, device="cpu")
+
+
+WIDE = {"vgg16": vgg16_on_meta, "efficientnet_lite0": efficientnet}
+WIDE |= {name: NETWORKS[name] for name in ("embedded", "residual")}
+
+
+@pytest.mark.parametrize("make", WIDE.values(), ids=WIDE)
+def test_fig_1_writes_nothing_over_anything(make):
+    """However many layers there are, to the scale of VGG16."""
+    canvas.use_style()
+    fig, ax = plt.subplots(figsize=(canvas.WIDTH, 2.45))
+    figures.network(ax, make())
+    right = ax.get_xlim()[1]
+    assert right < figures.WIDEST + 0.8
+    ax.set_xlim(-0.4, figures.WIDEST + 0.8)
+    fig.canvas.draw()
+    slabs = [patch.get_window_extent() for patch in ax.patches]
+    notes = [plt.Text.get_window_extent(note) for note in ax.texts]  # without their lines
+    for before, after in itertools.pairwise(notes):
+        assert before.x1 < after.x0
+    for text in [*notes, ax.get_legend().get_window_extent()]:
+        assert not any(text.overlaps(slab) for slab in slabs)
+
+
+def test_fig_1_draws_vgg16_as_wide_as_its_channels_say():
+    _, ax = plt.subplots()
+    net = vgg16_on_meta()
+    figures.network(ax, net)
+    first, second = ax.patches[0].get_xy(), ax.patches[3].get_xy()
+    thickness = first[:, 0].max() - first[:, 0].min()
+    assert thickness == pytest.approx(0.035 * np.log2(64))
+    assert second[0, 0] - first[0, 0] > thickness
+
+
+def test_fig_1_draws_vgg16_without_its_weights():
+    net = vgg16_on_meta()
     fig, ax = plt.subplots()
     figures.network(ax, net)
     fig.canvas.draw()
@@ -209,7 +254,7 @@ def test_figs_3_to_6_show_every_image_with_class_and_distance(draw):
     assert [x[0] for x in lines[0]] == ["cat", "cat", "dog", "cat"] and lines[1][0] == ["dog"]
     distances = [[float(x[-1]) for x in row[1:]] for row in lines]
     assert distances == [[0, 0.01, 0.02], [0.03, 0.04, 0.05]]
-    # no line for a class that is not known
+    # no line for a class that is not known, where others are
     assert [len(x) for row in lines for x in row] == [1, 2, 2, 2, 1, 1, 2, 2]
     assert [ax.get_title() for ax in axes[0]] == ["query", "1", "2", "3"]
     assert axes[1][0].get_title() == ""
@@ -411,7 +456,7 @@ def test_figs_3_to_6_tell_the_class_without_color_too(draw):
 @pytest.mark.parametrize("scale, shown", [(1, "0.1304"), (100, "13.0400"), (1e-4, "0.0000130")])
 def test_distances_of_a_figure_have_the_same_number_of_decimals(draw, scale, shown):
     axes, _ = draw([[""] * 4], [[0, 0.1304 * scale, 0.9 * scale]])
-    numbers = [ax.get_xlabel() for ax in axes[0][1:]]
+    numbers = [ax.get_xlabel().split("\n")[-1] for ax in axes[0][1:]]
     assert numbers[1] == shown and len({len(n.split(".")[1]) for n in numbers}) == 1
 
 
@@ -428,6 +473,37 @@ def test_long_class_names_stay_under_their_picture(draw):
     draw([["American Staffordshire terrier"] * 2], [[0.1]], axes)
     boxes = [ax.xaxis.label.get_window_extent() for ax in axes[0]]
     assert not boxes[0].overlaps(boxes[1])
+
+
+def test_file_names_stand_where_there_are_no_classes(draw, tmp_path):
+    axes, _ = draw([["", "", ""]])
+    assert [ax.get_xlabel() for ax in axes[0]] == ["0 0", "0 1\n0.0000", "0 2\n0.0100"]
+    Image.new("RGB", (4, 4)).save(tmp_path / "IMG_20260102_123456.png")
+    images = cbir.ImageSet(tmp_path, ["IMG_20260102_123456.png"], [""])
+    canvas.use_style()
+    _, axes = canvas.grid(1, 2)
+    figures.retrieval(axes, images, images, cbir.Hits(np.zeros((1, 1), int), np.zeros((1, 1))))
+    assert axes[0][0].get_xlabel() == "…0260102_123456"
+    boxes = [ax.xaxis.label.get_window_extent() for ax in axes[0]]
+    assert not boxes[0].overlaps(boxes[1])
+
+
+NAMES = {
+    "豹": "Bao",
+    "オートバイ": "otobai",
+    "코끼리": "KoKkiLi",
+    "कुत्ता": "kutta",
+    "café": "café",
+    "кошка": "кошка",  # the font has these
+    "قطة": "قطة",
+}
+
+
+@pytest.mark.parametrize("name, shown", NAMES.items(), ids=NAMES.values())
+def test_class_names_in_any_script_are_drawn(draw, name, shown):
+    """Without a warning of a missing glyph, which would fail here."""
+    axes, _ = draw([[name, name]])
+    assert axes[0][0].get_xlabel() == shown
 
 
 def test_class_names_are_shown_as_they_are(draw):

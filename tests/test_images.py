@@ -15,6 +15,7 @@ from conftest import write_image
 from PIL import Image
 
 import cbir
+from cbir import decoding
 
 
 def flat_images(n, labels=None):
@@ -54,6 +55,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert cbir.list_images(root).files == ["a/1.png"]
 
 
+@pytest.mark.posix
 def test_links(tmp_path):
     """To a file: followed. To a folder: not, or it might never end. To nothing: unreadable."""
     write_image(tmp_path / "images" / "1.png")
@@ -76,6 +78,21 @@ def test_a_list_of_files_keeps_its_order_and_takes_labels_below_the_common_folde
     assert cbir.list_images([str(f) for f in files]) == images
     assert cbir.list_images(files[:1]).labels == [""]
     assert cbir.list_images(images) is images
+
+
+def test_files_that_are_no_images_are_told_by_their_suffix(tmp_path):
+    """Damaged ones, unknown to this machine's Pillow or not, are images; notes beside them not."""
+    for name in ["a.JPG", "b.heic", "c", "d.tiff", "x.txt", "y.TXT", "z.json", "photo.dat"]:
+        (tmp_path / name).write_text("no image")
+    images, others = cbir.list_images(tmp_path).part()
+    assert images.files == ["a.JPG", "b.heic", "c", "d.tiff"]
+    assert others == {".dat": 1, ".json": 1, ".txt": 2}
+    database, queries = cbir.load_images("folder", tmp_path, tmp_path)
+    assert database.files == queries.files == images.files
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "1.md").touch()
+    with pytest.raises(ValueError, match=r"no images in .*notes, only \.md files"):
+        cbir.load_images("folder", tmp_path / "notes")
 
 
 def test_rows_of_an_image_set(tmp_path):
@@ -215,13 +232,10 @@ def broken_files(folder):
     (folder / "smaller bomb.png").write_bytes(png(11000, 11000))
     Image.new("F", (4, 4), 0.5).save(folder / "float.tif")
     Image.new("I", (4, 4), 1 << 20).save(folder / "integers.tif")
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("no named pipes on this system")
-    os.mkfifo(folder / "pipe.png")
     (folder / "folder.png").mkdir()
     for name in ("whole.jpg", "whole.png"):
         (folder / name).unlink()
-    return {
+    reasons = {
         "cut.jpg": "truncated",
         "cut.png": ".",
         "header only.png": ".",
@@ -233,10 +247,13 @@ def broken_files(folder):
         "smaller bomb.png": "more than 100,000,000",
         "float.tif": "floating-point",
         "integers.tif": "16 bits",
-        "pipe.png": "no regular file",
         "folder.png": "no regular file",
         "missing.png": "no regular file",
     }
+    if hasattr(os, "mkfifo"):  # not on Windows
+        os.mkfifo(folder / "pipe.png")
+        reasons["pipe.png"] = "no regular file"
+    return reasons
 
 
 def test_unreadable_files_say_why(tmp_path):
@@ -244,6 +261,42 @@ def test_unreadable_files_say_why(tmp_path):
         with pytest.raises(cbir.UnreadableImage, match=reason) as error:
             cbir.open_image(tmp_path / name)
         assert str(error.value) and str(tmp_path) not in str(error.value)
+
+
+@pytest.fixture
+def heic(tmp_path):
+    """A picture as telephones keep it: left half red, right half blue, stored lying on its side."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is missing: make check")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, :48] = (200, 30, 30)
+    pixels[:, 48:] = (30, 30, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it by 90 degrees
+    lying = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    pillow_heif.from_pillow(lying).save(tmp_path / "photo.heic", quality=95, exif=exif.tobytes())
+    return tmp_path / "photo.heic"
+
+
+def test_heic_is_read_as_a_viewer_shows_it(heic):
+    picture = rgb(heic)
+    assert picture.shape == (64, 96, 3)
+    halves = picture[:, :40].mean(axis=(0, 1)), picture[:, 56:].mean(axis=(0, 1))
+    np.testing.assert_allclose(halves, [(200, 30, 30), (30, 30, 200)], atol=12)
+    with pytest.raises(cbir.UnreadableImage, match="96 x 64|64 x 96"):
+        cbir.open_image(heic, max_pixels=1000)
+    heic.write_bytes(heic.read_bytes()[:600])
+    with pytest.raises(cbir.UnreadableImage):
+        cbir.open_image(heic)
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    """Told by the file's first bytes, whatever its name."""
+    monkeypatch.setattr(decoding, "KNOWS_HEIC", False)
+    formats = [name for name in decoding.FORMATS if name != "HEIF"]
+    monkeypatch.setattr(decoding, "FORMATS", formats)
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    with pytest.raises(cbir.UnreadableImage, match=r"pip install 'cbir\[heic\]'"):
+        cbir.open_image(tmp_path / "photo.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])
@@ -379,6 +432,17 @@ def test_hold_out_is_disjoint_and_complete_and_takes_its_share_of_every_class():
     assert database.files == sorted(database.files) and database.root == queries.root == images.root
     assert cbir.hold_out(images, 0.1) == (database, queries)
     assert cbir.hold_out(images, 0.1, seed=1) != (database, queries)
+
+
+def test_hold_out_moves_few_images_when_there_are_more():
+    """One more of a class makes at most one a query and one no query."""
+    labels = ["ant"] * 40 + ["bee"] * 60
+    images = flat_images(100, labels)
+    _, queries = cbir.hold_out(images)
+    for row in range(0, 100, 7):
+        fewer = images[[i for i in range(100) if i != row]]
+        _, then = cbir.hold_out(fewer)
+        assert len(set(queries.files) ^ set(then.files)) <= 2
 
 
 def test_hold_out_without_classes():

@@ -1,34 +1,153 @@
-"""What an installation brings, and on which Pythons."""
+"""What an installation brings, and on which Pythons and systems."""
 
+import ast
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from cbir.common import ROOT
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OLDEST = "3.11.2"  # Debian 12's
+
+
+def pins():
+    """{package: pinned version}."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, number = line.split("==")
+            found[canonicalize_name(name)] = number
+    return found
+
+
+def metadata_of(name, field):
+    """What an installed package says of itself; nothing of one for another system or extra."""
+    try:
+        return metadata(name).get_all(field) or []
+    except PackageNotFoundError:
+        return []
+
+
+def requirements(name):
+    """What a package needs, with the extras that it is needed for as markers."""
+    if name != "cbir":
+        return metadata_of(name, "Requires-Dist")
+    lines = list(PROJECT["dependencies"])
+    for extra, wanted in PROJECT["optional-dependencies"].items():
+        lines += [f"{line} ; extra == '{extra}'" for line in wanted]
+    return lines
 
 
 def test_the_oldest_python_can_have_every_pinned_package():
     """By what the packages that are installed here say of themselves."""
     refusing = []
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        found = re.match(r"([\w.-]+)==", line)
-        if not found:
-            continue
-        try:
-            wanted = metadata(found[1]).get("Requires-Python")
-        except PackageNotFoundError:  # of another system, or of an extra
-            continue
-        if wanted and OLDEST not in SpecifierSet(wanted):
-            refusing.append(f"{found[1]} {wanted}")
+    for name in pins():
+        for wanted in metadata_of(name, "Requires-Python"):
+            if OLDEST not in SpecifierSet(wanted):
+                refusing.append(f"{name} {wanted}")
     assert not refusing
-    assert OLDEST in SpecifierSet(metadata("cbir")["Requires-Python"])
+    assert OLDEST in SpecifierSet(PROJECT["requires-python"])
+
+
+# What a requirement may depend on, by system and by processor, as README's table has them.
+SYSTEMS = {
+    "Linux": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "x86_64"},
+    "Linux on ARM": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "aarch64"},
+    "macOS": {"os_name": "posix", "sys_platform": "darwin", "platform_machine": "arm64"},
+    "Windows": {"os_name": "nt", "sys_platform": "win32", "platform_machine": "AMD64"},
+}
+PLATFORM_SYSTEMS = {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_package_that_a_system_needs_is_pinned(system, python):
+    """Also those that this system or this Python does without; with a version that fits."""
+    where = SYSTEMS[system] | {
+        "python_version": python,
+        "python_full_version": f"{python}.5",
+        "implementation_version": f"{python}.5",
+        "platform_system": PLATFORM_SYSTEMS[SYSTEMS[system]["sys_platform"]],
+    }
+    pinned = pins()
+    todo = [("cbir", extra) for extra in ["", *PROJECT["optional-dependencies"]]]
+    seen = set(todo)
+    while todo:
+        name, extra = todo.pop()
+        for line in requirements(name):
+            wanted = Requirement(line)
+            if wanted.marker and not wanted.marker.evaluate(where | {"extra": extra}):
+                continue
+            needed = canonicalize_name(wanted.name)
+            if needed != "cbir":
+                assert needed in pinned, f"{name} needs {wanted}"
+                assert pinned[needed] in wanted.specifier, f"{name} needs {wanted}"
+            found = {(needed, ""), *((needed, extra) for extra in wanted.extras)}
+            todo += found - seen
+            seen |= found
+    assert len(seen) > 150
+
+
+def test_classifiers_name_the_pythons():
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert named == PYTHONS
+
+
+# ---- code that runs on any system ---------------------------------------------------------------
+
+UNIX = {"fcntl", "grp", "pwd", "pty", "resource", "termios"}
+CODE = sorted(
+    file for part in ("cbir", "tests", "notebooks") for file in ROOT.glob(f"{part}/**/*.py")
+)
+
+
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_files_can_be_imported_on_windows(file):
+    """What only Unix has is imported where it is used."""
+    for statement in parsed(file).body:
+        if isinstance(statement, ast.Import):
+            assert not UNIX & {alias.name for alias in statement.names}
+        if isinstance(statement, ast.ImportFrom):
+            assert statement.module not in UNIX
+
+
+def test_text_files_are_utf8_on_every_system():
+    """Windows has another encoding for those that name none."""
+    unnamed = []
+    seen = 0
+    for file in (ROOT / "cbir").glob("**/*.py"):
+        for call in ast.walk(parsed(file)):
+            if not isinstance(call, ast.Call) or not opens_text(call):
+                continue
+            seen += 1
+            if "encoding" not in {keyword.arg for keyword in call.keywords}:
+                unnamed.append(f"{file.relative_to(ROOT)}:{call.lineno}")
+    assert not unnamed
+    assert seen >= 10
+
+
+def opens_text(call):
+    """Whether a call reads or writes a file as text."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name in ("read_text", "write_text"):
+        return True
+    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return getattr(call.func, "id", "") == "open" and "rb" not in texts
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +163,8 @@ def wheel(tmp_path_factory):
 
 def run(wheel, folder, *command):
     """Runs Python with the wheel's cbir, away from the checkout; what it prints."""
-    environment = {"PYTHONPATH": str(wheel), "HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    environment = os.environ | {"PYTHONPATH": str(wheel), "HOME": str(folder)}
+    environment.pop("CBIR_RUNS", None)
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
     )

@@ -466,3 +466,7 @@ def test_a_transform_of_another_kind_is_left_whole(tmp_path):
     cbir.networks.noise_image().save(tmp_path / "a.png")
     image, _ = describer.decode(tmp_path / "a.png")
     assert torch.equal(describer.inputs([image, image]), torch.full((2, 3, 32, 32), 256 / 7))
+
+
+def test_a_network_says_what_it_is(tiny_net):
+    assert repr(tiny_net) == "<cbir network tiny: 3 blocks, codes: hidden>"

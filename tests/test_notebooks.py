@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import nbformat
@@ -88,6 +89,7 @@ def test_profiles_name_only_parameters_that_exist(profile):
     assert set(yaml.safe_load(profile.read_text(encoding="utf-8"))) <= known
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_every_notebook_is_executed_by_the_tests():
     """The paper's by tests/test_reproduce.py, the others by nbval."""
     dry_run = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True)

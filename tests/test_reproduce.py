@@ -210,20 +210,38 @@ def test_photographs_through_vgg16(few_photographs, tmp_path):
 
 
 def test_photographs_without_classes_give_all_but_the_class_scores(
-    few_photographs, tmp_path, monkeypatch
+    few_photographs, tmp_path, monkeypatch, capsys
 ):
+    """A folder as it comes: damaged files, a note, and two queries, one of which is a copy."""
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(cli, "PAPER", PAPER[2:])  # without the walkthrough
-    flat = tmp_path / "flat"
+    monkeypatch.setattr(cli, "PAPER", PAPER[1:4])  # without the walkthrough
+    flat, queries = tmp_path / "flat", tmp_path / "queries"
     flat.mkdir()
-    for i, photo in enumerate(sorted(few_photographs.rglob("*.jpg"))):
+    queries.mkdir()
+    photos = sorted(few_photographs.rglob("*.jpg"))
+    for i, photo in enumerate(photos):
         shutil.copy(photo, flat / f"{i:02d}.jpg")
-    parameters = ["-p", "images", str(flat), "-p", "network", "embedded", "-p", "k", "3"]
+    (flat / "notes.txt").write_text("mine")
+    copied, moved = [i for i, photo in enumerate(photos) if "brökén" not in photo.name][:2]
+    shutil.copy(flat / f"{copied:02d}.jpg", queries / "copied.jpg")
+    shutil.move(flat / f"{moved:02d}.jpg", queries / "moved.jpg")
+    folders = ["-p", "images", str(flat), "-p", "queries", str(queries)]
+    parameters = [*folders, "-p", "network", "embedded", "-p", "k", "3"]
     cli.main(["reproduce", "--profile", "folder", "--name", "flat-run", *parameters])
     check_complete(tmp_path / "flat-run", missing=("fig01", "fig02", "fig03", "fig07"))
     metrics = read_metrics(tmp_path / "flat-run")
     assert len(metrics["unreadable"]) == 9
     assert {row["metric"] for row in metrics["results"]} == {"histogram distance"}
+    assert metrics["no_images"] == {".txt": 1}
+    assert metrics["images"] == {"database": 26, "queries": 2, "described now": 28, "reused": 0}
+    assert metrics["duplicates"] == [["copied.jpg", f"{copied:02d}.jpg"]]
+    table = pd.read_csv(tmp_path / "flat-run" / "table1.csv")
+    assert not len(table.filter(regex="^paper ").columns)
+    said = capsys.readouterr()
+    assert re.search(r"28 images to describe by embedded: about \d+ minutes in all\.", said.err)
+    assert f"drawn: {tmp_path / 'flat-run' / 'query' / 'query_copied.png'}" in said.err
+    assert "9 of 28 images skipped, listed in" in said.out
+    assert "Files left out, as they are no images: 1 .txt" in said.out
 
 
 @pytest.mark.slow
@@ -474,12 +492,20 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
     assert environment.commit() == f"{head}, with changes"
 
 
-def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, few_photographs, monkeypatch):
-    """No network: the run ends at once with advice, and describes nothing by another network."""
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(SystemExit, match="(?s)could not be downloaded.*Download that file"):
-        cli.main(["reproduce", "--profile", "folder", "-p", "images", str(few_photographs)])
-    assert not (tmp_path / "folder" / "stores").exists()
+@pytest.mark.parametrize(
+    "words, advice",
+    [
+        (["-p", "network", "vgg16"], "-p network vgg16_conv, .*--profile photographs"),
+        (["-p", "network", "timm/resnet18"], "-p network vgg16_conv, .*efficientnet_lite0"),
+        (["--only", "08", "-p", "networks", "[resnet50]"], "-p networks '.embedded"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded_stop_the_run(words, advice, tmp_path, offline):
+    """Before anything is written, and what to give instead is in the command's own words."""
+    write_image(tmp_path / "photos" / "1.png")
+    write_image(tmp_path / "photos" / "2.png")
+    folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
+    with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stopped:
+        cli.main(["reproduce", *folder, *words])
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "runs").exists()

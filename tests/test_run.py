@@ -16,8 +16,8 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import tables
-from cbir.workflow import checks, notebooks, report, verdict
+from cbir import cli, tables
+from cbir.workflow import checks, estimate, notebooks, report, verdict
 from cbir.workflow.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
@@ -42,8 +42,9 @@ def figure():
 @pytest.mark.parametrize("name", ["embedded", "run_2", "2026-01-01", "v1.2", "größe"])
 def test_names(tmp_path, name):
     run = cbir.Run(name, tmp_path)
-    assert run.path == tmp_path / name and (tmp_path / name / "figures").is_dir()
-    assert cbir.Run(name, tmp_path).path == run.path  # again: the same folder
+    assert run.path == tmp_path / name and not run.path.exists()  # a slip leaves no folder
+    run.record(k=5)
+    assert cbir.Run(name, tmp_path).metrics == {"k": 5}
 
 
 ELSEWHERE = ["", ".", "..", "../x", "a/b", "a\\b", "/a", "~", "-rf", ".hidden", "a b", "a\n", "a\0"]
@@ -101,6 +102,36 @@ def test_parts_that_are_loaded_already_are_taken_as_they_are(run, folder, tiny_n
     assert sorted(p.name for p in (run.path / "stores").iterdir() if p.is_dir()) == found
     with pytest.raises(ValueError, match="both be an ImageSet"):
         run.describe(images=images, network=tiny_net)
+
+
+# ---- how long it will take ----------------------------------------------------------------------
+
+
+def test_how_long_a_run_takes_is_told_of_images_that_are_not_described_yet(run, folder, tiny_net):
+    given = {"profile": "folder", "images": folder, "network": "embedded", "device": "cpu"}
+    told = r"11 images to describe by embedded: about \d+ minutes in all\."
+    assert re.fullmatch(told, estimate.estimate(run, given))
+    images = cbir.list_images(folder)
+    cbir.extract(images[range(9)], tiny_net, run.path / "stores" / "database")
+    assert estimate.estimate(run, given).startswith("2 images to describe")
+    cbir.extract(images, tiny_net, run.path / "stores" / "queries")
+    assert estimate.estimate(run, given) == ""
+
+
+def test_images_that_cannot_be_read_give_an_estimate_too(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        (tmp_path / "images" / f"{i}.jpg").write_text("no image")
+    given = {"profile": "folder", "images": tmp_path / "images", "network": "embedded"}
+    assert estimate.estimate(run, given).startswith("3 images to describe")
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [(3, "1 minute"), (61, "2 minutes"), (7000, "117 minutes"), (3 * 3600, "3 hours")],
+)
+def test_times_as_one_says_them(seconds, words):
+    assert estimate.in_words(seconds) == words
 
 
 # ---- metrics, figures, tables -------------------------------------------------------------------
@@ -432,9 +463,109 @@ def test_the_summary_says_no_more_than_the_intervals(page):
     assert lead == (
         "3 queries were searched for in a database of 1,234 images, described by the network "
         "“tiny<b>” and the recipe as printed (q = 0.5). In histogram distance η̃ is best, its "
-        "interval apart from all others; in class IM-like has the best mean, but the intervals of "
-        "h and η overlap."
+        "interval apart from all others; 3 queries cannot tell IM-like, h and η apart in class."
     )
+
+
+def test_of_many_queries_the_summary_says_whose_intervals_overlap(full):
+    full.record(images={"database": 1234, "queries": 200})
+    lead = words(read_page(report.report(full)).find(class_="lead"))
+    assert lead.endswith(
+        "in class IM-like has the best mean, but the intervals of h and η overlap."
+    )
+
+
+def test_means_without_intervals_are_not_told_apart(full):
+    """Of fewer than ten queries there are none."""
+    nan = float("nan")
+    without = [result("histogram distance", d, x, nan) for d, x in [("h", 0.02), ("eta", 0.01)]]
+    full.record(results=without)
+    lead = words(read_page(report.report(full)).find(class_="lead"))
+    assert lead.endswith("3 queries cannot tell η and h apart in histogram distance.")
+
+
+def test_the_report_says_what_each_descriptor_looks_for(page):
+    meanings = {words(row.dt): words(row.dd) for row in page.select("dl div")}
+    assert list(meanings) == ["IM-like", "h", "η̃", "η"]
+    assert meanings["h"].startswith("the object")
+    assert meanings["η̃"].startswith("texture and colour")
+    assert meanings["η"].startswith("both")
+
+
+@pytest.fixture
+def own(run, figure):
+    """A run over somebody's own images, without classes."""
+    for name in ("fig01", "fig02", "fig04", "fig07", "fig10", "summary", "shares"):
+        run.save_figure(figure, name, f"A caption of {name}")
+    run.save_table1(table(["", "", ""])[["query", "class", "printed eta", "published eta"]])
+    run.record(
+        parameters={"profile": "folder"},
+        figures={"03_retrieval": ["fig04", "summary", "shares"]},
+        results=[result("histogram distance", d, 0.04, 0.01) for d in ("h", "eta_conv", "eta")],
+        images={"database": 50, "queries": 5},
+        unreadable={"a.jpg": "truncated", "b.jpg": "empty file"},
+        no_images={".txt": 1, ".json": 1200},
+        duplicates=[["a/1.jpg", "<b>/copy.jpg"]],
+    )
+    return run
+
+
+def test_the_report_of_own_images_begins_with_pictures(own):
+    page = read_page(report.report(own))
+    check_self_contained(page)
+    names = [figure["id"].removeprefix("figure-") for figure in page.find_all("figure")]
+    assert names == ["summary", "fig04", "fig07", "fig10", "shares", "fig01", "fig02"]
+    headings = [heading["id"] for heading in page.find_all("h2")]
+    assert headings[:5] == ["pictures", "results", "found", "duplicates", "table1"]
+    assert headings.index("images") < headings.index("claims") < headings.index("network")
+    linked = [a["href"][1:] for a in page.find("nav").find_all("a")]
+    assert sorted(linked) == sorted(headings)
+
+
+def test_the_report_of_own_images_folds_the_histograms(own):
+    page = read_page(report.report(own))
+    folded = [figure["id"] for figure in page.select("details:not([open]) figure")]
+    assert folded == ["figure-fig07", "figure-fig10"]
+
+
+def test_the_report_of_own_images_leaves_the_papers_numbers_out(own):
+    page = read_page(report.report(own))
+    assert "beside these numbers" not in words(page)
+    heads = [words(head) for head in page.find(id="table1").find_next("div").find_all("th")]
+    assert heads.count("query") == 2
+    assert not {"class", "the paper's"} & set(heads)
+    own.save_table1(table())
+    assert "beside these numbers" in words(read_page(report.report(own)))
+
+
+def test_the_report_lists_copies_and_what_was_left_out(own):
+    text = words(read_page(report.report(own)))
+    assert "a/1.jpg = <b>/copy.jpg" in text
+    assert "2 could not be read and were skipped" in text
+    assert "Files left out, as they are no images: 1,200 .json, 1 .txt." in text
+
+
+def test_a_run_tells_the_terminal_results_and_where_to_look(own):
+    own.record(results=RESULTS)
+    lines = report.as_lines(own)
+    assert lines[1].split() == ["same", "class", "histogram", "distance"]
+    assert lines[4].split() == ["η̃", "0.500", "0.0300"]
+    assert len(lines[4]) == len(lines[5]) + 1 == len(lines[1]) + 1  # its tilde takes no place
+    assert "5 queries cannot tell IM-like, h and η apart in class" in "\n".join(lines)
+    assert f"2 of 55 images skipped, listed in {own.path / 'report.html'}" in lines
+    assert "Files left out, as they are no images: 1,200 .json, 1 .txt" in lines
+    assert lines[-1] == f"Done: {own.path / 'report.html'}"
+
+
+def test_copies_are_found_whatever_rounding_does(run):
+    """One at distance 0, one that another batch moved a little; a near one is none."""
+    names = [f"{i}.jpg" for i in range(4)]
+    images = cbir.ImageSet(run.path, names, [""] * 4)
+    distances = np.array([[0, 0.2, 0.3], [1e-6, 0.1, 0.3], [0.01, 0.2, 0.3], [np.nan] * 3])
+    indices = np.array([[2, 1, 0], [3, 1, 0], [1, 2, 3], [-1] * 3])
+    pairs = run.record_duplicates(images, images, cbir.Hits(indices, distances))
+    assert pairs == [["0.jpg", "2.jpg"], ["1.jpg", "3.jpg"]]
+    assert run.metrics["duplicates"] == pairs
 
 
 def test_what_was_run(page):
@@ -492,6 +623,17 @@ def test_an_unfinished_run_says_so(full, page):
     assert not page.find(class_="warning")
     full.record(status="unfinished")
     assert "This run is unfinished" in words(read_page(report.report(full)).find(class_="warning"))
+
+
+def test_the_report_of_a_run_by_hand(run, monkeypatch, capsys):
+    monkeypatch.setenv("CBIR_RUNS", str(run.path.parent))
+    with pytest.raises(SystemExit, match="'test' is no run"):
+        cli.main(["report", "test"])
+    assert not run.path.exists()
+    run.record(images={"database": 50, "queries": 5})
+    cli.main(["report", "test"])
+    assert capsys.readouterr().out == f"Done: {run.path / 'report.html'}\n"
+    assert "50" in read_page(run.path / "report.html").get_text()
 
 
 def test_an_empty_run_has_a_report_too(run):

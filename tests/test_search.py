@@ -316,6 +316,53 @@ def test_image_files_for_a_store_made_with_crop(tmp_path):
         cbir.search(store, [files[1]], k=1, net=stretched)
 
 
+# ---- whatever it is clear what is meant by --------------------------------------------------
+
+
+def test_a_stores_path_and_one_row(stores):
+    path, row = stores[0].location, stores[0].eta[3]
+    for queries in (row, row.tolist(), row[None]):
+        hits = cbir.search(path, queries, k=3)
+        assert hits.indices[:, 0].tolist() == [3]
+    assert cbir.search(stores[0].eta[:4], row, k=1).indices.tolist() == [[3]]
+
+
+def test_pictures_in_memory(stores, tmp_path):
+    database, net = stores[0], make_net()
+    images = [cbir.open_image(database.path(i)) for i in (6, 0)]
+    pixels = [np.asarray(image) for image in images]
+    assert pixels[0].shape == pixels[1].shape
+    taller = write_image(tmp_path / "taller.png", size=(20, 50))
+    for queries, rows in [
+        (images, [6, 0]),
+        (images[0], [6]),
+        (pixels, [6, 0]),
+        (np.stack(pixels), [6, 0]),
+        (pixels[0], [6]),
+        ([images[0], database.path(3)], [6, 3]),
+        ([pixels[0], np.asarray(cbir.open_image(taller))], [6, None]),
+    ]:
+        hits = cbir.search(database, queries, k=1, net=net)
+        assert len(hits.indices) == len(rows)
+        for (found,), row in zip(hits.indices, rows):
+            assert row is None or found == row
+
+
+def test_what_was_found_has_names_and_a_picture(stores):
+    database, queries = stores
+    hits = cbir.search(database, queries, k=2)
+    indices, distances = hits
+    assert hits.files == [[database.files[i] for i in row if i >= 0] for row in indices]
+    assert hits.files[1] == []  # it cannot be read
+    figure = hits.show(2)
+    assert len([ax for ax in figure.axes if ax.images]) == 6
+    image = cbir.open_image(queries.path(0))
+    [ax, *_] = cbir.search(database, image, k=2, net=make_net()).show().axes
+    assert ax.images
+    with pytest.raises(ValueError, match="`files` has the names"):
+        cbir.search(database, queries.eta[:], k=2).show()
+
+
 # ---- errors ---------------------------------------------------------------------------------
 
 
@@ -333,7 +380,7 @@ def test_options_out_of_range(options, message):
         cbir.search(codes(6, 4), codes(2, 4), **options)
 
 
-@pytest.mark.parametrize("shape", [(2, 5), (4,), (2, 2, 4)])
+@pytest.mark.parametrize("shape", [(2, 5), (5,), (2, 2, 4), (2, 2, 3), (1, 2, 2, 3)])
 def test_dimensions_that_do_not_match(shape):
     with pytest.raises(ValueError, match="dimensions"):
         cbir.search(codes(6, 4), np.zeros(shape, np.float32), k=1)

@@ -1,32 +1,15 @@
 """The site of README, docs and notebooks: that it is whole and needs no network."""
 
 import re
-import subprocess
-import sys
 
 import nbformat
-import pytest
 from bs4 import BeautifulSoup
 
 from cbir.common import ROOT
 
-for package in ("sphinx", "myst_nb", "furo"):
-    pytest.importorskip(package, reason="the builder of the site is missing: make site")
-
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a browser fetches by itself: {element: attribute}.
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The site as `make site` builds it: a warning, such as a broken link, is an error."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs"]
-    places = ["-d", str(folder / "doctrees"), ".", str(folder / "html")]
-    built = subprocess.run(command + places, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return folder / "html"
 
 
 def parse(page):

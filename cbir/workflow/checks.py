@@ -12,7 +12,8 @@ import yaml
 from ..common import METRICS, ROOT, Dtype, Precision, unknown_choice
 from ..datasets import load_images
 from ..descriptors import named_recipe
-from ..zoo import check_network
+from ..weights import NoDownload
+from ..zoo import check_at_hand, check_network
 from . import project
 from .project import PAPER, runs_folder
 
@@ -32,6 +33,12 @@ PATHS = {
     "im_query_files",
 }
 PATHS_OR_NAMES = {"weights", "caffe"}
+# What to give for networks whose weights are out of reach.
+WITHOUT_DOWNLOAD = {
+    "network": "-p network vgg16_conv, -p network efficientnet_lite0, --profile photographs (for "
+    "class folders), or the file itself by -p weights FILE",
+    "networks": "-p networks '[embedded, vgg16_conv, efficientnet_lite0]'",
+}
 CHOICES = {"metric": METRICS, "dtype": get_args(Dtype), "precision": get_args(Precision)}
 EXTRACTION = "02_extraction"  # fills the stores that the others read
 OF_STORES = (  # its parameters that every descriptor depends on
@@ -89,7 +96,9 @@ def check_parameters(
     Raises:
         ValueError: an unknown profile, an unknown parameter, a value that has no meaning, or one
             that the run's stores were not made with.
-        FileNotFoundError: a folder of images is not there, see `load_images`.
+        FileNotFoundError: a folder of images is not there, see `load_images`; or a file of weights.
+        NoDownload: weights are not here, and their server does not answer.
+        ImportError: a network needs a package that is missing.
     """
     project.check_names(profile, parameters or {}, notebooks)
     path = ROOT / "profiles" / f"{profile}.yaml"
@@ -108,6 +117,7 @@ def check_parameters(
     given = {name: absolute(name, value) for name, value in given.items()}
     _check_stores(given, notebooks)
     _check_images(given)
+    _check_weights(given, notebooks)
     return given
 
 
@@ -157,6 +167,23 @@ def _check_images(given: Mapping[str, Any]) -> None:
     n = min(len(database), given.get("max_images") or len(database))
     if given.get("k", 1) > n:
         raise ValueError(f"k = {given['k']} is out of range for {n} images: choose 1 to {n}")
+
+
+def _check_weights(given: Mapping[str, Any], notebooks: Sequence[str]) -> None:
+    """Raises what `check_at_hand` does for the networks that notebooks load."""
+    wanted = {}  # {(network, weights): the parameter that names it}
+    for notebook in notebooks:
+        now = known_parameters(notebook) | dict(given)
+        if "network" in known_parameters(notebook):
+            wanted[now["network"], now.get("weights", "default")] = "network"
+        if "networks" in known_parameters(notebook):
+            wanted |= {(name, "default"): "networks" for name in now["networks"]}
+    for (network, weights), parameter in wanted.items():
+        try:
+            check_at_hand(network, weights)
+        except NoDownload as error:
+            advice = f"Without a download: {WITHOUT_DOWNLOAD[parameter]}"
+            raise NoDownload(error.reason, advice) from error
 
 
 def absolute(name: str, value: Any) -> Any:

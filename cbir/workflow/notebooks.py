@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ import psutil
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from ..common import ROOT
-from .checks import check_parameters, known_parameters
+from ..images import list_images
+from .checks import EXTRACTION, check_parameters, known_parameters
 from .environment import environment
+from .estimate import estimate
 from .project import EVIDENCE, PAPER
 from .report import image_hashes, report
 from .run import Run
@@ -50,7 +53,7 @@ def reproduce(
     `peak_memory`), "dates" (when it began, UTC), "environment", "parameters_of", "made_of", "files"
     (what it wrote) and "figures" (the names of those it drew, in order). When the last one is
     through, "status" is "complete", and "hashes" tell the images (see `image_hashes`). The report
-    is written where a notebook fails, too.
+    is written after every notebook, and where one fails, too.
 
     Args:
         profile: the name of a file in profiles/.
@@ -77,6 +80,10 @@ def reproduce(
         command=_commands(before.get("command", ""), profile, run.name, parameters, notebooks),
     )
     here = environment()
+    if given["profile"] == "folder":
+        run.record(no_images=_no_images(given))
+        if EXTRACTION in notebooks and not given.get("scheduler"):
+            print(estimate(run, given), file=log)
     try:
         for notebook in notebooks:
             if notebook == PAPER[0] and given["profile"] != "embedded":
@@ -93,10 +100,25 @@ def reproduce(
             stage["made_of"] = made
             known = run.metrics
             run.record(**{key: known.get(key, {}) | {notebook: stage[key]} for key in stage})
+            pictures = [name for name in stage["files"] if name.endswith(".png")]
+            if pictures:
+                more = f" and {len(pictures) - 1} more" * (len(pictures) > 1)
+                print(f"drawn: {run.path / pictures[0]}{more}", file=log)
+            report(run)
         run.record(status="complete", hashes=image_hashes(run))
     finally:
         report(run)
     return run
+
+
+def _no_images(given: Mapping[str, Any]) -> dict[str, int]:
+    """How many files of the folders are no images, by their suffix."""
+    counts: Counter[str] = Counter()
+    for part in ("images", "queries"):
+        if given.get(part):
+            _, others = list_images(given[part]).part()
+            counts.update(others)
+    return dict(sorted(counts.items()))
 
 
 def _commands(
@@ -127,7 +149,7 @@ def _command_of(notebooks: Sequence[str]) -> str:
 def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -> dict[str, Any]:
     """Executes one notebook into a run; returns what metrics.json is to say of it."""
     output = run.path / "notebooks" / f"{notebook}.ipynb"
-    output.parent.mkdir(exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     before = results(run)
     begin = time.time()
     with peak_memory() as memory:
@@ -136,8 +158,8 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], log: TextIO) -
             str(output),
             progress_bar=False,
             stderr_file=log,
-            # not the kernel's remarks on transport encryption
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            # not the kernel's remarks on transport encryption, or on being stopped when it is done
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             parameters=parameters,
         )
     _tidy(output)

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from ..common import INSTALLED, ROOT, did_you_mean, unknown_choice
 
-PAPER = [
+PAPER = [  # in the order in which they are run: pictures come before drawings of the network
     "00_embedded_network",
-    "01_walkthrough",
     "02_extraction",
     "03_retrieval",
     "04_color_histograms",
+    "01_walkthrough",
 ]
 EVIDENCE = [
     "05_evidence",

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -123,7 +123,7 @@ def _found(store: Store, hits: Hits, row: int) -> list[dict[str, str | float]]:
     ]
 
 
-def _draw(queries: ImageSet, store: Store, hits: dict[str, Hits], row: int, path: Path) -> None:
+def _draw(queries: ImageSet, store: Store, hits: Mapping[str, Hits], row: int, path: Path) -> None:
     """Saves a query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
     k = max(found.indices.shape[1] for found in hits.values())
     with plt.rc_context():

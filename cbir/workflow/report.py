@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -28,7 +29,16 @@ Record: TypeAlias = Mapping[str, Any]  # one of its results: metric, descriptor,
 LARGE = 2**20  # bytes of a PNG above which a page embeds it as WebP; figures/ keeps the PNG
 WEBP_SIDE = 16383  # pixels, the most that WebP knows
 INCH = 128  # pixels on the page for an inch of a figure: those of 7.2 inches fill it
+FEW = 50  # queries, up to which a page says that they are too few, not whose intervals overlap
 PARTS = {"database": "database", "queries": "query"}
+MEANINGS = {  # what a descriptor looks for, and what it is
+    "im": "the class: a hidden layer trained on the classes of the database",
+    "h": "the object: the network's last layers, by which it tells what a picture shows",
+    "eta_conv": "texture and colour: how active the earlier layers are on average, "
+    "at the positions that influence the network's decision the most",
+    "eta": "both: h and η̃ joined, the paper's descriptor",
+    "h+average": "both, for comparison: h joined with the averages over the whole picture",
+}
 EVIDENCE = {  # lists in metrics.json besides "results": headings, and what differences begin with
     "pairs": ("Paired differences, query by query: η less the other (notebook 05)", "η − "),
     "released_results": ("From the recipe as printed to the one as released (notebook 06)", ""),
@@ -52,24 +62,35 @@ def report(run: Run) -> Path:
     groups = result_groups(metrics)
     main = groups[0] if groups else None
     table1 = run.path / "table1.html"
+    sections = _sections(shown_figures(run), is_own(metrics))
     page = PAGES.get_template("report.html.j2").render(
         name=run.name,
+        own=is_own(metrics),
         status=metrics.get("status", ""),
         summary=_summary(metrics, main),
         verdicts=verdict.table().to_dict("split"),
         main=main,
+        meanings=_meanings(main),
         others=groups[1:],
         table1=table1.read_text(encoding="utf-8") if table1.exists() else "",
-        sections=_sections(shown_figures(run)),
+        papers=_has_papers(run),
+        sections={section.key: section for section in sections},
         shown=metrics.get("shown_queries", []),
+        duplicates=metrics.get("duplicates", []),
         images=metrics.get("images"),
         unreadable=metrics.get("unreadable"),
+        left_out=_left_out(metrics),
         command=metrics.get("command", ""),
         commit=_commit(metrics),
         facts=facts(run),
         stages=stages(metrics),
     )
     return write_atomically(run.path / "report.html", page)
+
+
+def is_own(metrics: Metrics) -> bool:
+    """Whether a run is over a folder of the user's own images."""
+    return metrics.get("parameters", {}).get("profile") == "folder"
 
 
 # ---- what was run -------------------------------------------------------------------------------
@@ -119,6 +140,13 @@ def _image_facts(run: Run) -> dict[str, Any]:
     for part, value in image_hashes(run).items():
         about[f"{PARTS[part]} images, SHA-256 of the list"] = value
     return about
+
+
+def _left_out(metrics: Metrics) -> str:
+    """How many files beside the images are none: "3 .json, 1 .txt"; "" where all are."""
+    counts = metrics.get("no_images", {})
+    most_first = sorted(counts, key=counts.get, reverse=True)
+    return ", ".join(f"{counts[suffix]:,} {suffix}" for suffix in most_first)
 
 
 def image_hashes(run: Run) -> dict[str, str]:
@@ -218,8 +246,8 @@ class Mean(NamedTuple):
     verdict: str | None = None
 
     def overlaps(self, other: "Mean") -> bool:
-        """Whether the two intervals have anything in common."""
-        return self.low <= other.high and other.low <= self.high
+        """Whether the intervals have anything in common; one that is not known may have."""
+        return not (self.low > other.high or other.low > self.high)
 
 
 class Cell(NamedTuple):
@@ -339,10 +367,66 @@ def number(metric: str, x: float, sign: str = "") -> str:
 def _summary(metrics: Metrics, main: Group | None) -> str:
     """What was done, and which descriptor is ahead in what."""
     sentences = []
-    for text in (", ".join(_what_was_done(metrics)), "; ".join(_what_was_found(main))):
+    for text in (", ".join(_what_was_done(metrics)), _found_in_words(metrics, main)):
         if text:
             sentences.append(f"{text[0].upper()}{text[1:]}.")
     return " ".join(sentences)
+
+
+def _found_in_words(metrics: Metrics, main: Group | None) -> str:
+    return "; ".join(_what_was_found(main, metrics.get("images", {}).get("queries", 0)))
+
+
+def _meanings(main: Group | None) -> dict[str, str]:
+    """{descriptor: what it looks for} of those that have results."""
+    if main is None:
+        return {}
+    return {d: MEANINGS[d] for d in main.descriptors if d in MEANINGS}
+
+
+def as_lines(run: Run) -> list[str]:
+    """A run for the terminal: its main results, what was skipped, and where to look."""
+    metrics = run.metrics
+    groups = result_groups(metrics)
+    lines = []
+    if groups:
+        lines += _table_lines(groups[0])
+        found = _found_in_words(metrics, groups[0])
+        if found:
+            lines += [f"{found[0].upper()}{found[1:]}.", ""]
+    page = run.path / "report.html"
+    skipped = metrics.get("unreadable")
+    if skipped:
+        counts = metrics.get("images", {})
+        n = sum(counts.get(part, 0) for part in PARTS)
+        lines.append(f"{len(skipped):,} of {n:,} images skipped, listed in {page}")
+    if _left_out(metrics):
+        lines.append(f"Files left out, as they are no images: {_left_out(metrics)}")
+    lines.append(f"Pictures: {run.path / 'figures'}")
+    lines.append(f"Done: {page}")
+    return lines
+
+
+def _table_lines(group: Group) -> list[str]:
+    """A table of results in plain text, a row a descriptor."""
+    rows = [["", *group.metrics]]
+    for descriptor in group.descriptors:
+        cells = [row.get(descriptor) for row in group.metrics.values()]
+        rows.append([plain_name(descriptor), *(cell.text if cell else "" for cell in cells)])
+    widths = [max(map(_width, column)) for column in zip(*rows)]
+    lines = []
+    for name, *cells in rows:
+        line = name + " " * (widths[0] - _width(name))
+        for cell, width in zip(cells, widths[1:]):
+            line += f"   {cell:>{width}}"
+        lines.append(line)
+    less = ", histogram distance: less is better" * (HISTOGRAM_DISTANCE in group.metrics)
+    return ["", *lines, f"Means over the queries{less}.", ""]
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes: the tilde of η̃ takes none."""
+    return sum(not unicodedata.combining(letter) for letter in text)
 
 
 def _what_was_done(metrics: Metrics) -> list[str]:
@@ -360,10 +444,11 @@ def _what_was_done(metrics: Metrics) -> list[str]:
     return done
 
 
-def _what_was_found(main: Group | None) -> list[str]:
+def _what_was_found(main: Group | None, n_queries: int) -> list[str]:
     if main is None:
         return []
     apart: dict[str, list[str]] = {}  # descriptor: metrics in which its interval is apart
+    alike: dict[str, list[str]] = {}  # descriptors that few queries do not tell apart: metrics
     close = []
     for metric, row in main.metrics.items():
         best = [plain_name(descriptor) for descriptor, cell in row.items() if cell.best]
@@ -373,6 +458,9 @@ def _what_was_found(main: Group | None) -> list[str]:
             continue
         if len(best) == 1 and not near:
             apart.setdefault(best[0], []).append(metric)
+            continue
+        if n_queries <= FEW:
+            alike.setdefault(listed(best + near), []).append(metric)
             continue
         have = "has" if len(best) == 1 else "have"
         sentence = f"in {metric} {listed(best)} {have} the best mean"
@@ -386,6 +474,9 @@ def _what_was_found(main: Group | None) -> list[str]:
         intervals = "interval" if len(metrics) == 1 else "intervals"
         ahead = f"in {listed(metrics)} {name} is best, its {intervals} apart from all others"
         found.append(ahead)
+    queries = _count(n_queries, "query", "queries")
+    for names, metrics in alike.items():
+        found.append(f"{queries} cannot tell {names} apart in {listed(metrics)}")
     return found + close
 
 
@@ -393,6 +484,12 @@ def listed(words: Iterable[str]) -> str:
     """Words as a list in a sentence: "a, b and c"."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _has_papers(run: Run) -> bool:
+    """Whether Table I has the paper's own numbers, too."""
+    path = run.path / "table1.csv"
+    return path.exists() and ",paper " in path.read_text(encoding="utf-8").split("\n", 1)[0]
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -435,11 +532,46 @@ def _shown_figure(png: Path, section: str) -> ShownFigure:
     return ShownFigure(png.stem, title, caption, png, width, section)
 
 
-def _sections(shown: Mapping[str, ShownFigure]) -> dict[str, list[ShownFigure]]:
-    """The figures under their headings."""
-    sections: dict[str, list[ShownFigure]] = {}
-    for figure in shown.values():
-        sections.setdefault(figure.section, []).append(figure)
+class Section(NamedTuple):
+    """Figures under a heading: its id, text, what stands under it, whether they are folded."""
+
+    key: str
+    title: str
+    figures: list[ShownFigure]
+    remark: str = ""
+    folded: bool = False
+
+
+OWN = {  # of a run over one's own images: {key: (which figures, heading, remark)}
+    "pictures": (["summary"], "Pictures and what was found for them", ""),
+    "found": (
+        [f"fig{n:02}" for n in range(3, 7)],
+        "All pictures shown, one descriptor at a time",
+        "Figs 3-6 of the paper, with your pictures.",
+    ),
+    "colours": (
+        [f"fig{n:02}" for n in range(7, 11)],
+        "Their colour histograms",
+        "Figs 7-10 of the paper, with your pictures.",
+    ),
+    "network": (["fig01", "fig02"], "The network", ""),
+}
+
+
+def _sections(shown: Mapping[str, ShownFigure], own: bool) -> list[Section]:
+    """The figures under their headings; of a run over one's own images the pictures first."""
+    left = dict(shown)
+    sections = []
+    if own:
+        for key, (names, title, remark) in OWN.items():
+            figures = [left.pop(name) for name in names if name in left]
+            if figures:
+                sections.append(Section(key, title, figures, remark, folded=key == "colours"))
+    others: dict[str, list[ShownFigure]] = {}
+    for figure in left.values():
+        others.setdefault(figure.section, []).append(figure)
+    for n, (title, figures) in enumerate(others.items(), start=1):
+        sections.append(Section(f"section{n}", title, figures))
     return sections
 
 

@@ -60,7 +60,6 @@ def write_results(
         parts.append(f'  {_json(name)}: {{"columns": {columns}, "rows": [\n{lines}\n  ]}}')
     head = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False).replace("\n", "\n ")
     text = f'{{\n "about": {head},\n "tables": {{\n' + ",\n".join(parts) + "\n }\n}\n"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, text)
 
 

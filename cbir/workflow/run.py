@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +14,19 @@ from numpy.typing import NDArray
 
 from .. import canvas, tables
 from ..cluster import connect
-from ..codes import CODES_FILE, train_codes
+from ..codes import CODES_FILE, RETRAINED, train_codes, trained_on
 from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
 from ..images import Images, ImageSet
+from ..nearest import Hits
 from ..networks import Network
-from ..store import Extras, Store
+from ..store import Extras, Store, find_store
 from ..zoo import Weights, load_network
 from .project import runs, runs_folder
+
+ROUNDING = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
 
 
 class Described(NamedTuple):
@@ -34,10 +38,10 @@ class Described(NamedTuple):
 
 
 class Run:
-    """The folder of a run, made where it does not exist."""
+    """The folder of a run, made as soon as something is written into it."""
 
     def __init__(self, name: str = "embedded", folder: AnyPath | None = None) -> None:
-        """Makes the run's folder.
+        """Names the run's folder.
 
         Args:
             name: the run's name, which is its folder's.
@@ -50,7 +54,6 @@ class Run:
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
         self.path = Path(folder or runs_folder()) / name
-        (self.path / "figures").mkdir(parents=True, exist_ok=True)
 
     def describe(
         self,
@@ -138,6 +141,7 @@ class Run:
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
         png = self.path / "figures" / f"{name}.png"
+        png.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(png, metadata={"Description": caption})
         about = {"Subject": caption, "CreationDate": None}
         fig.savefig(png.with_name(f"{name}.pdf"), metadata=about)
@@ -162,12 +166,12 @@ class Run:
 
     def array_path(self, name: str, key: str) -> Path:
         """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
-        (self.path / name).mkdir(exist_ok=True)
+        (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name / f"{key}.npy"
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
-        (self.path / name).mkdir(exist_ok=True)
+        (self.path / name).mkdir(parents=True, exist_ok=True)
         files = {self.array_path(name, key): array for key, array in arrays.items()}
         for path in (self.path / name).glob("*.npy"):
             if path not in files:
@@ -205,6 +209,28 @@ class Run:
         others = [r for r in self.metrics.get("results", []) if r["metric"] not in replaced]
         self.record(results=others + rows)
 
+    def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
+        """Adds to metrics.json the queries of which the database has a copy.
+
+        A copy is at distance 0, or at one that rounding makes of it in another batch.
+
+        Args:
+            queries: an `ImageSet` or a store.
+            database: the `ImageSet` or store that was searched.
+            hits: what `search` found for all queries.
+
+        Returns:
+            [[file of the query, file of the copy], ..].
+        """
+        usual = np.nanmedian(hits.distances)
+        copies = np.argwhere(hits.distances <= ROUNDING * usual)
+        pairs = []
+        for query, rank in copies:
+            copy = hits.indices[query, rank]
+            pairs.append([queries.files[query], database.files[copy]])
+        self.record(duplicates=pairs)
+        return pairs
+
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds; empty where there is none."""
@@ -231,7 +257,18 @@ def _retrained(
     database = extract(parts[0], trunk, folder / "windows" / "database", **options)
     queries = extract(parts[1], trunk, folder / "windows" / "queries", **options)
     path = folder / CODES_FILE
+    if path.is_file() and (database.computed or not trained_on(path, database)):
+        _remove_codes(path)
     return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
+
+
+def _remove_codes(path: Path) -> None:
+    """Removes codes whose database has other images by now, and the stores made with them."""
+    for group in path.parent.glob("*/zarr.json"):
+        store = find_store(group.parent)
+        if store is not None and any(RETRAINED in name for name in store.network["codes"]):
+            shutil.rmtree(group.parent)
+    path.unlink()
 
 
 def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:

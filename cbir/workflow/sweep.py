@@ -16,7 +16,7 @@ import yaml
 
 from .. import canvas, plots, tables
 from ..cluster import connect
-from ..common import AnyPath, did_you_mean, write_atomically
+from ..common import ROOT, AnyPath, did_you_mean, write_atomically
 from ..datasets import load_images
 from .checks import check_parameters, known_parameters
 from .notebooks import reproduce, with_defaults
@@ -106,9 +106,16 @@ def read_sweep(path: AnyPath) -> Sweep:
 
     Raises:
         ValueError: the file is no sweep, or names parameters that notebooks 02-04 do not have.
-        OSError: there is no such file.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    if not path.is_file():
+        known = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+        files = ", ".join(f"{name}.yaml" for name in known)
+        raise FileNotFoundError(
+            f"no sweep file {path}{did_you_mean(path.stem, known)}: take one of {files} in "
+            f"{ROOT / 'sweeps'}, or write one, see `cbir sweep --help`"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -179,7 +186,7 @@ def sweep(
                 seconds = sum(Run(cell).metrics["seconds"].values())
                 tell(f"{cell}: complete, {seconds:.0f} s")
     table, results = collect(plan)
-    table.to_csv(run.path / "table.csv", index=False)
+    write_atomically(run.path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     write_atomically(run.path / "table.md", tables.markdown(_readable(table)))
     if len(results):
         _plot(results, list(plan.grid), run.path / "plot")
