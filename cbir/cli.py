@@ -109,8 +109,8 @@ QUERY_EXAMPLES = """\
   cbir query photo.jpg --store stores/photos  in a store that cbir.extract made
 """
 EXPLORE = """\
-Serves notebook 09 as a web page, on this machine only: choose or upload a picture, see what
-each descriptor finds for it, which regions were significant and what made a distance. The
+Serves notebook 09 as a web page, on this machine only: pick an image of the database or upload
+a picture, see what each descriptor finds for it and why, and go on from what was found. The
 embedded images are described first where that has not been done (a minute)."""
 EXPLORE_EXAMPLES = """\
   cbir explore                                the embedded images
@@ -525,9 +525,10 @@ def _print_hits(file: str, picture: Path, descriptors: Sequence[str]) -> None:
 
 def _explore(args: argparse.Namespace) -> None:
     project.check_names("embedded", [name for name, _ in args.parameter], ["09_explore"])
-    from .explorer.serve import serve
+    from .explorer.serve import check_address, serve
 
-    given = _given(args)
+    check_address(args.host, args.port)
+    given = _given(args) if args.parameter else {}  # paths are known by a module that imports torch
     if args.store:
         given["store"] = args.store
     serve(args.run, given, args.host, args.port, not args.no_browser)

@@ -144,32 +144,53 @@ def opened(server, browser):
 
 @pytest.fixture
 def page(opened, request):
-    """The page; after every test comes a screenshot, and nothing may have gone wrong."""
-    yield opened
-    folder = ROOT / "runs" / "browser" / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    opened.screenshot(
-        path=folder / f"{request.node.name.removeprefix('test_').replace('/', '_')}.png"
+    """The page with image 0 as the query; after every test, a screenshot and no fault."""
+    search_for(opened, "03.png")
+    opened.wait_for_function(
+        "document.querySelector('.cbir-query h2')?.innerText == '03.png'"
+        " && document.querySelector('.cbir-message') == null"
     )
+    yield opened
+    screenshot(opened, request.node.name.removeprefix("test_").replace("/", "_"))
     assert opened.faults == []
 
 
+def screenshot(page, name):
+    folder = ROOT / "runs" / "browser" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
+
+
+def search_for(page, name):
+    page.locator("input[type=search]").fill(name)
+    page.keyboard.press("Enter")
+
+
 def shown(page):
-    """What the page shows: {name of the descriptor: [(class, distance), ..]}."""
-    return {
-        section.query_selector("h2").inner_text(): [
-            tuple(s.inner_text() for s in card.query_selector_all("span"))
-            for card in section.query_selector_all(".cbir-card")
-        ]
-        for section in page.query_selector_all(".cbir-main section:has(.cbir-row)")
-    }
+    """What the page shows: {name of the descriptor: [(file, class, distance), ..]}."""
+    return page.evaluate(
+        """() => Object.fromEntries(
+            [...document.querySelectorAll(".cbir-main section:has(.cbir-row)")].map((section) => [
+                section.querySelector("h2").innerText,
+                [...section.querySelectorAll(".cbir-card")].map((card) =>
+                    [...card.querySelectorAll(":scope > span")].map((span) => span.innerText)),
+            ]))"""
+    )
 
 
-def expected(explorer, look, descriptors=("h", "eta_conv", "eta"), **options):
-    return {
-        cbir.NAMES[d]: [(explorer.store.labels[row], f"{round(x, 6):.4g}") for row, x in zip(*hits)]
-        for d, hits in explorer.find(look, list(descriptors), **options).items()
-    }
+def expected(explorer, row, descriptors=("h", "eta_conv", "eta"), **options):
+    """What is found for a row of the store, or for a look at something else."""
+    look = row
+    if isinstance(row, int):
+        look = explorer.look(row)
+        options["without"] = row
+    found = {}
+    for d, (rows, distances) in explorer.find(look, list(descriptors), **options).items():
+        names = [explorer.store.files[row].split("/")[1] for row in rows]
+        labels = [explorer.store.labels[row] for row in rows]
+        numbers = [f"{round(x, 6):.4g}" for x in distances]
+        found[cbir.NAMES[d]] = [list(card) for card in zip(names, labels, numbers)]
+    return found
 
 
 def wait_for(page, what):
@@ -185,88 +206,121 @@ def upload(page, path):
     page.set_input_files(".cbir-upload input", path)
 
 
-def test_opens_with_the_nearest_images_by_each_descriptor(page, world):
+def test_opens_with_the_images_to_choose_from(opened, world):
     _, explorer = world
-    wait_for(page, expected(explorer, explorer.look(0)))
-    assert (
-        page.title()
-        and page.query_selector_all(".cbir-card svg")
-        and len(page.query_selector_all(".cbir-main td img")) == 2 * (1 + 5)
-    )
+    assert "9. Explore" not in opened.inner_text("body") and opened.title()
+    assert opened.locator(".cbir-card").count() == len(explorer.store)
+    opened.locator("[data-key='pick 7']").click()
+    wait_for(opened, expected(explorer, 7))
+    opened.get_by_role("button", name="all images").click()
+    opened.wait_for_selector("[data-key='pick 7']")
+    assert not opened.locator(".cbir-main").is_visible()
+    assert opened.faults == []
+
+
+def test_more_like_what_was_found(page, world):
+    _, explorer = world
+    wait_for(page, expected(explorer, 0))
+    row = int(explorer.find(explorer.look(0), ["h"], without=0)["h"][0][1])
+    page.locator("[data-key='h 1 like']").click()
+    wait_for(page, expected(explorer, row))
+
+
+def test_the_file_that_is_saved_has_what_is_shown(page, world):
+    _, explorer = world
+    wait_for(page, expected(explorer, 0))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="save the hits").click()
+    assert download.value.suggested_filename == "hits_03.json"
+    saved = json.loads(open(download.value.path()).read())
+    rows, _ = explorer.find(explorer.look(0), ["eta"], without=0)["eta"]
+    assert [hit["file"] for hit in saved["eta"]] == [explorer.store.files[row] for row in rows]
+
+
+def test_a_larger_view_opens_and_closes(page, world):
+    _, explorer = world
+    page.locator("[data-key='view query']").first.click()
+    page.wait_for_selector("dialog[open] img")
+    assert str(explorer.store.path(0)) in page.locator("dialog").inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    page.locator("[data-key='view query']").first.click()  # again
+    page.get_by_role("button", name="close").click()
+    page.wait_for_selector("dialog", state="detached")
 
 
 def test_another_descriptor_is_a_click_away(page, world):
     _, explorer = world
-    page.get_by_role("button", name="w₁", exact=True).click()
-    page.get_by_role("button", name="h", exact=True).click()
+    assert not page.get_by_role("checkbox", name="w₁").is_visible()
+    page.get_by_text("layers, others").click()
+    page.get_by_role("checkbox", name="w₁").check()
+    page.get_by_role("checkbox", name="h", exact=True).uncheck()
     page.wait_for_function(
-        """names => [...document.querySelectorAll('section:has(.cbir-row) h2')]
+        """names => [...document.querySelectorAll('.cbir-main section:has(.cbir-row) h2')]
         .map(title => title.innerText).join() == names""",
         arg="η̃,η,w₁",
     )
-    assert list(shown(page)) == ["η̃", "η", "w₁"]
-    assert shown(page)["η"] == expected(explorer, explorer.look(0))["η"]
-    page.get_by_role("button", name="w₁", exact=True).click()
-    page.get_by_role("button", name="h", exact=True).click()
-    wait_for(page, expected(explorer, explorer.look(0)))
+    assert shown(page)["η"] == expected(explorer, 0)["η"]
+    assert page.get_by_role("checkbox", name="w₁").is_visible()  # what was unfolded stays so
+    page.get_by_role("checkbox", name="w₁").uncheck()
+    page.get_by_role("checkbox", name="h", exact=True).check()
+    wait_for(page, expected(explorer, 0))
 
 
 def test_moving_q_searches_and_draws_anew(page, world):
     _, explorer = world
     regions = page.locator(".cbir-main td img").nth(2).get_attribute("src")
-    slider = page.locator(".widget-slider").filter(has_text="threshold").locator(".noUi-handle")
-    slider.focus()
+    page.get_by_role("slider", name="q").focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    wait_for(page, expected(explorer, explorer.look(0), recipe={"q": 0.7}))
+    wait_for(page, expected(explorer, 0, recipe={"q": 0.7}))
     page.wait_for_function(
         "before => document.querySelectorAll('.cbir-main td img')[2].src != before", arg=regions
     )  # drawn after what was found
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
-    wait_for(page, expected(explorer, explorer.look(0)))
+    wait_for(page, expected(explorer, 0))
 
 
-def test_recipe_metric_and_k(page, world):
+def test_recipe_balance_averaging_metric_and_k(page, world):
     _, explorer = world
-    page.locator("select").select_option("as released")
-    wait_for(page, expected(explorer, explorer.look(0), recipe=cbir.AS_RELEASED))
-    page.get_by_role("button", name="cosine").click()
-    wait_for(page, expected(explorer, explorer.look(0), recipe=cbir.AS_RELEASED, metric="cosine"))
-    page.locator("select").select_option("as printed")
-    page.get_by_role("button", name="L1").click()
-    slider = page.locator(".widget-slider").filter(has_text="images k").locator(".noUi-handle")
-    slider.focus()
+    page.get_by_role("combobox", name="recipe").select_option("as_released")
+    wait_for(page, expected(explorer, 0, recipe=cbir.AS_RELEASED))
+    page.get_by_role("radio", name="cosine").check()
+    wait_for(page, expected(explorer, 0, recipe=cbir.AS_RELEASED, metric="cosine"))
+    page.get_by_role("combobox", name="recipe").select_option("as_printed")
+    wait_for(page, expected(explorer, 0, metric="cosine"))
+    page.get_by_role("radio", name="L1").check()
+    page.get_by_role("checkbox", name="unit length").check()
+    wait_for(page, expected(explorer, 0, recipe={"balance": "l2"}))
+    page.get_by_role("checkbox", name="average all").check()
+    wait_for(page, expected(explorer, 0, recipe={"q": 0, "balance": "l2"}))
+    assert page.get_by_role("slider", name="q").is_disabled()
+    page.get_by_role("checkbox", name="unit length").uncheck()
+    page.get_by_role("checkbox", name="average all").uncheck()
+    wait_for(page, expected(explorer, 0))
+    page.get_by_role("slider", name="images").focus()
     page.keyboard.press("ArrowRight")
-    wait_for(page, expected(explorer, explorer.look(0), k=6))
-    slider.focus()
+    wait_for(page, expected(explorer, 0, k=6))
     page.keyboard.press("ArrowLeft")
-    wait_for(page, expected(explorer, explorer.look(0)))
+    wait_for(page, expected(explorer, 0))
 
 
 def test_a_click_on_a_result_explains_it(page, world):
     _, explorer = world
+    wait_for(page, expected(explorer, 0))
     page.locator('[data-key="h 3"]').click()
     page.wait_for_function(
         "document.querySelector('.cbir-main table').innerText.includes('h, rank 4')"
     )
-    assert (
-        page.locator('[data-key="h 3"]').get_attribute("aria-pressed") == "true"
-        and page.locator('[aria-pressed="true"].cbir-card').count() == 1
-    )
-    row, distance = (values[3] for values in explorer.find(explorer.look(0), ["h"])["h"])
+    assert page.locator('[data-key="h 3"]').get_attribute("aria-pressed") == "true"
+    assert page.locator('.cbir-card [aria-pressed="true"]').count() == 1
+    hits = explorer.find(explorer.look(0), ["h"], without=0)["h"]
+    row, distance = (values[3] for values in hits)
     text = page.locator(".cbir-main").inner_text()
     shares = explorer.parts(explorer.look(0), int(row), "h")
-    assert (
-        f"What made the distance {round(distance, 6):.4g}" in text
-        and f"y₆ {shares['y_6']:.1%}, y₇ {shares['y_7']:.1%}" in text
-    )
-    before = page.locator(".cbir-main td img").nth(4).get_attribute("src")
-    page.get_by_role("button", name="weighed").click()
-    page.wait_for_function(
-        "before => document.querySelectorAll('.cbir-main td img')[4].src != before", arg=before
-    )
-    page.get_by_role("button", name="significant").click()
+    assert f"What made the distance {round(distance, 6):.4g}" in text
+    assert f"y₆ {shares['y_6']:.1%}, y₇ {shares['y_7']:.1%}" in text
     page.locator('[data-key="eta 1"]').focus()
     page.keyboard.press("Enter")  # without a mouse
     page.wait_for_function(
@@ -275,16 +329,41 @@ def test_a_click_on_a_result_explains_it(page, world):
     assert page.evaluate("document.activeElement.dataset.key") == "eta 1"
 
 
+def test_work_in_progress_shows(page, world):
+    _, explorer = world
+    page.evaluate(
+        """() => { window.seen = false;
+        new MutationObserver(() => { window.seen ||= !!document.querySelector(".cbir-busy"); })
+        .observe(document.querySelector(".cbir-page"), { attributes: true }); }"""
+    )
+    page.locator("[data-key='h 1 like']").click()
+    page.wait_for_function("window.seen && !document.querySelector('.cbir-busy')")
+
+
+def test_dark_where_the_system_is(page):
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = page.evaluate("getComputedStyle(document.querySelector('.cbir-page h1')).color")
+    screenshot(page, "dark_page")
+    page.emulate_media(color_scheme="light")
+    assert (light, dark, ink) == ("rgb(255, 255, 255)", "rgb(17, 17, 17)", "rgb(242, 242, 242)")
+
+
 def test_an_uploaded_picture_is_searched_for(page, world):
     folder, explorer = world
     upload(page, write_image(folder / "mine" / "holiday.jpg", size=(300, 200), seed=99))
     wait_for(
         page, expected(explorer, explorer.look(cbir.open_image(folder / "mine" / "holiday.jpg")))
     )
-    assert (
-        "holiday.jpg" in page.locator(".cbir-query").inner_text()
-        and page.locator(".cbir-message").count() == 0
+    assert "holiday.jpg" in page.locator(".cbir-query").inner_text()
+    assert page.locator(".cbir-message").count() == 0
+    page.wait_for_function(  # drawn after what was found
+        "document.querySelector('.cbir-main table').innerText.includes('holiday.jpg')"
     )
+    for place in (".cbir-query img", ".cbir-main tbody tr:first-child td:nth-child(2) img"):
+        box = page.locator(place).bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(1.5, abs=0.02)
 
 
 def bad_files(folder):
@@ -312,26 +391,19 @@ def bad_files(folder):
 )
 def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world, name, message):
     folder, explorer = world
-    before = shown(page)
+    before = expected(explorer, 0)
+    wait_for(page, before)
     upload(page, bad_files(folder) / name)
     page.wait_for_selector(".cbir-message")
     assert message in page.locator(".cbir-message").inner_text() and shown(page) == before
-    page.screenshot(
-        path=ROOT
-        / "runs"
-        / "browser"
-        / "screenshots"
-        / f"message_{name.split('.')[0].split(' ')[0].strip('<')}.png"
-    )
-    page.locator("input[placeholder]").fill("07.png")
-    page.keyboard.press("Enter")
-    row = next(i for i, file in enumerate(explorer.store.files) if file.endswith("07.png"))
-    wait_for(page, expected(explorer, explorer.look(row)))
+    screenshot(page, f"message_{name.split('.')[0].split(' ')[0].strip('<')}")
+    search_for(page, "07.png")
+    wait_for(page, expected(explorer, row_of(explorer, "07.png")))
     assert page.locator(".cbir-message").count() == 0
-    page.locator("input[placeholder]").fill("11.png")
-    page.keyboard.press("Enter")
-    row = next(i for i, file in enumerate(explorer.store.files) if file.endswith("11.png"))
-    wait_for(page, expected(explorer, explorer.look(row)))
+
+
+def row_of(explorer, name):
+    return next(i for i, file in enumerate(explorer.store.files) if file.endswith(name))
 
 
 def test_a_dropped_file_is_an_upload(page, world):
@@ -348,21 +420,33 @@ def test_a_dropped_file_is_an_upload(page, world):
 
 
 def test_an_unknown_name_gives_a_message(page):
-    page.locator("input[placeholder]").fill("no such picture")
-    page.keyboard.press("Enter")
+    search_for(page, "no such picture")
     page.wait_for_selector(".cbir-message")
-    assert "no query 'no such picture'" in page.locator(".cbir-message").inner_text()
+    assert "no image has 'no such picture'" in page.locator(".cbir-message").inner_text()
 
 
-def test_reads_on_a_phone(page):
+def test_on_a_phone_a_tap_leads_to_why(page):
+    """Results come before controls, and nothing is wider than the screen."""
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(500)
+    page.evaluate("scrollTo(0, 0)")
     assert page.evaluate("document.querySelector('.cbir-page').scrollWidth") <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    folder = ROOT / "runs" / "browser" / "screenshots"
-    page.screenshot(path=folder / "phone_top.png")
-    page.locator(".cbir-main table").scroll_into_view_if_needed()
-    page.screenshot(path=folder / "phone_why.png")
+    screenshot(page, "phone_top")
+    tops = [page.locator(".cbir-main > *").nth(n).bounding_box()["y"] for n in range(4)]
+    assert tops == sorted(tops)  # query, results, why, settings
+    page.locator('[data-key="h 1"]').click()
+    page.wait_for_function(
+        """() => { const why = document.querySelector(".cbir-main table");
+        const { top } = why.closest("section").getBoundingClientRect();
+        return why.innerText.includes("h, rank 2") && Math.abs(top) < 60; }"""
+    )
+    screenshot(page, "phone_why")
+    page.get_by_role("button", name="back to the images").click()
+    page.wait_for_function(
+        """() => { const card = document.querySelector('[data-key="h 1"]');
+        const { top, bottom } = card.getBoundingClientRect();
+        return top > 0 && bottom < innerHeight; }"""
+    )
     page.set_viewport_size({"width": 1280, "height": 1500})
 
 
@@ -494,6 +578,26 @@ def test_the_site_has_no_serious_fault_of_accessibility(browser, site, name, wid
     with browser.new_page(viewport={"width": width, "height": 900}) as page:
         page.goto((site / f"{name}.html").as_uri())
         assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explorer_has_no_serious_fault_of_accessibility(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    try:
+        assert serious_faults(page) == []
+        page.locator("[data-key='view query']").first.click()
+        page.wait_for_selector("dialog[open]")
+        assert serious_faults(page) == []
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+        page.get_by_role("button", name="all images").click()
+        page.wait_for_selector("[data-key='pick 7']")
+        assert serious_faults(page) == []
+    finally:
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 1500})
 
 
 def test_the_checker_sees_a_fault(browser):

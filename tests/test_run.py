@@ -541,6 +541,7 @@ def test_the_report_of_own_images_leaves_the_papers_numbers_out(own):
 def test_the_report_lists_copies_and_what_was_left_out(own):
     text = words(read_page(report.report(own)))
     assert "a/1.jpg = <b>/copy.jpg" in text
+    assert "5 queries cannot tell the descriptors apart in histogram distance." in text
     assert "2 could not be read and were skipped" in text
     assert "Files left out, as they are no images: 1,200 .json, 1 .txt." in text
 

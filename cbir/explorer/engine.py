@@ -3,7 +3,7 @@
 It says what a picture finds, which regions were significant, and what made a distance.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +14,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import v2 as T
 
 from ..color import color_histogram
 from ..common import AnyPath, Balance, Metric
 from ..decoding import open_image
 from ..descriptors import (
+    AS_PRINTED,
     RECIPES,
     Recipe,
     balanced,
@@ -32,12 +34,13 @@ from ..descriptors import (
 )
 from ..extract import Describer
 from ..labels import layer_names
-from ..networks import Network, to_picture
+from ..networks import Network, Transform, to_picture
 from ..search import search
 from ..store import Store
 from ..zoo import network_of
 
 BATCH = 128  # images whose descriptors are computed at once: what they need stays in the cache
+AVERAGED: Recipe = AS_PRINTED | Recipe(q=0)  # every neuron is significant: no selection
 
 # {descriptor: (rows (k,) int64, distances (k,) float64)}, nearest first
 Found: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -50,12 +53,14 @@ class Look(NamedTuple):
 
     Attributes:
         picture: (H, W, 3) uint8, as the network saw it.
+        aspect: width / height of what the picture shows, before it was stretched.
         histogram: (75,) float64, of the image itself.
         ys: the blocks [(1, C_m, H_m, W_m), ..], float32 on the CPU.
         arrays: {array of the store: (1, D)}, tensors on the CPU.
     """
 
     picture: NDArray[np.uint8]
+    aspect: float
     histogram: NDArray[np.float64]
     ys: list[torch.Tensor]
     arrays: dict[str, torch.Tensor]
@@ -65,13 +70,14 @@ class Explorer:
     """A store to ask again and again. Its arrays are kept in memory where they fit.
 
     Args:
-        store: the store. With the extra "windows" every recipe can be asked for; without it only
-            those that the store holds.
+        store: the store. With the extra "windows" every recipe can be asked for; without it those
+            that the store holds, by any balance.
         net: the network that made it, by default the one that the store names.
         memory: bytes that the arrays may take. A larger store is searched on disk.
 
     Attributes:
-        live: whether every recipe can be asked for.
+        live: whether every threshold can be asked for.
+        fixed: why not, and how to get it; "" where it can.
         recipes: {name: recipe}, those that a page offers.
         descriptors: the names that can be searched by, without the recipes' arrays.
 
@@ -82,10 +88,18 @@ class Explorer:
     def __init__(self, store: Store, net: Network | None = None, memory: float = 4e9) -> None:
         self.net = network_of(store.network, net, folder=Path(store.location).parent)
         size = sum(5 * array.shape[0] * array.shape[1] for array in store.arrays.values())
-        in_memory = size <= memory
-        self.store = store.load() if in_memory else store
+        self._in_memory = size <= memory
+        self.store = store.load() if self._in_memory else store
         # From disk, another recipe would take minutes.
-        self.live = in_memory and store.extras.get("windows") == "windows"
+        self.live = self._in_memory and store.extras.get("windows") == "windows"
+        self.fixed = ""
+        if not self._in_memory:
+            self.fixed = (
+                f"this store is searched on disk, since it would take {_bytes(size)} of memory, "
+                f"more than {_bytes(memory)}"
+            )
+        elif not self.live:
+            self.fixed = _without_windows(store)
         self.recipes = _stored_recipes(store)
         if self.live:
             self.recipes = self._computable() | self.recipes
@@ -137,8 +151,11 @@ class Explorer:
         histogram = color_histogram(np.asarray(image))
         colors = torch.from_numpy(histogram).float()[None]
         arrays = self._describer.arrays(ys, window_means(ys), codes, colors)
+        picture = to_picture(batch[0], self.net.transform)
+        shown = image if _stretches(self.net.transform) else Image.fromarray(picture)
         return Look(
-            picture=to_picture(batch[0], self.net.transform),
+            picture=picture,
+            aspect=shown.width / shown.height,
             histogram=histogram,
             ys=[y.float().cpu() for y in ys],
             arrays={name: array.cpu() for name, array in arrays.items()},
@@ -151,6 +168,7 @@ class Explorer:
         recipe: Recipe | None = None,
         metric: Metric = "l1",
         k: int = 5,
+        without: int | None = None,
     ) -> Found:
         """Finds the k nearest images by each descriptor.
 
@@ -160,6 +178,7 @@ class Explorer:
             recipe: of eta_conv, by default the store's.
             metric: as in `search`.
             k: how many images are found.
+            without: a row that is not to be found, that of the picture itself.
 
         Returns:
             {descriptor: (rows (k,) int64, distances (k,) float64)}, nearest first.
@@ -173,9 +192,42 @@ class Explorer:
         descriptors = list(descriptors)
         if not descriptors:
             return {}
+        # One more, since the picture itself is among the nearest.
+        wanted = k if without is None else min(k + 1, int(store.described.sum()))
         queries = {name: self._vector(store, look, name, recipe) for name in descriptors}
-        hits = search(store, queries, descriptors, metric=metric, k=k)
-        return {name: (hit.indices[0], hit.distances[0]) for name, hit in hits.items()}
+        hits = search(store, queries, descriptors, metric=metric, k=wanted)
+        found = {}
+        for name, ((rows,), (distances,)) in hits.items():
+            others = np.flatnonzero(rows != without)[:k]
+            found[name] = (rows[others], distances[others])
+        return found
+
+    def row_of(self, path: Path) -> int | None:
+        """Finds an image in the store.
+
+        Args:
+            path: its file.
+
+        Returns:
+            Its row, or None where the store does not have it.
+        """
+        try:
+            return self.store.files.index(path.relative_to(self.store.root).as_posix())
+        except ValueError:
+            return None
+
+    def can(self, recipe: Recipe) -> bool:
+        """Tells whether a recipe can be asked for.
+
+        Args:
+            recipe: all of its settings.
+
+        Returns:
+            Whether the store holds it, or what it can be computed from.
+        """
+        stored = self.store.recipe["balance"]
+        follows = stored == recipe["balance"] or (stored == "none" and self._in_memory)
+        return follows and self._source_of(recipe) != ""
 
     def regions(self, look: Look, recipe: Recipe | None = None) -> list[Region]:
         """Computes the significant regions of every block (Eq. 8-13), and what Eq. 14 weighs.
@@ -248,13 +300,15 @@ class Explorer:
         """The store as if it had been made by another recipe."""
         if recipe == self.store.recipe:
             return self.store
-        name = self._array_of(recipe)
-        if name is None and not self.live:
+        if not self.can(recipe):
             raise ValueError(
-                f"this store holds the recipes {list(self.recipes)} only: describe the images "
-                "again with extras={'windows': 'windows'}, and every other one can be computed"
+                f"this store holds the recipes {list(self.recipes)} only: {self.fixed}"
             )
-        conv = self.store.arrays[name] if name else self._conv_by_recipe(tuple(recipe.items()))
+        name = self._source_of(recipe)
+        if self._kept().get(name) == recipe:
+            conv = self.store.arrays[name]
+        else:
+            conv = self._conv_by_recipe(tuple(recipe.items()))
         other = copy(self.store)
         other.arrays = self.store.arrays | {
             "conv": conv,
@@ -265,7 +319,7 @@ class Explorer:
             for array, records in self.store.coarse.items()
             if other.arrays[array] is self.store.arrays[array]
         }
-        if name in self.store.coarse:
+        if isinstance(self.store.extras.get(name), dict) and other.arrays[name] is conv:
             other.coarse["conv"] = self.store.coarse[name]
         return other
 
@@ -293,21 +347,46 @@ class Explorer:
         parts = codes.split(list(self.store.dims["codes"]), dim=1)
         return torch.cat(balanced(parts, balance), dim=1) if parts else codes
 
-    def _array_of(self, recipe: Recipe) -> str | None:
-        """The name of the extra that holds eta_conv by a recipe."""
-        for name, made_by in self.store.extras.items():
-            if made_by == recipe:
-                return name
-        return None
+    def _kept(self) -> dict[str, Recipe]:
+        """{array: the recipe by which it is eta_conv}."""
+        kept = {"conv": self.store.recipe}
+        for name, what in self.store.extras.items():
+            if isinstance(what, dict):
+                kept[name] = what
+            elif what == "average":
+                kept[name] = AVERAGED
+        return kept
+
+    def _source_of(self, recipe: Recipe) -> str:
+        """The array that is eta_conv by a recipe, or gives it; "" where there is none."""
+        kept = self._kept()
+        unbalanced = recipe | Recipe(balance="none")
+        for wanted in [recipe, unbalanced] if self._in_memory else [recipe]:
+            for name, made_by in kept.items():
+                if made_by == wanted:
+                    return name
+        return "windows" if self.live else ""
+
+    def _conv(self, arrays: Mapping[str, Any], recipe: Recipe) -> torch.Tensor:
+        """eta_conv (n, sum C_m) by a recipe, from some rows of the arrays {name: (n, D)}."""
+        name = self._source_of(recipe)
+        blocks = self.store.dims["blocks"]
+        source = torch.as_tensor(arrays[name])
+        if name == "windows":
+            return weigh(split_windows(source, blocks), **recipe)
+        if self._kept()[name] == recipe:
+            return source
+        parts = source.split([channels for channels, *_ in blocks], dim=1)
+        return torch.cat(balanced(parts, recipe["balance"]), dim=1)
 
     def _all_conv_descriptors(self, recipe: tuple[tuple[str, Any], ...]) -> NDArray[np.float32]:
-        """eta_conv of all images by another recipe, from the windows: (N, sum C_m) float32."""
-        windows = self.store.arrays["windows"]
+        """eta_conv of all images by a recipe that no array holds: (N, sum C_m) float32."""
+        asked = check_recipe(**dict(recipe))
+        name = self._source_of(asked)
+        array = self.store.arrays[name]
         pieces = []
         for start in range(0, len(self.store), BATCH):
-            rows = torch.from_numpy(windows[start : start + BATCH])
-            means = split_windows(rows, self.store.dims["blocks"])
-            pieces.append(weigh(means, **dict(recipe)).numpy())
+            pieces.append(self._conv({name: array[start : start + BATCH]}, asked).numpy())
         return np.concatenate(pieces)
 
     def _vector(
@@ -316,16 +395,37 @@ class Explorer:
         """A picture's descriptor (1, D) by a recipe, made as the store's rows were."""
         arrays = look.arrays
         if recipe != self.store.recipe:
-            name = self._array_of(recipe)
-            if name is not None:
-                conv = arrays[name]
-            else:
-                means = split_windows(arrays["windows"], self.store.dims["blocks"])
-                conv = weigh(means, **recipe)
             codes = self._balanced_codes(arrays["codes"], recipe["balance"])
-            arrays = arrays | {"conv": conv, "codes": codes}
+            arrays = arrays | {"conv": self._conv(arrays, recipe), "codes": codes}
         pieces = [arrays[name][:, first:end] for name, first, end in store.parts(descriptor)]
         return np.concatenate(pieces, axis=1)
+
+
+def _without_windows(store: Store) -> str:
+    """Why the threshold of a store cannot be moved, how it could, and what that costs."""
+    _, height, width = store.dims["blocks"][-1]
+    size = 4 * height * width * sum(channels for channels, *_ in store.dims["blocks"])
+    return (
+        "this store does not keep the blocks' means over windows. To get them, describe the images "
+        "again with -p windows true and another --name (in Python: "
+        'extras={"windows": "windows"}). They take '
+        f"{_bytes(size)} an image, {_bytes(size * len(store))} for these {len(store):,}"
+    )
+
+
+def _bytes(size: float) -> str:
+    """A number of bytes in words."""
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+    return f"{size / 1000:.1f} GB"
+
+
+def _stretches(transform: Transform) -> bool:
+    """Whether a transform begins with a resize to a square, so that the whole image is seen."""
+    first, *_ = getattr(transform, "transforms", [None])
+    return isinstance(first, T.Resize) and len(first.size) == 2
 
 
 def _stored_recipes(store: Store) -> dict[str, Recipe]:

@@ -1,23 +1,29 @@
-"""From a run to its explorer: what notebook 09 opens, and its page served by Voila."""
+"""From a run to its explorer: what notebook 09 opens, and its page served by Voila.
 
+What takes seconds to import is imported where it is needed: a slip of the pen shows at once.
+"""
+
+from __future__ import annotations
+
+import errno
 import ipaddress
+import logging
 import os
 import socket
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..common import ROOT, AnyPath
-from ..datasets import load_images
-from ..extract import extract
-from ..images import ImageSet, list_images
-from ..networks import pick_device
-from ..store import Store, find_store, open_store
 from ..workflow import project
-from ..workflow.checks import absolute
-from ..workflow.query import open_database
-from ..workflow.run import Run
-from ..zoo import load_network
-from .engine import Explorer
+
+if TYPE_CHECKING:
+    from ..images import ImageSet
+    from ..networks import Network
+    from ..store import Store
+    from ..workflow.run import Run
+    from .engine import Explorer
 
 NOTEBOOK = "09_explore"
 EXTRAS = {"windows": "windows"}  # what a store needs so that every recipe can be asked for
@@ -48,9 +54,17 @@ def open_explorer(
     Raises:
         FileNotFoundError: the run has not described anything; and what `open_database` raises.
     """
+    from ..images import list_images
+    from ..networks import pick_device
+    from ..store import open_store
+    from ..workflow.query import open_database
+    from .engine import Explorer
+
     if not store and run.name == "embedded":
         _describe_embedded(run, device)
     database, net = open_database(run.name, store, weights)
+    if not store:
+        database = with_windows(database, net, run.path / "windows" / "database")
     explorer = Explorer(database, net.to(pick_device(device)))
     queries = run.path / "stores" / "queries"
     if pictures:
@@ -60,8 +74,38 @@ def open_explorer(
     return explorer, database
 
 
+def with_windows(store: Store, net: Network, path: AnyPath) -> Store:
+    """Adds to a store the window means that a run with retrained codes keeps beside it.
+
+    Args:
+        store: the store.
+        net: the network that made it.
+        path: where a store of its images' windows may lie.
+
+    Returns:
+        The store with the extra "windows"; as it was, where they are not there.
+    """
+    from ..extract import has_windows_of
+    from ..store import find_store
+
+    kept = find_store(path)
+    if "windows" in store.extras or kept is None or not has_windows_of(kept, net.with_head(None)):
+        return store
+    if kept.files != store.files or not (kept.described == store.described).all():
+        return store
+    joined = copy(store)
+    joined.arrays = store.arrays | {"windows": kept.arrays["windows"]}
+    joined.extras = store.extras | {"windows": "windows"}
+    return joined
+
+
 def _describe_embedded(run: Run, device: str) -> None:
     """Describes the embedded images; a description that was interrupted goes on as it began."""
+    from ..datasets import load_images
+    from ..extract import extract
+    from ..store import find_store
+    from ..zoo import load_network
+
     net = load_network(device=device)
     for part, images in zip(("database", "queries"), load_images("embedded")):
         path = run.path / "stores" / part
@@ -102,17 +146,38 @@ def serve(
 
     Raises:
         ImportError: the packages of the page are not installed.
-        ValueError: a parameter is unknown.
-        OSError: the port is taken; and what `open_store` and `list_images` raise where there is no
-            such run, store or folder.
+        ValueError: a parameter is unknown, or there is no such port.
+        OSError: the address cannot be listened on; and what `open_store` and `list_images` raise
+            where there is no such run, store or folder.
     """
     _check_installed()
     project.check_names("embedded", parameters or {}, [NOTEBOOK])
-    given = {name: absolute(name, value) for name, value in (parameters or {}).items()}
-    _check_sources(run, given)
-    with socket.create_server((host, port)):
-        pass  # a taken port shows here, with a plain message
-    _launch(prepared(Run(run), given), host, port, browser)
+    check_address(host, port)
+    _launch(prepared(run, _checked(run, parameters or {})), host, port, browser)
+
+
+def check_address(host: str, port: int) -> None:
+    """Checks that a page can be served at an address, without importing anything that takes long.
+
+    Args:
+        host: the address to listen on.
+        port: the port to listen on; 0 for any.
+
+    Raises:
+        ValueError: there is no such port.
+        OSError: the address cannot be listened on.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"no port {port}: choose one from 1024 to 65535, or leave out --port")
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} is in use, perhaps by another `cbir explore`"
+        else:
+            reason = f"{host}:{port} cannot be listened on ({error.strerror or error})"
+        raise OSError(f"{reason}: choose another --port, from 1024 to 65535") from error
 
 
 def _check_installed() -> None:
@@ -124,23 +189,34 @@ def _check_installed() -> None:
         )
 
 
-def _check_sources(run: str, parameters: dict[str, object]) -> None:
-    """Raises an error where the run, the store or the pictures are not there."""
-    if parameters.get("store"):
-        open_store(str(parameters["store"]))
-    elif run == "embedded" and run not in project.runs():
-        open_explorer(Run(run))  # described here, where a bar shows how far it is
-    else:
-        project.database_of(run)
-    if parameters.get("pictures"):
-        list_images(str(parameters["pictures"]))
+def _checked(run: str, parameters: dict[str, object]) -> dict[str, object]:
+    """The parameters with absolute paths; raises where run, store or pictures are not there."""
+    described = run in project.runs()
+    if described and not parameters:
+        return {}
+    if not described and run != "embedded" and not parameters.get("store"):
+        project.database_of(run)  # says which runs there are
+    from ..images import list_images
+    from ..store import open_store
+    from ..workflow.checks import absolute
+    from ..workflow.run import Run
+
+    given = {name: absolute(name, value) for name, value in parameters.items()}
+    if given.get("store"):
+        open_store(given["store"])
+    if given.get("pictures"):
+        list_images(given["pictures"])
+    made = Run(run)
+    if not given.get("store") and not described:
+        open_explorer(made)  # described here, where a bar shows how far it is
+    return given
 
 
-def prepared(run: Run, parameters: dict[str, object] | None = None) -> Path:
-    """Writes the notebook that is served: notebook 09 without the figures for headless runs.
+def prepared(run: str, parameters: dict[str, object]) -> Path:
+    """Writes the notebook that is served: notebook 09 without what headless runs show.
 
     Args:
-        run: the run; explore.ipynb in its folder is written.
+        run: the run's name; explore.ipynb in its folder is written.
         parameters: of notebook 09, by name.
 
     Returns:
@@ -149,19 +225,22 @@ def prepared(run: Run, parameters: dict[str, object] | None = None) -> Path:
     import nbformat
     import papermill
 
-    path = run.path / "explore.ipynb"
+    path = project.runs_folder() / run / "explore.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"),
         str(path),
-        parameters={"run_name": run.name, **(parameters or {})},
+        parameters={"run_name": run, **parameters},
         prepare_only=True,
         progress_bar=False,
     )
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [
-        cell for cell in notebook.cells if "static" not in cell.metadata.get("tags", [])
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "static" not in cell.metadata.get("tags", [])
     ]
+    notebook.metadata.kernelspec = {"name": "cbir", "display_name": "cbir", "language": "python"}
     nbformat.write(notebook, path)
     return path
 
@@ -171,6 +250,9 @@ def _launch(notebook: Path, host: str, port: int, browser: bool) -> None:
     from traitlets.config import Config
     from voila.app import Voila
 
+    # Of all that it logs a user needs the address, and errors.
+    for name in ("Voila", "tornado.general"):
+        logging.getLogger(name).addFilter(_concerns_user)
     templates = [str(JUPYTER_ASSETS), os.environ.get("JUPYTER_PATH", "")]
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, templates))
     loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -193,3 +275,7 @@ def _launch(notebook: Path, host: str, port: int, browser: bool) -> None:
         },
     }
     Voila.launch_instance(argv=[str(notebook)], config=Config(config))
+
+
+def _concerns_user(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or "running at" in record.getMessage()

@@ -82,8 +82,11 @@ def reproduce(
     here = environment()
     if given["profile"] == "folder":
         run.record(no_images=_no_images(given))
+        told = ""
         if EXTRACTION in notebooks and not given.get("scheduler"):
-            print(estimate(run, given), file=log)
+            told = estimate(run, given)
+        if told:
+            print(told, file=log)
     try:
         for notebook in notebooks:
             if notebook == PAPER[0] and given["profile"] != "embedded":

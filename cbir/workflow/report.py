@@ -460,7 +460,9 @@ def _what_was_found(main: Group | None, n_queries: int) -> list[str]:
             apart.setdefault(best[0], []).append(metric)
             continue
         if n_queries <= FEW:
-            alike.setdefault(listed(best + near), []).append(metric)
+            all_of_many = len(row) > 2 and len(best + near) == len(row)
+            names = "the descriptors" if all_of_many else listed(best + near)
+            alike.setdefault(names, []).append(metric)
             continue
         have = "has" if len(best) == 1 else "have"
         sentence = f"in {metric} {listed(best)} {have} the best mean"
