@@ -389,7 +389,7 @@ def test_a_download_that_fails_says_what_to_do(server, tmp_path):
     server("vgg16-397923af.pth")
     with pytest.raises(RuntimeError, match="could not be downloaded") as error:
         cbir.load_network("vgg16", weights="IMAGENET1K_V1")
-    for hint in ("vgg16-397923af.pth", "`weights`", str(tmp_path / "torch"), "network='embedded'"):
+    for hint in ("vgg16-397923af.pth", "`weights`", str(tmp_path / "torch"), "'embedded', "):
         assert hint in str(error.value)
     assert downloaded(tmp_path) == []
 
