@@ -165,7 +165,7 @@ def search(
         parts = {names[0]: [("rows", 0, st.shape[1])]}
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
-    queries = _pictures_or_rows(queries)
+    queries = _pictures_or_rows(queries, st)
     columns = _columns(_query_vectors(st, queries, names, net), parts)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     columns = {part: column[readable] for part, column in columns.items()}
@@ -201,17 +201,18 @@ def _check_array(array: Array, descriptor: object, client: object) -> None:
         )
 
 
-def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
+def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | dict[str, Array]:
     """Whatever the queries are -> their images, or their descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
-    if isinstance(queries, (str, os.PathLike)):
-        return list_images(queries if os.path.isdir(queries) else [queries])
-    if isinstance(queries, Image.Image):
+    if isinstance(queries, (str, os.PathLike)) and os.path.isdir(queries):
+        return list_images(queries)
+    if isinstance(queries, (str, os.PathLike, Image.Image)):
         queries = [queries]
     if not isinstance(queries, np.ndarray):
         files = [query for query in queries if isinstance(query, (str, os.PathLike))]
         if 0 < len(files) == len(queries):
+            _check_can_describe(st)  # before the files are looked for
             return list_images(files)
         if files or any(_is_picture(query) for query in queries):
             return Pictures([_picture(query) for query in queries])
@@ -275,15 +276,20 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
             )
 
 
+def _check_can_describe(st: Store | Array) -> Store:
+    if isinstance(st, Store):
+        return st
+    raise ValueError(
+        "images can only be searched for in a store, which knows how it was described: "
+        "pass that, not an array of it"
+    )
+
+
 def _describe_images(
     st: Store | Array, images: Images, names: list[str], net: Network | None
 ) -> dict[str, Floats]:
     """Images, described like those of a store; rows of NaN where one cannot be read."""
-    if not isinstance(st, Store):
-        raise ValueError(
-            "images can only be searched for in a store, which knows how it was described: "
-            "pass that, not an array of it"
-        )
+    st = _check_can_describe(st)
     made_by = network_of(st.network, net, folder=Path(st.location).parent)
     describer = Describer(made_by, st.recipe, st.extras)
     shapes = {name: (len(images), st[name].shape[1]) for name in names}
