@@ -546,6 +546,14 @@ def test_the_report_lists_copies_and_what_was_left_out(own):
     assert "Files left out, as they are no images: 1,200 .json, 1 .txt." in text
 
 
+def test_a_report_speaks_of_intervals_where_there_are_any(own):
+    assert "bootstrap intervals" in words(read_page(report.report(own)))
+    results = [{**record, "low": np.nan, "high": np.nan} for record in own.metrics["results"]]
+    own.record(results=results)
+    text = words(read_page(report.report(own)))
+    assert "too few for intervals" in text and "bootstrap" not in text
+
+
 def test_a_run_tells_the_terminal_results_and_where_to_look(own):
     own.record(results=RESULTS)
     lines = report.as_lines(own)

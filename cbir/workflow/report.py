@@ -273,6 +273,11 @@ class Group(NamedTuple):
     metrics: dict[str, dict[str, Cell]]
     descriptors: list[str]
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any mean has one: below ten queries none has."""
+        return any(cell.interval for row in self.metrics.values() for cell in row.values())
+
 
 def result_groups(metrics: Metrics) -> list[Group]:
     """All results of a run that have intervals, those of the paper's notebooks first."""
