@@ -43,7 +43,7 @@ BATCH = 128  # images whose descriptors are computed at once: what they need sta
 AVERAGED: Recipe = AS_PRINTED | Recipe(q=0)  # every neuron is significant: no selection
 
 # {descriptor: (rows (k,) int64, distances (k,) float64)}, nearest first
-Found: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+Answers: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 # a block's (z_m, z_m * mean_k y_{m,k}), both (H_m, W_m)
 Region: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -169,7 +169,7 @@ class Explorer:
         metric: Metric = "l1",
         k: int = 5,
         without: int | None = None,
-    ) -> Found:
+    ) -> Answers:
         """Finds the k nearest images by each descriptor.
 
         Args:

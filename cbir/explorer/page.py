@@ -25,7 +25,7 @@ from ..images import Images, ImageSet
 from ..labels import plain_name
 from ..store import Store
 from . import drawing
-from .engine import AVERAGED, Explorer, Found, Look
+from .engine import AVERAGED, Answers, Explorer, Look
 
 try:
     import anywidget
@@ -125,7 +125,7 @@ class Page(ipywidgets.VBox):
         self.rows = _by_turns(self.sources[self.source])
         self.first = 0
         self.asked_for: Query | None = None
-        self.found: Found = {}
+        self.found: Answers = {}
         self.selected = ("", 0)
         self.head = Clickable()
         self.upload = Upload()
