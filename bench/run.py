@@ -32,7 +32,7 @@ import torch
 
 import cbir
 from cbir.common import ROOT
-from cbir.create import Settings, create_store
+from cbir.create import Settings, create_store, file_sizes
 from cbir.descriptors import AS_RELEASED
 from cbir.explorer.engine import Explorer
 from cbir.explorer.page import Page
@@ -359,7 +359,7 @@ def fake_store(path, n, dtype="float32", shard=256):
     shapes = {"blocks": blocks, "codes": [4096, 4096]}
     net = SimpleNamespace(shapes=shapes, provenance={"name": "numbers"})
     images = cbir.ImageSet(Path(path).parent, [f"{i}.jpg" for i in range(n)], [""] * n)
-    settings = Settings(images, net, {}, {}, dtype)
+    settings = Settings(images, file_sizes(images), net, {}, {}, dtype)
     store = create_store(path, settings, {"codes": 8192, "conv": 1472}, shard)
     for rows in store.shards:
         x = codes(rows.stop - rows.start, seed=rows.start)
@@ -546,7 +546,9 @@ def made_up_store(path, folder, net, extras, n):
     files = [f"scenes/{i % 600:05}.jpg" for i in range(n)]
     images = cbir.ImageSet(folder, files, [f"class {i % 10}" for i in range(n)])
     widths = Describer(net, {}, extras).probe()
-    settings = Settings(images, net, cbir.named_recipe("as_printed"), extras, "float32")
+    settings = Settings(
+        images, file_sizes(images), net, cbir.named_recipe("as_printed"), extras, "float32"
+    )
     store = create_store(path, settings, widths, 256)
     for shard in store.shards:
         rng = np.random.default_rng(shard.start)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .cluster import ahead
 from .common import AnyPath
+from .create import file_sizes
 from .datasets import choose_queries
 from .extract import Describer, has_windows_of
 from .images import Images, list_images
@@ -221,11 +222,9 @@ def fit(
     return module.eval()
 
 
-def trained_on(path: AnyPath, images: Images) -> bool:
-    """Whether the codes that `train_codes` saved were trained on these images, by their names."""
-    with safe_open(path, "pt") as file:
-        about = json.loads((file.metadata() or {})["about"])
-    return about["images"] == _digest_of(images)
+def trained_on(net: Network, path: AnyPath, images: Images) -> bool:
+    """Whether the codes that `train_codes` saved were trained on these images; see `load_codes`."""
+    return _about(load_codes(net, path))["images"] == _digest_of(images)
 
 
 def load_codes(net: Network, path: AnyPath) -> Network:
@@ -309,7 +308,7 @@ def _accuracy(codes: Codes, y_N: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def _digest_of(images: Images) -> str:
-    """A hash of the names and labels of images, 64 hex digits."""
-    return hashlib.sha256(
-        json.dumps([list(images.files), list(images.labels)]).encode()
-    ).hexdigest()
+    """A hash of the names, labels and sizes of images, 64 hex digits."""
+    sizes = images.sizes if isinstance(images, Store) else file_sizes(images)
+    known = [list(images.files), list(images.labels), sizes.tolist()]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

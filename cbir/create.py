@@ -22,6 +22,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .coarse import record_size
 from .common import AnyPath, Dtype
+from .decoding import KNOWS_HEIC, NEEDS_HEIC
 from .descriptors import Recipe
 from .images import Images
 from .labels import is_part
@@ -60,6 +61,7 @@ class Settings(NamedTuple):
     """What makes a store: the arguments of `cbir.extract` that every row depends on."""
 
     images: Images
+    sizes: NDArray[np.int64]  # of their files, see `file_sizes`
     net: Network
     recipe: Recipe
     extras: Extras
@@ -92,7 +94,7 @@ def create_store(
     Raises:
         FileExistsError: something else lies at `path`.
     """
-    images, net, recipe, extras, dtype = settings
+    images, sizes, net, recipe, extras, dtype = settings
     path = local(path)
     n = len(images)
     attributes = {
@@ -135,7 +137,7 @@ def create_store(
         array = group.create_array(name, chunks=(n,), **text)
         array[:] = np.array(_unicode(values), dtype=object)
     group.create_array("state", chunks=(shard,), **text)
-    group.create_array("sizes", data=_file_sizes(images), chunks=(n,), **stored)
+    group.create_array("sizes", data=sizes, chunks=(n,), **stored)
     group.attrs.put(attributes)
     if isinstance(path, Path):
         _aside(path).rename(path)
@@ -191,7 +193,7 @@ def _unicode(names: Sequence[str]) -> list[str]:
     return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
-def _file_sizes(images: Images) -> NDArray[np.int64]:
+def file_sizes(images: Images) -> NDArray[np.int64]:
     """Bytes of every file, (N,) int64; -1 where it cannot be asked."""
     found = np.full(len(images), -1, dtype=np.int64)
     for i in range(len(images)):
@@ -214,7 +216,7 @@ def check_settings(store: Store, settings: Settings) -> None:
 
 def _differences(store: Store, settings: Settings) -> list[str]:
     """The settings that a store was not made with, but for the images."""
-    _, net, recipe, extras, dtype = settings
+    _, _, net, recipe, extras, dtype = settings
     compared: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         ("network ", store.network, net.provenance),
         ("recipe ", store.recipe, recipe),
@@ -229,10 +231,21 @@ def _differences(store: Store, settings: Settings) -> list[str]:
     return differences
 
 
-def has_images(store: Store, images: Images) -> bool:
-    """Whether a store was made of just these files, in this order, and none has another size."""
-    same_files = store.root == images.root and store.files == _unicode(images.files)
-    return same_files and np.array_equal(store.sizes, _file_sizes(images))
+def has_images(store: Store, settings: Settings) -> bool:
+    """Whether a store was made of just these files, in this order, as they are now.
+
+    Files that are out of reach, on a disk that is away, say, count as they were.
+    """
+    images, sizes = settings.images, settings.sizes
+    if store.root != images.root or store.files != _unicode(images.files):
+        return False
+    same = (sizes < 0) | (sizes == store.sizes)
+    return bool(same.all()) and not _may_be_read_now(store)
+
+
+def _may_be_read_now(store: Store) -> bool:
+    """Whether an image was skipped for want of a package that is there by now."""
+    return KNOWS_HEIC and any(NEEDS_HEIC in reason for reason in store.unreadable.values())
 
 
 # ---- a folder that has other images by now ------------------------------------------------------
@@ -241,15 +254,15 @@ def has_images(store: Store, images: Images) -> bool:
 class Earlier(NamedTuple):
     """A store whose folder has changed since, and what of it can be kept.
 
-    rows: (N,) int64; for each image now its row in `store`, -1 where it must be described.
+    row_before: (N,) int64; for each image now its row in `store`, -1 where it must be described.
     """
 
     store: Store
-    rows: NDArray[np.int64]
+    row_before: NDArray[np.int64]
 
     def is_new(self, rows: slice) -> NDArray[np.bool_]:
         """Which images of a shard must be described, (n,) bool."""
-        return self.rows[rows] < 0
+        return self.row_before[rows] < 0
 
     def with_kept(
         self,
@@ -259,7 +272,7 @@ class Earlier(NamedTuple):
     ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.object_]]:
         """A shard's arrays {name: (n, D)} and state (n,), from those of its new images alone."""
         new = self.is_new(rows)
-        kept = self.rows[rows][~new]
+        kept = self.row_before[rows][~new]
         whole = {}
         for name, described in arrays.items():
             whole[name] = np.empty((len(new), described.shape[1]), described.dtype)
@@ -271,7 +284,7 @@ class Earlier(NamedTuple):
         return whole, states
 
 
-def find_earlier(path: AnyPath, settings: Settings) -> Earlier | None:
+def find_earlier(path: AnyPath, settings: Settings, shrink: bool) -> Earlier | None:
     """The store at `path`, if it is there and its folder has changed since.
 
     Raises ValueError where other settings made it, or where it has mostly other images.
@@ -280,63 +293,91 @@ def find_earlier(path: AnyPath, settings: Settings) -> Earlier | None:
     if store is None:
         return None
     check_settings(store, settings)
-    images = settings.images
-    if has_images(store, images):
+    if has_images(store, settings):
         return None
-    _check_mostly_same(store, images)
-    return Earlier(store, _kept_rows(store, images))
+    earlier = Earlier(store, _kept_rows(store, settings))
+    _check_followed(earlier, settings.images, shrink)
+    return earlier
 
 
 def place_of_next(path: AnyPath) -> Path:
     """Where the store is made that is to take the place of the one at `path`."""
-    path = Path(local(path))
-    return path.with_name(f".{path.name}.next")
+    return _beside(path, "next")
 
 
-def find_next(path: AnyPath, settings: Settings) -> Store | None:
-    """The store that was begun to take a place; one of other images or settings is removed."""
+def open_or_drop_next(path: AnyPath, settings: Settings) -> Store | None:
+    """The store that was begun to take a place; what is of no use there is removed."""
     place = place_of_next(path)
-    begun = find_store(place)
-    if begun is None:
-        return None
-    if _differences(begun, settings) or not has_images(begun, settings.images):
-        shutil.rmtree(place)
-        return None
-    return begun
+    try:
+        begun = find_store(place)
+    except ValueError:
+        begun = None
+    if begun and not _differences(begun, settings) and has_images(begun, settings):
+        return begun
+    shutil.rmtree(place, ignore_errors=True)
+    return None
 
 
 def put_in_place(path: AnyPath) -> None:
     """Puts the next store, which is complete, in the place of the earlier one."""
-    path = Path(local(path))
-    before = path.with_name(f".{path.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
-    path.rename(before)
-    place_of_next(path).rename(path)
+    before = _beside(path, "before")
+    place = Path(local(path)).resolve()
+    place.rename(before)
+    place_of_next(path).rename(place)
     shutil.rmtree(before)
 
 
-def _kept_rows(store: Store, images: Images) -> NDArray[np.int64]:
-    """For each image its row in a store of the same folder, by name and size; -1 where none."""
-    known = {}
-    for row, (file, size) in enumerate(zip(store.files, store.sizes.tolist())):
-        known[file, size] = row
+def recover(path: AnyPath) -> None:
+    """Ends a `put_in_place` that was interrupted: puts the earlier store back, or removes it."""
+    if "://" in str(local(path)):
+        return
+    before = _beside(path, "before")
+    if before.is_dir() and not Path(local(path)).exists():
+        before.rename(Path(local(path)).resolve())
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def drop(path: AnyPath) -> None:
+    """Removes a store; one that is half removed is not in its place any more."""
+    dropped = _beside(path, "dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    Path(path).rename(dropped)
+    shutil.rmtree(dropped)
+
+
+def _beside(path: AnyPath, what: str) -> Path:
+    """A hidden folder beside a store; beside what a link leads to."""
+    path = Path(local(path)).resolve()
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _kept_rows(store: Store, settings: Settings) -> NDArray[np.int64]:
+    """For each image the row that has it in a store of the same folder, -1 where none has.
+
+    It is the same image where name and size are, or where its file is out of reach. What could not
+    be read is tried again.
+    """
+    kept = store.described
     for shard in store.missing():
-        for row in range(shard.start, shard.stop):
-            del known[store.files[row], int(store.sizes[row])]
-    now = zip(_unicode(images.files), _file_sizes(images).tolist())
-    return np.array([known.get(image, -1) for image in now], dtype=np.int64)
+        kept[shard] = False
+    row_of = {store.files[row]: row for row in np.flatnonzero(kept)}
+    rows = np.full(len(settings.images), -1)
+    for i, (file, size) in enumerate(zip(_unicode(settings.images.files), settings.sizes)):
+        row = row_of.get(file, -1)
+        if row >= 0 and size in (-1, store.sizes[row]):
+            rows[i] = row
+    return rows
 
 
-def _check_mostly_same(store: Store, images: Images) -> None:
-    """Raises ValueError for a store of another folder, or of which most is not asked for."""
-    asked = set(_unicode(images.files))
-    others = [row for row, file in enumerate(store.files) if file not in asked]
-    still_there = [row for row in others if store.path(row).is_file()]
+def _check_followed(earlier: Earlier, images: Images, shrink: bool) -> None:
+    """Raises ValueError for a store of another folder, or one most of whose images would go."""
+    store = earlier.store
+    n_gone = len(set(store.files) - set(_unicode(images.files)))
     differs = ""
     if store.root != images.root:
         differs = f"its images are in {store.root}, these in {images.root}"
-    elif len(still_there) > len(store) - len(others):
-        differs = f"{len(still_there)} of its {len(store)} images are not among these"
+    elif 2 * n_gone > len(store) and not shrink:
+        differs = f"{n_gone} of its {len(store)} images are not among these"
     elif "://" in store.location:
         differs = "its folder has changed since, and only a store on disk can follow"
     if differs:

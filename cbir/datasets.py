@@ -98,7 +98,7 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
 
 def _only_images(folder: AnyPath) -> ImageSet:
     """The images of a folder, without the notes and tables that lie beside them."""
-    images, others = list_images(folder).part()
+    images, others = list_images(folder).split_by_suffix()
     if not images.files:
         raise ValueError(f"no images in {folder}, only {', '.join(others)} files")
     return images

@@ -9,7 +9,6 @@ import stat
 import threading
 import warnings
 from contextlib import nullcontext
-from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -44,10 +43,13 @@ TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 
 _one_large = threading.Lock()
 
-KNOWS_HEIC = find_spec("pillow_heif") is not None
-if KNOWS_HEIC:
+NEEDS_HEIC = "a HEIC image: pip install 'cbir[heic]' to read it"
+try:
     import pillow_heif
-
+except ImportError:
+    KNOWS_HEIC = False
+else:
+    KNOWS_HEIC = True
     pillow_heif.register_heif_opener()
     FORMATS += ("HEIF",)
 
@@ -79,9 +81,9 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
     Raises:
         UnreadableImage: with the reason.
     """
-    if isinstance(path, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(path))
     try:
+        if isinstance(path, Image.Image):
+            return _to_rgb(ImageOps.exif_transpose(path))
         with _open_regular(path) as file, _read_header(file) as image:
             _check_cost(image, file, max_pixels)
             large = image.width * image.height > LARGE
@@ -103,7 +105,7 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
 def image_suffixes() -> set[str]:
     """The suffixes of image files, in lower case: those of `FORMATS`, and HEIC's."""
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    return known.union(HEIC_SUFFIXES)
+    return known.union(HEIC_SUFFIXES, [".mpo"])  # which is a JPEG with more of them
 
 
 def _open_regular(path: AnyPath) -> io.BufferedReader:
@@ -141,7 +143,7 @@ def _read_header(file: io.BufferedReader) -> ImageFile.ImageFile:
         return Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS and not KNOWS_HEIC:
-            reason = "a HEIC image: pip install 'cbir[heic]' to read it"
+            reason = NEEDS_HEIC
         else:
             reason = f"not an image, or none of {', '.join(FORMATS)}"
         raise UnreadableImage(reason) from error

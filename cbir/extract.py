@@ -26,12 +26,14 @@ from .create import (
     check_name,
     check_settings,
     create_store,
+    file_sizes,
     find_earlier,
-    find_next,
     has_images,
     locked,
+    open_or_drop_next,
     place_of_next,
     put_in_place,
+    recover,
 )
 from .decoding import UnreadableImage, open_image
 from .descriptors import (
@@ -66,6 +68,7 @@ def extract(
     extras: Extras | None = None,
     dtype: Dtype = "float32",
     client: "Client | None" = None,
+    shrink: bool = False,
     **recipe: Unpack[Recipe],
 ) -> Store:
     """Describe images into the store at `path`, and return it.
@@ -90,14 +93,15 @@ def extract(
             from which `Explorer` computes any other recipe.
         dtype: "float32", or "float16" for half the size.
         client: a Dask `Client`: its workers see the same files and keep a network each.
+        shrink: lets a store drop more than half of its images, where they are no longer asked for.
         recipe: the keywords of `conv_descriptor`.
 
     Returns:
         The store, complete.
 
     Raises:
-        ValueError: `path` holds a store of another network, recipe or folder, or most of whose
-            images are still there but not among `images`; unknown extras.
+        ValueError: `path` holds a store of another network, recipe or folder, or one most of whose
+            images are not among `images`; unknown extras.
         FileNotFoundError: a folder or an image does not exist.
         FileExistsError: something else is at `path`.
         BlockingIOError: another process describes into the same store.
@@ -108,25 +112,26 @@ def extract(
     describer = Describer(net, recipe, extras)
     if dtype not in get_args(Dtype):
         raise ValueError(unknown_choice("dtype", dtype, get_args(Dtype)))
-    settings = Settings(images, net, describer.recipe, describer.extras, dtype)
+    settings = Settings(images, file_sizes(images), net, describer.recipe, describer.extras, dtype)
     store = find_store(path)
     widths = None
     if store is None:
         widths = describer.probe()  # faults show before anything is written, a lock among it
     else:
         check_settings(store, settings)
-        if has_images(store, images) and not store.missing():
+        if has_images(store, settings) and not store.missing():
             # nothing to write: no lock, on a disk that may be read-only
             _fill(store, [], [], f"{Path(path).stem} (reused)")
             return store
     with locked(path):
-        earlier = find_earlier(path, settings)  # another process may have made it meanwhile
+        recover(path)
+        earlier = find_earlier(path, settings, shrink)  # another process may have made it meanwhile
         place: Path | str = path
         if earlier is None:
             store = find_store(path)
         else:
             place = place_of_next(path)
-            store = find_next(path, settings)
+            store = open_or_drop_next(path, settings)
         if store is None:
             store = create_store(place, settings, widths or describer.probe(), shard_size)
         missing = store.missing()
@@ -263,7 +268,7 @@ class Describer:
         """
         rows = chain.from_iterable(range(shard.start, shard.stop) for shard in shards)
         if earlier is not None:
-            rows = (row for row in rows if earlier.rows[row] < 0)
+            rows = (row for row in rows if earlier.row_before[row] < 0)
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             decoded = ahead(pool, lambda row: self.decode(path(row)), rows, 2 * batch_size)
             for shard in shards:
@@ -388,7 +393,7 @@ def _fill_by_cluster(
         files = [images.path(row) for row in range(rows.start, rows.stop)]
         kept = None
         if earlier is not None:
-            kept = (str(Path(earlier.store.location).resolve()), earlier.rows[rows])
+            kept = (str(Path(earlier.store.location).resolve()), earlier.row_before[rows])
         tasks.append((device, place, rows, files, batch_size, kept))
     yield from run_on_workers(client, _fill_shard, copied, tasks)
 

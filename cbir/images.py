@@ -1,6 +1,7 @@
 """Images of a folder: listing them, their labels, opening the first that can be read."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,8 +56,8 @@ class ImageSet:
         """The file of image `i`."""
         return self.root / self.files[i]
 
-    def part(self) -> tuple["ImageSet", dict[str, int]]:
-        """Parts the files that may be images from those that are none by their suffix.
+    def split_by_suffix(self) -> tuple["ImageSet", dict[str, int]]:
+        """Splits the files that may be images from those that are none by their suffix.
 
         Returns:
             The images, files without a suffix among them; and how many others there are of each
@@ -67,7 +68,7 @@ class ImageSet:
         others: dict[str, int] = {}
         for row, file in enumerate(self.files):
             suffix = PurePosixPath(file).suffix.lower()
-            if not suffix or suffix in wanted:
+            if not re.fullmatch(r"\.[a-z]\w*", suffix) or suffix in wanted:
                 rows.append(row)
             else:
                 others[suffix] = others.get(suffix, 0) + 1
@@ -122,7 +123,7 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
             raise FileNotFoundError(f"no image folder at {root}{hint}")
         files = sorted(Path(file).relative_to(root).as_posix() for file in _below(root))
     else:
-        paths = [Path(os.path.abspath(p)) for p in images]
+        paths = [Path(os.path.abspath(os.path.expanduser(p))) for p in images]
         missing = [p for p in paths if not p.is_file()]
         if missing:
             raise FileNotFoundError(

@@ -108,6 +108,7 @@ class Store:
         self.shard_size: int = self._state.chunks[0]
         self._final_states: NDArray[Any] | None = None
         self.location = str(path)
+        self._folder = _identity(self.location)
         self.root = Path(attributes["root"])
         self.network: dict[str, Any] = attributes["network"]
         self.recipe = check_recipe(**attributes["recipe"])  # older stores know no balance
@@ -148,7 +149,7 @@ class Store:
         extras = f", extras {', '.join(self.extras)}" if self.extras else ""
         return (
             f"<cbir store: {len(self)} images, {len(self.unreadable)} unreadable, "
-            f"h {self.h.shape[1]}, eta_conv {self.eta_conv.shape[1]} dimensions{extras}, "
+            f"h {self.codes.shape[1]}, eta_conv {self.conv.shape[1]} dimensions{extras}, "
             f"network {self.network['name']}>"
         )
 
@@ -166,6 +167,7 @@ class Store:
 
     def __getitem__(self, descriptor: str) -> Rows:
         parts = self.parts(descriptor)
+        self._check_in_place()
         return Rows(*((self.arrays[name], first, end) for name, first, end in parts))
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -174,10 +176,22 @@ class Store:
 
     def read(self, name: str, rows: Index) -> NDArray[Any]:
         """Rows of one array of `arrays`, as stored. Raises ValueError where a shard is damaged."""
+        self._check_in_place()
         return _read(self.arrays[name], rows)
+
+    def _check_in_place(self) -> None:
+        """Raises ValueError where another store lies in this one's place by now."""
+        if isinstance(self.conv, np.ndarray):
+            return  # it is in memory
+        if _identity(self.location) != self._folder:
+            raise ValueError(
+                f"the store {self.location} was replaced or moved since it was opened, as "
+                "cbir.extract does where the folder of images has changed: open it again"
+            )
 
     def read_coarse(self, name: str, shard: int) -> NDArray[np.uint8]:
         """The records of one shard of an array, see `coarse`. Raises ValueError where damaged."""
+        self._check_in_place()
         array = self.coarse[name]
         if array.shape[1] == 0:  # h of a network without codes: there is no file
             n_rows = min(self.shard_size, len(self) - shard * self.shard_size)
@@ -198,11 +212,14 @@ class Store:
         It takes 4 bytes a value, and one more for `search`. Raises ValueError where a shard is
         damaged.
         """
+        _ = self.files, self.labels, self.sizes  # read, so that the copy has them
         loaded = copy(self)
+        loaded._final_states = self.states()
         loaded.arrays = {
             name: self.read(name, slice(None)).astype(np.float32, copy=False)
             for name in self.arrays
         }
+        loaded.codes, loaded.conv = loaded.arrays["codes"], loaded.arrays["conv"]
         loaded.coarse = {}
         for name in searched(self.arrays, self.extras):
             rows, layers = loaded.arrays[name], self.layers(name)
@@ -227,17 +244,21 @@ class Store:
     @cached_property
     def files(self) -> list[str]:
         """N names relative to `root`."""
-        return _read(self._group["files"], slice(None)).tolist()
+        return self._read_whole("files").tolist()
 
     @cached_property
     def labels(self) -> list[str]:
         """N class names, "" for none."""
-        return _read(self._group["labels"], slice(None)).tolist()
+        return self._read_whole("labels").tolist()
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """(N,) bytes of each file when the store was made, -1 where unknown."""
-        return _read(self._group["sizes"], slice(None))
+        return self._read_whole("sizes")
+
+    def _read_whole(self, name: str) -> NDArray[Any]:
+        self._check_in_place()
+        return _read(self._group[name], slice(None))
 
     def path(self, i: int) -> Path:
         """Where image i lies (or lay, when it was described)."""
@@ -252,7 +273,7 @@ class Store:
         """(N,) str: "ok", why an image is unreadable, or "" for one that is still to come."""
         if self._final_states is not None:  # no more can come
             return self._final_states
-        states = _read(self._state, slice(None))
+        states = self._read_whole("state")
         if (states != "").all():
             self._final_states = states
         return states
@@ -313,6 +334,14 @@ class Store:
         for name, array in self.coarse.items():
             array[rows] = encode(arrays[name], self.layers(name))
         self._state[rows] = np.array(state, dtype=object)
+
+
+def _identity(location: str) -> int | None:
+    """Tells a folder from another one that takes its place; None where there is no folder."""
+    try:
+        return os.stat(location).st_ino
+    except OSError:
+        return None
 
 
 def searched(arrays: Iterable[str], extras: Extras) -> list[str]:

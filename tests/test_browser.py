@@ -546,7 +546,7 @@ def report_page(request, tmp_path_factory):
             table[f"{group} {d}"] = 0.25
     run.save_table1(table)
     run.record(
-        parameters={"profile": request.param},
+        images_of=request.param,
         results=results,
         pairs=[row | {"verdict": "better"} for row in results],
         images={"database": 90, "queries": 10},

@@ -488,6 +488,16 @@ def test_windows_that_a_run_keeps_beside_its_store_are_used(folder, tmp_path):
         assert serving.with_windows(store, net, path) is store
 
 
+def test_a_run_with_retrained_codes_is_explored_with_its_windows(folder, tmp_path, monkeypatch):
+    run = cbir.Run("mine", tmp_path / "runs")
+    images = cbir.list_images(folder)
+    parts = dict(images=images[[0, 1, 3, 6, 8]], queries=images[[4, 9]])
+    net, database, _ = run.describe(**parts, network=make_net(codes=()), code_widths=[6])
+    monkeypatch.setattr("cbir.workflow.query.open_database", lambda *_: (database, net))
+    explorer, _ = serving.open_explorer(run)
+    assert explorer.live
+
+
 def test_a_balanced_store_has_no_switch_for_it(folder, net, tmp_path):
     extras = WINDOWS | {"average": "average"}
     store = cbir.extract(folder, net, tmp_path / "unit", extras=extras, balance="l2")

@@ -84,7 +84,7 @@ def test_files_that_are_no_images_are_told_by_their_suffix(tmp_path):
     """Damaged ones, unknown to this machine's Pillow or not, are images; notes beside them not."""
     for name in ["a.JPG", "b.heic", "c", "d.tiff", "x.txt", "y.TXT", "z.json", "photo.dat"]:
         (tmp_path / name).write_text("no image")
-    images, others = cbir.list_images(tmp_path).part()
+    images, others = cbir.list_images(tmp_path).split_by_suffix()
     assert images.files == ["a.JPG", "b.heic", "c", "d.tiff"]
     assert others == {".dat": 1, ".json": 1, ".txt": 2}
     database, queries = cbir.load_images("folder", tmp_path, tmp_path)

@@ -499,7 +499,7 @@ def own(run, figure):
         run.save_figure(figure, name, f"A caption of {name}")
     run.save_table1(table(["", "", ""])[["query", "class", "printed eta", "published eta"]])
     run.record(
-        parameters={"profile": "folder"},
+        images_of="folder",
         figures={"03_retrieval": ["fig04", "summary", "shares"]},
         results=[result("histogram distance", d, 0.04, 0.01) for d in ("h", "eta_conv", "eta")],
         images={"database": 50, "queries": 5},

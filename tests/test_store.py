@@ -15,7 +15,7 @@ from conftest import make_net, write_image
 from zarr.storage import LocalStore
 
 import cbir
-from cbir import decoding
+from cbir import create, decoding
 from cbir.store import Store
 
 EXTRACTION = importlib.import_module("cbir.extract")  # the module: cbir.extract is its function
@@ -396,7 +396,7 @@ def changed(folder):
     (folder / "dog" / "07.png").unlink()
     write_image(folder / "cat" / "01.png", size=(50, 50))
     (folder / "cat" / "03.png").write_bytes(b"no image")
-    return 4
+    return 5  # with the one that could not be read before
 
 
 def all_bytes(store):
@@ -431,6 +431,7 @@ def test_a_store_follows_its_folder_byte_for_byte(folder, tmp_path, shard_size):
 
 
 def test_a_store_that_follows_opens_only_what_is_new(folder, tmp_path, whole, monkeypatch):
+    before = whole.load()
     changed(folder)
     opened = []
 
@@ -440,12 +441,18 @@ def test_a_store_that_follows_opens_only_what_is_new(folder, tmp_path, whole, mo
 
     monkeypatch.setattr(EXTRACTION, "open_image", open_image)
     store = extract(folder, tmp_path / "whole.zarr")
-    assert sorted(opened) == ["ant/new.png", "cat/01.png", "cat/03.png", "zebra/new.png"]
+    assert sorted(opened) == [
+        "ant/new.png",
+        "cat/01.png",
+        "cat/02.png",
+        "cat/03.png",
+        "zebra/new.png",
+    ]
     assert list(store.unreadable) == ["cat/02.png", "cat/03.png"]
     for row, file in enumerate(store.files):
         if file not in opened:
-            before = whole.files.index(file)
-            assert np.array_equal(store.eta[row], whole.eta[before], equal_nan=True)
+            row_before = before.files.index(file)
+            assert np.array_equal(store.eta[row], before.eta[row_before], equal_nan=True)
 
 
 def test_until_it_has_followed_the_store_stays(folder, tmp_path, whole, monkeypatch):
@@ -481,11 +488,81 @@ def test_a_folder_that_changes_again_while_a_store_follows(folder, tmp_path, who
     check_same_values(store, extract(folder, tmp_path / "anew"))
 
 
+def test_files_out_of_reach_leave_a_store_as_it_is(folder, tmp_path, whole):
+    """A disk that is away: neither the listed images nor the folder's remains replace a store."""
+    before = all_bytes(tmp_path / "whole.zarr")
+    images = cbir.list_images(folder)
+    folder.rename(tmp_path / "away")
+    assert extract(images, tmp_path / "whole.zarr").computed == 0
+    write_image(folder / "cat" / "00.png")
+    with pytest.raises(ValueError, match="10 of its 11 images are not among these"):
+        extract(folder, tmp_path / "whole.zarr")
+    assert all_bytes(tmp_path / "whole.zarr") == before
+    assert extract(folder, tmp_path / "whole.zarr", shrink=True).files == ["cat/00.png"]
+
+
+@pytest.mark.parametrize("step", ["rename", "rmtree"])
+def test_a_change_of_place_that_is_interrupted(folder, tmp_path, monkeypatch, step):
+    """Between two renames, or while the earlier store is removed: nothing is described twice."""
+    extract(folder, tmp_path / "st")
+    write_image(folder / "cat" / "new.png")
+    if step == "rename":
+        monkeypatch.setattr(create, "place_of_next", lambda path: tmp_path / "nowhere")
+    else:
+        monkeypatch.setattr(create.shutil, "rmtree", lambda *_, **__: 1 / 0)
+    with pytest.raises((FileNotFoundError, ZeroDivisionError)):
+        create.put_in_place(tmp_path / "st") if step == "rename" else extract(
+            folder, tmp_path / "st"
+        )
+    monkeypatch.undo()
+    st = extract(folder, tmp_path / "st")
+    assert st.computed <= 3 and len(st) == 12  # the new one, and two that cannot be read
+    assert {path.name for path in tmp_path.glob(".*")} == {".st.lock"}
+
+
+def test_remains_in_the_place_of_the_next_store(folder, tmp_path, whole):
+    write_image(folder / "cat" / "new.png")
+    write_image(tmp_path / ".whole.zarr.next" / "state" / "remains.png")
+    assert len(extract(folder, tmp_path / "whole.zarr")) == 12
+
+
+def test_a_store_that_was_replaced_says_so(folder, tmp_path, whole):
+    loaded = whole.load()
+    eta = whole.eta[:]
+    changed(folder)
+    extract(folder, tmp_path / "whole.zarr")
+    for use in (lambda: whole.eta, lambda: cbir.search(whole, eta[3], k=1)):
+        with pytest.raises(ValueError, match="was replaced .* open it again"):
+            use()
+    assert np.array_equal(loaded.eta[:], eta, equal_nan=True)
+    assert cbir.search(loaded, eta[3], k=1).indices.tolist() == [[3]]
+
+
+@pytest.mark.posix
+def test_a_store_behind_a_link_follows_where_it_lies(folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    extract(folder, tmp_path / "disk" / "st")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "st")
+    write_image(folder / "cat" / "new.png")
+    assert len(extract(folder, tmp_path / "link")) == 12
+    assert (tmp_path / "link").is_symlink()
+    assert len(cbir.open_store(tmp_path / "disk" / "st")) == 12
+
+
+def test_what_could_not_be_read_is_tried_again(folder, tmp_path, whole):
+    """With the next change: the file may have been out of reach for a moment."""
+    size = whole.path(2).stat().st_size
+    whole.path(2).write_bytes(write_image(tmp_path / "good.png").read_bytes())
+    assert whole.path(2).stat().st_size != size
+    write_image(folder / "cat" / "new.png")
+    assert list(extract(folder, tmp_path / "whole.zarr").unreadable) == ["dog/07.png"]
+
+
 def test_a_lost_shard_is_described_again_by_a_store_that_follows(folder, tmp_path, whole):
     (tmp_path / "whole.zarr" / "conv" / "c" / "0" / "0").unlink()
     write_image(folder / "zebra" / "new.png")
     store = extract(folder, tmp_path / "whole.zarr")
-    assert store.computed == min(whole.shard_size, len(whole)) + 1
+    assert store.computed == 4 + 2  # the shard, the new one, and one that cannot be read
     check_same_values(store, extract(folder, tmp_path / "anew"))
 
 

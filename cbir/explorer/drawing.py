@@ -226,8 +226,6 @@ def grid(cards: list[Card], sources: Mapping[str, int], shown: str, first: int, 
     Returns:
         HTML.
     """
-    if not total:
-        return f"<p>no image of the {escape(shown)} could be read</p>"
     choices = ""
     if len(sources) > 1:
         for name, count in sources.items():
@@ -236,11 +234,14 @@ def grid(cards: list[Card], sources: Mapping[str, int], shown: str, first: int, 
     last = first + len(cards)
     if total > len(cards):
         pages = _step("page -1", "previous", first > 0) + _step("page 1", "next", last < total)
+    number = f"{first + 1:,} to {last:,} of {total:,}"
+    if not total:
+        number = f"no image of the {escape(shown)} could be read"
     drawn = "".join(f'<li class="cbir-card">{_choice(card)}</li>' for card in cards)
     return f"""
 <section aria-label="images to choose from">
   <div class="cbir-line"><h2>Pick a picture</h2> {choices}
-    <span>{first + 1:,} to {last:,} of {total:,}</span> {pages}</div>
+    <span>{number}</span> {pages}</div>
   <ul class="cbir-row">{drawn}</ul>
 </section>"""
 

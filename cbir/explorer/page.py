@@ -126,6 +126,7 @@ class Page(ipywidgets.VBox):
         self.first = 0
         self.asked_for: Query | None = None
         self.found: Answers = {}
+        self.found_by = self.chosen
         self.selected = ("", 0)
         self.head = Clickable()
         self.upload = Upload()
@@ -389,13 +390,16 @@ class Page(ipywidgets.VBox):
 
     @property
     def asked(self) -> Recipe:
-        """The recipe of search and maps."""
-        recipe = self.recipes[self.chosen.recipe]
+        """The recipe that is chosen."""
+        return self._recipe_of(self.chosen)
+
+    def _recipe_of(self, chosen: drawing.Choices) -> Recipe:
+        recipe = self.recipes[chosen.recipe]
         if self.explorer.live:
-            recipe = recipe | Recipe(q=self.chosen.q)
-        if self.chosen.average:
+            recipe = recipe | Recipe(q=chosen.q)
+        if chosen.average:
             recipe = AVERAGED | Recipe(balance=recipe["balance"])
-        if self.chosen.unit:
+        if chosen.unit:
             recipe = recipe | Recipe(balance="l2")
         return recipe
 
@@ -421,12 +425,13 @@ class Page(ipywidgets.VBox):
         descriptors = [name for name, wanted in self.chosen.descriptors.items() if wanted]
         if not descriptors:
             raise ValueError("no descriptor is chosen: tick one of the boxes")
+        chosen = self.chosen
         found = self.explorer.find(
-            query.look, descriptors, self.asked, self.chosen.metric, self.chosen.k, query.row
+            query.look, descriptors, self.asked, chosen.metric, chosen.k, query.row
         )
         is_new = query is not self.asked_for
         self.asked_for = query
-        self.found = found
+        self.found, self.found_by = found, chosen
         descriptor, rank = self.selected
         if is_new or descriptor not in found or rank >= len(found[descriptor][0]):
             self.selected = (descriptors[-1], 0)
@@ -459,8 +464,8 @@ class Page(ipywidgets.VBox):
         about: dict[str, Any] = {
             "file": query.file,
             "root": str(store.root),
-            "metric": self.chosen.metric,
-            "recipe": self.asked,
+            "metric": self.found_by.metric,
+            "recipe": self._recipe_of(self.found_by),
         }
         for descriptor, (rows, distances) in self.found.items():
             about[descriptor] = [
@@ -523,14 +528,15 @@ class Page(ipywidgets.VBox):
         except UnreadableImage as error:
             self.reasons.html = ""
             raise ValueError(f"{store.files[row]} cannot be read any more: {error}") from error
-        shares = self.explorer.parts(query.look, row, descriptor, self.asked, self.chosen.metric)
+        recipe, metric = self._recipe_of(self.found_by), self.found_by.metric
+        shares = self.explorer.parts(query.look, row, descriptor, recipe, metric)
         said = f"{plain_name(descriptor)}, rank {rank + 1}"
         caption = ", ".join(filter(None, [store.labels[row], said]))
         self.reasons.html = drawing.reasons(
             self._side("query", query.file, query.label, query.path, query.look),
             self._side("found", store.files[row], caption, store.path(row), look),
-            self.asked,
-            self.chosen.average,
+            recipe,
+            self.found_by.average,
             distances[rank],
             shares,
         )
@@ -538,7 +544,7 @@ class Page(ipywidgets.VBox):
     def _side(
         self, role: str, file: str, caption: str, path: Path | None, look: Look
     ) -> drawing.Side:
-        regions = self.explorer.regions(look, self.asked)
+        regions = self.explorer.regions(look, self._recipe_of(self.found_by))
         return drawing.Side(role, file, caption, path, look, regions)
 
 

@@ -64,7 +64,7 @@ def open_explorer(
         _describe_embedded(run, device)
     database, net = open_database(run.name, store, weights)
     if not store:
-        database = with_windows(database, net, run.path / "windows" / "database")
+        database = with_windows(database, net, run.path / "stores" / "windows" / "database")
     explorer = Explorer(database, net.to(pick_device(device)))
     queries = run.path / "stores" / "queries"
     if pictures:

@@ -81,4 +81,4 @@ def in_words(seconds: float) -> str:
     minutes = math.ceil(seconds / 60)
     if minutes < 120:
         return f"{minutes} minute{'s' * (minutes > 1)}"
-    return f"{round(minutes / 60)} hours"
+    return f"{math.ceil(minutes / 60)} hours"

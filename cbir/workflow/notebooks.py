@@ -83,7 +83,7 @@ def reproduce(
     if given["profile"] == "folder":
         run.record(no_images=_no_images(given))
         told = ""
-        if EXTRACTION in notebooks and not given.get("scheduler"):
+        if EXTRACTION in notebooks and not given.get("scheduler") and not given.get("code_widths"):
             told = estimate(run, given)
         if told:
             print(told, file=log)
@@ -119,7 +119,7 @@ def _no_images(given: Mapping[str, Any]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for part in ("images", "queries"):
         if given.get(part):
-            _, others = list_images(given[part]).part()
+            _, others = list_images(given[part]).split_by_suffix()
             counts.update(others)
     return dict(sorted(counts.items()))
 

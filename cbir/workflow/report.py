@@ -90,7 +90,7 @@ def report(run: Run) -> Path:
 
 def is_own(metrics: Metrics) -> bool:
     """Whether a run is over a folder of the user's own images."""
-    return metrics.get("parameters", {}).get("profile") == "folder"
+    return metrics.get("images_of") == "folder"
 
 
 # ---- what was run -------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def _what_was_found(main: Group | None, n_queries: int) -> list[str]:
         if len(best) == 1 and not near:
             apart.setdefault(best[0], []).append(metric)
             continue
-        if n_queries <= FEW:
+        if 0 < n_queries <= FEW:
             all_of_many = len(row) > 2 and len(best + near) == len(row)
             names = "the descriptors" if all_of_many else listed(best + near)
             alike.setdefault(names, []).append(metric)

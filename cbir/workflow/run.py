@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from .. import canvas, tables
 from ..cluster import connect
 from ..codes import CODES_FILE, RETRAINED, train_codes, trained_on
 from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
+from ..create import drop
 from ..datasets import load_images
 from ..descriptors import named_recipe
 from ..extract import extract
@@ -135,7 +135,7 @@ class Run:
                 network, parts = _retrained(network, parts, beside, code_widths, seed, shared)
             shared |= {"extras": extras, "dtype": dtype} | settings
             database = extract(parts[0], network, f"{place}database", **shared)
-            queries_store = extract(parts[1], network, f"{place}queries", **shared)
+            queries_store = extract(parts[1], network, f"{place}queries", shrink=True, **shared)
         return Described(network, database, queries_store)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
@@ -255,9 +255,9 @@ def _retrained(
     trunk = net.with_head(None)
     options = options | {"extras": {"windows": "windows", "color": "color"}}
     database = extract(parts[0], trunk, folder / "windows" / "database", **options)
-    queries = extract(parts[1], trunk, folder / "windows" / "queries", **options)
+    queries = extract(parts[1], trunk, folder / "windows" / "queries", shrink=True, **options)
     path = folder / CODES_FILE
-    if path.is_file() and (database.computed or not trained_on(path, database)):
+    if path.is_file() and not trained_on(trunk, path, database):
         _remove_codes(path)
     return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
 
@@ -267,7 +267,7 @@ def _remove_codes(path: Path) -> None:
     for group in path.parent.glob("*/zarr.json"):
         store = find_store(group.parent)
         if store is not None and any(RETRAINED in name for name in store.network["codes"]):
-            shutil.rmtree(group.parent)
+            drop(group.parent)
     path.unlink()
 
 

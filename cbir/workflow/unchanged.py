@@ -14,6 +14,7 @@ from .run import Run
 
 LOOKS_AT_IMAGES = "02_extraction"  # is executed each time: it finds what has changed in a folder
 ONLY_READ = [name for name in PAPER if name != LOOKS_AT_IMAGES]
+SEE_IMAGES = PAPER[2:]  # after the one that describes them
 PARTS = ("database", "queries")
 
 
@@ -31,7 +32,7 @@ def made_of(run: Run, notebook: str, parameters: Mapping[str, Any], here: Mappin
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in cells["cells"]]
     machine = {key: value for key, value in here.items() if key != "code"}
-    stores = _stores(run) if notebook > LOOKS_AT_IMAGES else {}
+    stores = _stores(run) if notebook in SEE_IMAGES else {}
     known = [sources, parameters, _code(), machine, stores]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

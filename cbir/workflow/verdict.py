@@ -72,10 +72,6 @@ CLAIMS = [
     Claim(CARRIES, "EfficientNet-Lite0: η − h, class", ETA, "h", CLASS, PRINTED, OTHER_NETWORK),
     Claim(CARRIES, "the same, colour", ETA, "h", HISTOGRAM_DISTANCE, PRINTED, OTHER_NETWORK),
 ]
-COST = (
-    "5. It is not demanding",
-    "time to describe an image, against the bare forward pass ([benchmarks](bench/results.md))",
-)
 
 
 def comparisons() -> pd.DataFrame:
