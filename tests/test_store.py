@@ -558,6 +558,21 @@ def test_what_could_not_be_read_is_tried_again(folder, tmp_path, whole):
     assert list(extract(folder, tmp_path / "whole.zarr").unreadable) == ["dog/07.png"]
 
 
+def test_what_a_package_was_missing_for_is_read_when_it_is_there(folder, tmp_path, monkeypatch):
+    def without(path):
+        if path.name == "04.png":
+            raise decoding.UnreadableImage(decoding.NEEDS_HEIC)
+        return decoding.open_image(path)
+
+    monkeypatch.setattr(EXTRACTION, "open_image", without)
+    monkeypatch.setattr(create, "KNOWS_HEIC", False)
+    assert "cat/04.png" in extract(folder, tmp_path / "st").unreadable
+    assert extract(folder, tmp_path / "st").computed == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(create, "KNOWS_HEIC", True)
+    assert "cat/04.png" not in extract(folder, tmp_path / "st").unreadable
+
+
 def test_a_lost_shard_is_described_again_by_a_store_that_follows(folder, tmp_path, whole):
     (tmp_path / "whole.zarr" / "conv" / "c" / "0" / "0").unlink()
     write_image(folder / "zebra" / "new.png")
