@@ -371,15 +371,18 @@ def number(metric: str, x: float, sign: str = "") -> str:
 
 def _summary(metrics: Metrics, main: Group | None) -> str:
     """What was done, and which descriptor is ahead in what."""
-    sentences = []
-    for text in (", ".join(_what_was_done(metrics)), _found_in_words(metrics, main)):
-        if text:
-            sentences.append(f"{text[0].upper()}{text[1:]}.")
-    return " ".join(sentences)
+    done = _sentence(", ".join(_what_was_done(metrics)))
+    return " ".join(filter(None, [done, _found_in_words(metrics, main)]))
 
 
 def _found_in_words(metrics: Metrics, main: Group | None) -> str:
-    return "; ".join(_what_was_found(main, metrics.get("images", {}).get("queries", 0)))
+    n_queries = metrics.get("images", {}).get("queries", 0)
+    return _sentence("; ".join(_what_was_found(main, n_queries)))
+
+
+def _sentence(text: str) -> str:
+    """A text with a capital letter and a full stop; "" for none."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _meanings(main: Group | None) -> dict[str, str]:
@@ -398,7 +401,7 @@ def as_lines(run: Run) -> list[str]:
         lines += _table_lines(groups[0])
         found = _found_in_words(metrics, groups[0])
         if found:
-            lines += [f"{found[0].upper()}{found[1:]}.", ""]
+            lines += [found, ""]
     page = run.path / "report.html"
     skipped = metrics.get("unreadable")
     if skipped:

@@ -14,7 +14,7 @@ from .run import Run
 
 LOOKS_AT_IMAGES = "02_extraction"  # is executed each time: it finds what has changed in a folder
 ONLY_READ = [name for name in PAPER if name != LOOKS_AT_IMAGES]
-SEE_IMAGES = PAPER[2:]  # after the one that describes them
+SEE_IMAGES = PAPER[PAPER.index(LOOKS_AT_IMAGES) + 1 :]  # those that come after it
 PARTS = ("database", "queries")
 
 
