@@ -2,39 +2,33 @@
 # nothing else). Modules with a function of their own name (extract, search) are not among the
 # modules: `cbir.search` is the function.
 from . import (
-    baselines as baselines,
-    canvas as canvas,
     cluster as cluster,
-    codes as codes,
     color as color,
     datasets as datasets,
-    decoding as decoding,
     descriptors as descriptors,
     evaluation as evaluation,
-    experiment as experiment,
     explorer as explorer,
     figures as figures,
     images as images,
-    labels as labels,
-    networks as networks,
+    names as names,
     nearest as nearest,
+    networks as networks,
     plots as plots,
     pooling as pooling,
     scenes as scenes,
-    selection as selection,
     store as store,
+    studies as studies,
     tables as tables,
-    weights as weights,
-    workflow as workflow,
+    trained as trained,
     zoo as zoo,
 )
-from .baselines import (
+from .trained import (
     hidden_codes as hidden_codes,
     imagenet1m_descriptors as imagenet1m_descriptors,
     read_fvecs as read_fvecs,
     train_hidden_layer as train_hidden_layer,
 )
-from .codes import (
+from .trained import (
     Codes as Codes,
     load_codes as load_codes,
     train_codes as train_codes,
@@ -53,7 +47,7 @@ from .datasets import (
     known_factors as known_factors,
     load_images as load_images,
 )
-from .decoding import (
+from .images import (
     UnreadableImage as UnreadableImage,
     open_image as open_image,
 )
@@ -98,7 +92,7 @@ from .images import (
     list_images as list_images,
     open_first as open_first,
 )
-from .labels import (
+from .names import (
     NAMES as NAMES,
     SYMBOLS as SYMBOLS,
 )
@@ -130,10 +124,10 @@ from .tables import (
     color_histograms as color_histograms,
     table1 as table1,
 )
-from .workflow.query import (
+from .query import (
     query as query,
 )
-from .workflow.run import (
+from .run import (
     Run as Run,
 )
 from .zoo import (

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from . import __version__
+from . import __version__, project
 from .common import INSTALLED, METRICS, ROOT, did_you_mean
-from .labels import plain_name
-from .workflow import project
-from .workflow.project import EVIDENCE, PAPER, runs_folder
+from .names import plain_name
+from .project import EVIDENCE, PAPER, runs_folder
 
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
@@ -445,8 +444,8 @@ def _reproduce(args: argparse.Namespace) -> None:
     project.check_names(args.profile, [name for name, _ in args.parameter], selected)
     import papermill
 
-    from .workflow.notebooks import reproduce
-    from .workflow.report import as_lines
+    from .notebooks import reproduce
+    from .report import as_lines
 
     given = _given(args)
     if args.scheduler:
@@ -468,7 +467,7 @@ def _reproduce(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from .workflow.sweep import read_sweep, sweep
+    from .sweep import read_sweep, sweep
 
     table = sweep(args.file, args.scheduler, tell=partial(print, flush=True))
     print(f"Done: {runs_folder() / read_sweep(args.file).name}")
@@ -482,21 +481,21 @@ def _sweep(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from .workflow.report import report
-    from .workflow.run import open_run
+    from .report import report
+    from .run import open_run
 
     print(f"Done: {report(open_run(args.run))}")
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from .workflow.compare import compare
-    from .workflow.run import open_run
+    from .compare import compare
+    from .run import open_run
 
     print(f"Done: {compare(open_run(args.a), open_run(args.b), args.output)}")
 
 
 def _query(args: argparse.Namespace) -> None:
-    from .workflow.query import open_database, query
+    from .query import open_database, query
 
     store, net = open_database(args.run, args.store or "", args.weights or "")
     descriptors = args.descriptor or ("h", "eta_conv", "eta")
@@ -538,7 +537,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """What -p gave: values as YAML, paths as they are typed."""
     import yaml
 
-    from .workflow.checks import PATHS
+    from .checks import PATHS
 
     given = {}
     for name, value in args.parameter:

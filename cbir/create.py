@@ -22,10 +22,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .coarse import record_size
 from .common import AnyPath, Dtype
-from .decoding import KNOWS_HEIC, NEEDS_HEIC
 from .descriptors import Recipe
-from .images import Images
-from .labels import is_part
+from .images import KNOWS_HEIC, NEEDS_HEIC, Images
+from .names import is_part
 from .networks import Network
 from .shards import LEVEL, Zarr
 from .store import (

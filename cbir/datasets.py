@@ -79,7 +79,7 @@ def load_images(
 
 
 def _load_embedded() -> tuple[ImageSet, ImageSet]:
-    from .scenes import write_scenes  # numba compiles on import: only those who render pay
+    from .scenes import write_scenes
 
     folder = write_scenes(images_folder() / "embedded")
     return list_images(folder / "database"), list_images(folder / "queries")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .color import color_histogram, histogram_distance
 from .datasets import known_factors
-from .decoding import open_image
+from .images import open_image
 from .store import Store
 
 Rows: TypeAlias = NDArray[np.integer]

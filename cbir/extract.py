@@ -35,7 +35,6 @@ from .create import (
     put_in_place,
     recover,
 )
-from .decoding import UnreadableImage, open_image
 from .descriptors import (
     Recipe,
     Windows,
@@ -46,7 +45,7 @@ from .descriptors import (
     weigh,
     window_means,
 )
-from .images import Images, list_images
+from .images import Images, UnreadableImage, list_images, open_image
 from .networks import Network, noise_image, pick_device, split_transform
 from .pooling import POOLINGS
 from .store import Extras, Store, find_store, local, shared_store

@@ -13,8 +13,8 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from .canvas import SMALL, Panels
-from .labels import color, is_part, marker, plain_name, symbol
+from .figures import SMALL, Panels
+from .names import color, is_part, marker, plain_name, symbol
 
 LETTER = 4.4  # points that a letter of a name is wide
 

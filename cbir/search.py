@@ -67,7 +67,8 @@ class Found(Hits):
         """
         import matplotlib.pyplot as plt  # only those who draw wait for it
 
-        from . import canvas, figures
+        from . import figures
+        from . import figures as canvas
 
         if self.queries is None:
             raise ValueError(

@@ -32,7 +32,7 @@ from zarr.core.sync import sync
 from .coarse import encode, record_size
 from .common import AnyPath, did_you_mean
 from .descriptors import Recipe, check_recipe
-from .labels import layer_names
+from .names import layer_names
 from .networks import Shapes
 from .shards import Index, Zarr, is_local, read_bytes, read_rows, write_shard
 

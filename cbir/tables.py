@@ -10,9 +10,8 @@ from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
 from .common import ROOT
-from .decoding import open_image
-from .images import Images
-from .labels import plain_name, symbol
+from .images import Images, open_image
+from .names import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours

@@ -25,8 +25,8 @@ from conftest import CHROMIUM, write_image
 from PIL import Image
 
 import cbir
+from cbir import report
 from cbir.common import ROOT
-from cbir.workflow import report
 
 QUIET = [
     "--no-sandbox",

@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 import cbir
-from cbir import cli
+from cbir import cli, project
 from cbir.common import ROOT
-from cbir.workflow import project
-from cbir.workflow.sweep import read_sweep
+from cbir.sweep import read_sweep
 
 
 def say(capsys, *words):

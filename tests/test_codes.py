@@ -11,7 +11,8 @@ from safetensors import safe_open
 from torch import nn
 
 import cbir
-from cbir import codes, zoo
+from cbir import trained as codes
+from cbir import zoo
 
 COLORS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 190)}
 WINDOWS = {"windows": "windows", "color": "color"}

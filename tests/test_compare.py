@@ -8,7 +8,7 @@ from test_run import CAPTION, result, table, words
 
 import cbir
 from cbir import cli
-from cbir.workflow.compare import compare
+from cbir.compare import compare
 
 SAME = {"database": "d" * 64, "queries": "e" * 64}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import cbir
 from cbir.common import did_you_mean, unknown_choice
-from cbir.workflow.sweep import read_sweep
+from cbir.sweep import read_sweep
 
 
 def test_did_you_mean():

@@ -493,7 +493,7 @@ def test_a_run_with_retrained_codes_is_explored_with_its_windows(folder, tmp_pat
     images = cbir.list_images(folder)
     parts = dict(images=images[[0, 1, 3, 6, 8]], queries=images[[4, 9]])
     net, database, _ = run.describe(**parts, network=make_net(codes=()), code_widths=[6])
-    monkeypatch.setattr("cbir.workflow.query.open_database", lambda *_: (database, net))
+    monkeypatch.setattr("cbir.query.open_database", lambda *_: (database, net))
     explorer, _ = serving.open_explorer(run)
     assert explorer.live
 

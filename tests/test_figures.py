@@ -22,8 +22,10 @@ from PIL import Image
 from torchvision import models
 
 import cbir
-from cbir import canvas, figures, labels, plots
-from cbir.labels import LABELS
+from cbir import figures, plots
+from cbir import figures as canvas
+from cbir import names as labels
+from cbir.names import LABELS
 
 
 @pytest.fixture(autouse=True)
@@ -937,8 +939,8 @@ def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkey
     """
     monkeypatch.delenv("MPLBACKEND", raising=False)  # else the kernel would draw for files only
     source = f"""import matplotlib.pyplot as plt
-from cbir.canvas import show
-from cbir.workflow.run import Run
+from cbir.figures import show
+from cbir.run import Run
 show(plt.subplots(figsize=(1, 1))[0], "unsaved: a < b")
 Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", "Fig. 1. \\"Quoted\\"")
 print(plt.get_fignums())"""

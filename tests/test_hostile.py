@@ -32,7 +32,7 @@ from torchvision import datasets
 
 import cbir
 from cbir import datasets as image_sets
-from cbir import decoding as module
+from cbir import images as module
 from cbir.common import ROOT
 
 SEEDS = fuzz.seeds()

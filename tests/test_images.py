@@ -15,7 +15,7 @@ from conftest import write_image
 from PIL import Image
 
 import cbir
-from cbir import decoding
+from cbir import images as decoding
 
 
 def flat_images(n, labels=None):

@@ -15,11 +15,10 @@ from PIL import Image
 
 import cbir
 from cbir import cli
+from cbir import studies as photographs
 from cbir.common import ROOT
 from cbir.evaluation import holm
-from cbir.experiment import Experiment
-from cbir.workflow import photographs
-from cbir.workflow.results import RESULTS, read_results, write_results
+from cbir.studies import RESULTS, Experiment, read_results, write_results
 
 KEPT = RESULTS / "photographs.json"
 NOTEBOOK = ROOT / "notebooks" / "11_photographs.ipynb"

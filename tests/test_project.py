@@ -8,8 +8,8 @@ from importlib.metadata import version
 import pytest
 import yaml
 
+from cbir import project
 from cbir.common import ROOT
-from cbir.workflow import project
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

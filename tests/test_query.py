@@ -9,7 +9,7 @@ from PIL import Image
 
 import cbir
 from cbir import cli
-from cbir.workflow.query import query
+from cbir.query import query
 
 
 @pytest.fixture

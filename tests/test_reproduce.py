@@ -22,9 +22,8 @@ from nbval.plugin import coalesce_streams
 from PIL import Image
 
 import cbir
-from cbir import cli
+from cbir import cli, environment, notebooks
 from cbir.common import ROOT
-from cbir.workflow import environment, notebooks
 
 PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]

@@ -16,9 +16,9 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import cli, tables
-from cbir.workflow import checks, estimate, notebooks, report, verdict
-from cbir.workflow.run import open_run
+from cbir import checks, cli, estimate, notebooks, report, tables
+from cbir import studies as verdict
+from cbir.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
 

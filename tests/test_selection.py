@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import cbir
-from cbir import experiment, scenes, selection
+from cbir import scenes
+from cbir import studies as experiment
+from cbir import studies as selection
 from cbir.descriptors import split_windows, weigh_by, window_means
 from cbir.scenes import render_scenes, sample_scenes
 

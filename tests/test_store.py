@@ -15,7 +15,8 @@ from conftest import make_net, write_image
 from zarr.storage import LocalStore
 
 import cbir
-from cbir import create, decoding
+from cbir import create
+from cbir import images as decoding
 from cbir.store import Store
 
 EXTRACTION = importlib.import_module("cbir.extract")  # the module: cbir.extract is its function

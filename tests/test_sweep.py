@@ -10,10 +10,10 @@ import yaml
 from conftest import write_image
 
 from cbir import cli, plots
+from cbir import sweep as module
 from cbir.common import ROOT
-from cbir.workflow import sweep as module
-from cbir.workflow.run import Run
-from cbir.workflow.sweep import collect, read_sweep, sweep
+from cbir.run import Run
+from cbir.sweep import collect, read_sweep, sweep
 
 
 @pytest.fixture

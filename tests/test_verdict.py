@@ -5,8 +5,9 @@ import re
 import pandas as pd
 import pytest
 
+from cbir import studies as results
+from cbir import studies as verdict
 from cbir.common import ROOT
-from cbir.workflow import results, verdict
 
 
 def test_the_readme_has_the_table():

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 import cbir
-from cbir import weights
+from cbir import zoo as weights
 
 SHAPES = {
     name: tensor.shape

@@ -13,7 +13,8 @@ from torch import nn
 from torchvision import models
 
 import cbir
-from cbir import weights, zoo
+from cbir import zoo
+from cbir import zoo as weights
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
 

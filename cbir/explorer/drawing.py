@@ -18,12 +18,13 @@ from matplotlib.colors import Colormap, to_hex, to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import figures, labels, plots
+from .. import figures, plots
+from .. import names as labels
 from ..color import histogram_distance
 from ..common import Metric
 from ..descriptors import Recipe
+from ..explorer.engine import Look, Region
 from ..figures import Picture
-from .engine import Look, Region
 
 BAR_HEIGHT = 20  # of a histogram, in units of its own
 CHANNEL_STEP = 27  # from one channel's bars to the next one's

@@ -18,7 +18,6 @@ from torchvision.transforms import v2 as T
 
 from ..color import color_histogram
 from ..common import AnyPath, Balance, Metric
-from ..decoding import open_image
 from ..descriptors import (
     AS_PRINTED,
     RECIPES,
@@ -33,7 +32,8 @@ from ..descriptors import (
     window_means,
 )
 from ..extract import Describer
-from ..labels import layer_names
+from ..images import open_image
+from ..names import layer_names
 from ..networks import Network, Transform, to_picture
 from ..search import search
 from ..store import Store

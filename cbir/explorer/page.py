@@ -19,13 +19,12 @@ from PIL import Image
 
 from ..color import color_histogram
 from ..common import METRICS, Metric, did_you_mean
-from ..decoding import UnreadableImage, open_image
 from ..descriptors import Recipe
-from ..images import Images, ImageSet
-from ..labels import plain_name
+from ..explorer.engine import AVERAGED, Answers, Explorer, Look
+from ..images import Images, ImageSet, UnreadableImage, open_image
+from ..names import plain_name
 from ..store import Store
 from . import drawing
-from .engine import AVERAGED, Answers, Explorer, Look
 
 try:
     import anywidget

@@ -15,15 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import project
 from ..common import ROOT, AnyPath
-from ..workflow import project
 
 if TYPE_CHECKING:
+    from ..explorer.engine import Explorer
     from ..images import ImageSet
     from ..networks import Network
+    from ..run import Run
     from ..store import Store
-    from ..workflow.run import Run
-    from .engine import Explorer
 
 NOTEBOOK = "09_explore"
 EXTRAS = {"windows": "windows"}  # what a store needs so that every recipe can be asked for
@@ -54,11 +54,11 @@ def open_explorer(
     Raises:
         FileNotFoundError: the run has not described anything; and what `open_database` raises.
     """
+    from ..explorer.engine import Explorer
     from ..images import list_images
     from ..networks import pick_device
+    from ..query import open_database
     from ..store import open_store
-    from ..workflow.query import open_database
-    from .engine import Explorer
 
     if not store and run.name == "embedded":
         _describe_embedded(run, device)
@@ -196,10 +196,10 @@ def _checked(run: str, parameters: dict[str, object]) -> dict[str, object]:
         return {}
     if not described and run != "embedded" and not parameters.get("store"):
         project.database_of(run)  # says which runs there are
+    from ..checks import absolute
     from ..images import list_images
+    from ..run import Run
     from ..store import open_store
-    from ..workflow.checks import absolute
-    from ..workflow.run import Run
 
     given = {name: absolute(name, value) for name, value in parameters.items()}
     if given.get("store"):

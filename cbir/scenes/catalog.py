@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common import AnyPath, Split, unknown_choice, write_atomically
-from .render import MIDDLE, Floats, object_share, render_scene
+from ..scenes.render import MIDDLE, Floats, object_share, render_scene
 
 VERSION = 1  # of the pictures: raised whenever the same table of scenes gives other pixels
 

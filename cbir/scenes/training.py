@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..common import Split
 from ..networks import IMAGENET_MEAN, IMAGENET_STD, Device, pick_device
+from ..scenes.catalog import CLASSES, render_scenes, sample_scenes
 from ..zoo import slim_vgg16
-from .catalog import CLASSES, render_scenes, sample_scenes
 
 HALF_SIZE_SHARE = 0.7  # of the epochs, which see the scenes at half their size
 

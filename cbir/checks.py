@@ -9,13 +9,12 @@ from typing import Any, get_args
 
 import yaml
 
-from ..common import METRICS, ROOT, Dtype, Precision, unknown_choice
-from ..datasets import load_images
-from ..descriptors import named_recipe
-from ..weights import NoDownload
-from ..zoo import check_at_hand, check_network
 from . import project
+from .common import METRICS, ROOT, Dtype, Precision, unknown_choice
+from .datasets import load_images
+from .descriptors import named_recipe
 from .project import PAPER, runs_folder
+from .zoo import NoDownload, check_at_hand, check_network
 
 # Parameters that are taken as they are typed.
 PATHS = {

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jinja2
 from PIL import Image
 
-from ..common import write_atomically
-from ..descriptors import RECIPES
-from ..evaluation import HISTOGRAM_DISTANCE, measure
-from ..images import Images
-from ..labels import NAMES, plain_name
-from ..store import find_store
-from . import verdict
+from . import studies as verdict
+from .common import write_atomically
+from .descriptors import RECIPES
+from .evaluation import HISTOGRAM_DISTANCE, measure
+from .images import Images
+from .names import NAMES, plain_name
 from .run import Run
+from .store import find_store
 
 Metrics: TypeAlias = Mapping[str, Any]  # what metrics.json holds
 Record: TypeAlias = Mapping[str, Any]  # one of its results: metric, descriptor, mean, low, high, ..

@@ -15,11 +15,11 @@ import papermill
 import psutil
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from ..common import ROOT
-from ..images import list_images
 from .checks import EXTRACTION, check_parameters, known_parameters
+from .common import ROOT
 from .environment import environment
 from .estimate import estimate
+from .images import list_images
 from .project import EVIDENCE, PAPER
 from .report import image_hashes, report
 from .run import Run

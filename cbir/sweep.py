@@ -14,11 +14,12 @@ import pandas as pd
 import papermill
 import yaml
 
-from .. import canvas, plots, tables
-from ..cluster import connect
-from ..common import ROOT, AnyPath, did_you_mean, write_atomically
-from ..datasets import load_images
+from . import figures as canvas
+from . import plots, tables
 from .checks import check_parameters, known_parameters
+from .cluster import connect
+from .common import ROOT, AnyPath, did_you_mean, write_atomically
+from .datasets import load_images
 from .notebooks import reproduce, with_defaults
 from .project import runs_folder
 from .run import Run

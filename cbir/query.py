@@ -7,17 +7,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .. import canvas, figures
-from ..common import AnyPath, Metric, write_atomically
-from ..decoding import UnreadableImage, open_image
-from ..images import ImageSet
-from ..nearest import Hits
-from ..networks import Network
-from ..search import search
-from ..store import Store, open_store
-from ..zoo import network_of
-from . import project
+from . import figures, project
+from . import figures as canvas
+from .common import AnyPath, Metric, write_atomically
+from .images import ImageSet, UnreadableImage, open_image
+from .nearest import Hits
+from .networks import Network
 from .run import Run
+from .search import search
+from .store import Store, open_store
+from .zoo import network_of
 
 
 def open_database(

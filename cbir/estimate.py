@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets import load_images
-from ..decoding import UnreadableImage, open_image
-from ..descriptors import describe, named_recipe
-from ..images import Images
-from ..networks import Network
-from ..store import find_store
-from ..zoo import load_network
+from .datasets import load_images
+from .descriptors import describe, named_recipe
+from .images import Images, UnreadableImage, open_image
+from .networks import Network
 from .run import Run
+from .store import find_store
+from .zoo import load_network
 
 SAMPLE = 8  # images that are described to see how long one takes
 OTHERWISE = 120  # seconds that the notebooks take besides, on two cores

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..common import ROOT
+from .common import ROOT
 
 PACKAGES = [  # that results depend on
     "cbir",

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common import PACKAGE, ROOT
-from ..store import find_store
+from .common import PACKAGE, ROOT
 from .project import PAPER
 from .run import Run
+from .store import find_store
 
 LOOKS_AT_IMAGES = "02_extraction"  # is executed each time: it finds what has changed in a folder
 ONLY_READ = [name for name in PAPER if name != LOOKS_AT_IMAGES]

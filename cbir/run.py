@@ -11,20 +11,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .. import canvas, tables
-from ..cluster import connect
-from ..codes import CODES_FILE, RETRAINED, train_codes, trained_on
-from ..common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
-from ..create import drop
-from ..datasets import load_images
-from ..descriptors import named_recipe
-from ..extract import extract
-from ..images import Images, ImageSet
-from ..nearest import Hits
-from ..networks import Network
-from ..store import Extras, Store, find_store
-from ..zoo import Weights, load_network
+from . import figures as canvas
+from . import tables
+from .cluster import connect
+from .common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
+from .create import drop
+from .datasets import load_images
+from .descriptors import named_recipe
+from .extract import extract
+from .images import Images, ImageSet
+from .nearest import Hits
+from .networks import Network
 from .project import runs, runs_folder
+from .store import Extras, Store, find_store
+from .trained import CODES_FILE, RETRAINED, train_codes, trained_on
+from .zoo import Weights, load_network
 
 ROUNDING = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
 

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from ..common import AnyPath, write_atomically
-from ..evaluation import bootstrap_interval, common_in_top_k
-from ..labels import NAMES, plain_name
-from ..tables import GROUPS
+from .common import AnyPath, write_atomically
+from .evaluation import bootstrap_interval, common_in_top_k
+from .names import NAMES, plain_name
 from .report import (
     PAGES,
     Cell,
@@ -26,6 +25,7 @@ from .report import (
     stages,
 )
 from .run import Run
+from .tables import GROUPS
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

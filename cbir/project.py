@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..common import INSTALLED, ROOT, did_you_mean, unknown_choice
+from .common import INSTALLED, ROOT, did_you_mean, unknown_choice
 
 PAPER = [  # in the order in which they are run: pictures come before drawings of the network
     "00_embedded_network",

@@ -1,1 +1,0 @@
-"""The notebooks as a program: runs, sweeps, queries and their reports."""
