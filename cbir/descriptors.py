@@ -1,5 +1,7 @@
 """Eq. 7-16 of the paper as pure functions on tensors.
 
+    d = cbir.describe(net, batch, **cbir.AS_PRINTED)  # d.h, d.eta_conv, d.eta
+
 Letters as in the paper: y, z, w, h, eta_conv (eta tilde), eta, q.
 """
 
@@ -14,7 +16,7 @@ from .networks import Network
 
 
 class Recipe(TypedDict, total=False):
-    """How a descriptor is made; what is left out is as printed. See `conv_descriptor`."""
+    """The options of `conv_descriptor`; those left out are as printed."""
 
     q: float
     threshold: Threshold
@@ -23,7 +25,7 @@ class Recipe(TypedDict, total=False):
     balance: Balance
 
 
-Windows = Sequence[tuple[torch.Tensor, int]]  # what `window_means` gives
+Windows = Sequence[tuple[torch.Tensor, int]]  # from `window_means`
 
 AS_PRINTED: Recipe = dict(
     q=0.5, threshold="absolute", counting="count", scale="mean", balance="none"
@@ -48,7 +50,7 @@ class Descriptors(NamedTuple):
 
 
 def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
-    """A recipe of `RECIPES` by its name, with changes. Raises ValueError like `check_recipe`."""
+    """Returns a recipe of `RECIPES`, with changes. Raises ValueError like `check_recipe`."""
     if name not in RECIPES:
         raise ValueError(unknown_choice("recipe", name, RECIPES))
     return check_recipe(**RECIPES[name] | changes)
@@ -61,14 +63,9 @@ def check_recipe(
     scale: Scale = "mean",
     balance: Balance = "none",
 ) -> Recipe:
-    """The recipe with its defaults filled in. Raises ValueError for a value without meaning."""
+    """Fills in a recipe's defaults. Raises ValueError for a value that is out of range."""
     recipe: Recipe = dict(q=q, threshold=threshold, counting=counting, scale=scale, balance=balance)
-    choices_of = {
-        "threshold": Threshold,
-        "counting": Counting,
-        "scale": Scale,
-        "balance": Balance,
-    }
+    choices_of = {"threshold": Threshold, "counting": Counting, "scale": Scale, "balance": Balance}
     for name, choices in choices_of.items():
         if recipe.get(name) not in get_args(choices):
             raise ValueError(unknown_choice(name, recipe.get(name), get_args(choices)))
@@ -102,7 +99,7 @@ def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.T
     """Eq. 13 on the last block's grid: how many channels find a position significant.
 
     Args:
-        z_N: (B, C_N, H_N, W_N), what `significant` gives.
+        z_N: (B, C_N, H_N, W_N) bool, from `significant`.
         counting: "count" is the number of channels, as printed. "union" is 1 where any channel
             does, as released.
 
@@ -119,7 +116,7 @@ def trace(z: torch.Tensor, side: Sequence[int]) -> torch.Tensor:
     No two rectangles overlap, so Eq. 13's z_m is the last block's map with every cell repeated.
 
     Args:
-        z: (B, H_N, W_N), what `significance_map` gives.
+        z: (B, H_N, W_N), from `significance_map`.
         side: (H_m, W_m), whole multiples of (H_N, W_N).
 
     Returns:
@@ -130,12 +127,15 @@ def trace(z: torch.Tensor, side: Sequence[int]) -> torch.Tensor:
 
 
 def window(side: Sequence[int], last: Sequence[int], name: str = "this block") -> tuple[int, int]:
-    """Eq. 9-12: (height, width) of the rectangle under a position of block N; else ValueError."""
+    """Eq. 9-12: (height, width) of the rectangle under a position of block N.
+
+    Raises ValueError if a side is not a whole multiple.
+    """
     rows, cols = side[0] // last[0], side[1] // last[1]
     if (rows * last[0], cols * last[1]) != tuple(side) or rows == 0 or cols == 0:
         raise ValueError(
             f"{name} is {tuple(side)}: not a whole multiple of the last block's {tuple(last)}; "
-            "cbir.Network(.., trim=True) leaves out the rows and columns that are over"
+            "cbir.Network(.., trim=True) cuts the surplus rows and columns"
         )
     return rows, cols
 
@@ -178,17 +178,17 @@ def conv_descriptor(
 
 
 def window_means(ys: Sequence[torch.Tensor]) -> Windows:
-    """The mean of every block over the windows of Eq. 11-12: what all recipes have in common.
+    """Averages every block over the windows of Eq. 11-12, which serves all recipes.
 
-    Returns [((B, C_m, H_N, W_N), cells of a window), ..], y_N last with windows of one cell.
-    Half precision becomes float32, since counts need it.
+    Returns [((B, C_m, H_N, W_N), cells per window), ..], y_N last with windows of one cell. Half
+    precision becomes float32, since counts need it.
     """
     grid = ys[-1].shape[-2:]
     return [window_mean(y, grid, f"block {m}") for m, y in enumerate(ys, start=1)]
 
 
 def window_mean(y: torch.Tensor, grid: Sequence[int], name: str) -> tuple[torch.Tensor, int]:
-    """One block of `window_means`; grid: (H_N, W_N)."""
+    """Computes one block of `window_means`; grid: (H_N, W_N)."""
     rows, cols = window(y.shape[-2:], grid, name)
     mean = F.avg_pool2d(y, (rows, cols)) if rows * cols > 1 else y
     if mean.dtype in (torch.float16, torch.bfloat16):
@@ -197,7 +197,7 @@ def window_mean(y: torch.Tensor, grid: Sequence[int], name: str) -> tuple[torch.
 
 
 def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[torch.Tensor]]:
-    """`window_means` and the codes by one forward pass, which keeps no block but the last."""
+    """Computes `window_means` and the codes in one pass, which keeps no block but the last."""
     ys, codes = net(batch, reduce=window_mean)
     means: list[Any] = list(ys)
     means[-1] = window_mean(ys[-1], ys[-1].shape[-2:], "the last block")
@@ -207,14 +207,14 @@ def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[to
 def split_windows(
     windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]
 ) -> list[tuple[torch.Tensor, int]]:
-    """What `window_means` gave, from the flat rows that the extra "windows" of a store keeps.
+    """Restores `window_means` from the flat rows that the extra "windows" of a store keeps.
 
     Args:
         windows: (B, sum C_m * H_N * W_N) float.
         blocks: the blocks' shapes, [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
 
     Returns:
-        [((B, C_m, H_N, W_N), cells of a window), ..].
+        [((B, C_m, H_N, W_N), cells per window), ..].
     """
     _, height, width = blocks[-1]
     maps = windows.reshape(len(windows), -1, height, width)
@@ -223,7 +223,7 @@ def split_windows(
 
 
 def weigh(means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
-    """Eq. 8 and 13-15 on `window_means`: the second half of `conv_descriptor`, (B, sum C_m)."""
+    """Eq. 8 and 13-15 on `window_means`, (B, sum C_m): the second half of `conv_descriptor`."""
     recipe = check_recipe(**recipe)
     y_N, _ = means[-1]
     z_N = significant(y_N, recipe["q"], recipe["threshold"])  # (B, C_N, H_N, W_N)
@@ -237,11 +237,11 @@ def weigh_by(
     scale: Scale = "mean",
     balance: Balance = "none",
 ) -> torch.Tensor:
-    """Eq. 13-15 for a selection of neurons, whatever selected them.
+    """Eq. 13-15 for any selection of neurons.
 
     Args:
         z_N: (B, C_N, H_N, W_N) bool, the neurons of y_N that count as significant.
-        means: what `window_means` gives.
+        means: from `window_means`.
         counting: as in `conv_descriptor`.
         scale: as in `conv_descriptor`.
         balance: as in `conv_descriptor`.
@@ -265,14 +265,26 @@ def weigh_by(
 
 
 def balanced(parts: Sequence[torch.Tensor], balance: Balance) -> list[torch.Tensor]:
-    """Parts of a descriptor, [(B, D), ..], each divided by its L1 or L2 norm; "none": as is."""
+    """Divides every part of a descriptor, (B, D), by its L1 or L2 norm; "none" leaves it."""
     if balance == "none":
         return list(parts)
     return [F.normalize(part, p=1 if balance == "l1" else 2, dim=1) for part in parts]
 
 
 def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Descriptors:
-    """Eq. 7-16 for a batch (B, 3, H, W) of transformed images, by one forward pass."""
+    """Eq. 7-16 in one forward pass.
+
+    Example:
+        >>> net = cbir.load_network()
+        >>> batch = torch.stack([net.transform(image) for image in images])
+        >>> cbir.describe(net, batch, **cbir.AS_RELEASED).eta.shape
+        torch.Size([2, 1208])
+
+    Args:
+        net: the network.
+        batch: (B, 3, H, W) float, transformed images.
+        recipe: the options of `conv_descriptor`.
+    """
     means, codes = forward_windows(net, batch)
     eta_conv = weigh(means, **recipe)
     return Descriptors(join(codes, eta_conv, recipe.get("balance", "none")), eta_conv)
@@ -281,7 +293,7 @@ def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Des
 def join(
     codes: Sequence[torch.Tensor], like: torch.Tensor, balance: Balance = "none"
 ) -> torch.Tensor:
-    """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), like `like` (B, ..); without codes (B, 0)."""
+    """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), of `like`'s dtype; without codes (B, 0)."""
     if not codes:
         return like.new_zeros(len(like), 0)
     return torch.cat(balanced([code.to(like.dtype) for code in codes], balance), dim=1)

@@ -5,8 +5,9 @@ known by name.
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Self, TypedDict
 
@@ -45,6 +46,12 @@ class Shapes(TypedDict):
 class Network:
     """Any torch CNN with its tap points.
 
+    Example:
+        >>> blocks = ["layer1", "layer2", "layer3", "layer4"]
+        >>> net = cbir.Network(torchvision.models.resnet18(), blocks, codes=["avgpool"])
+        >>> net.shapes["blocks"][-1]
+        (512, 7, 7)
+
     Args:
         module: takes (B, 3, H, W) float tensors; it is put in evaluation mode.
         blocks: names of the submodules whose outputs are y_1..y_N: non-negative maps, each side a
@@ -52,8 +59,8 @@ class Network:
         codes: names of the submodules whose outputs flatten to (B, D); may be empty.
         transform: an RGB image -> (3, H, W) float tensor; default `resize_transform()`.
         name: written into every store as provenance.
-        rectify: sets negative values of blocks to 0, where they do not end in a ReLU (residual
-            sums, SiLU, GELU): the method counts active neurons. Codes stay: L1 needs no sign.
+        rectify: sets negative values of blocks to 0, if they do not end in a ReLU (residual sums,
+            SiLU, GELU): the method counts active neurons. Codes stay: L1 needs no sign.
         trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's.
             Position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
             squares of Eq. 11-12 stay where they belong.
@@ -93,9 +100,7 @@ class Network:
         self.head = head.eval() if head else None
         self.codes: list[str] = [*codes, *getattr(head, "names", [])]
         self.transform = transform or resize_transform()
-        self.name = name
-        self.rectify = rectify
-        self.trim = trim
+        self.name, self.rectify, self.trim = name, rectify, trim
         self._looked_ahead: dict[torch.Size, tuple[set[str], torch.Size]] = {}
 
     def __repr__(self) -> str:
@@ -104,19 +109,18 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are stored as."""
+        """The dtype of the weights."""
         return next((p.dtype for p in self.module.parameters()), torch.float32)
 
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves the network to a device, its weights to a dtype, and returns it."""
-        self.module.to(device=device, dtype=dtype)
-        if self.head:
-            self.head.to(device=device, dtype=dtype)
+        for module in filter(None, [self.module, self.head]):
+            module.to(device=device, dtype=dtype)
         self.__dict__.pop("weights_hash", None)
         return self
 
@@ -126,11 +130,8 @@ class Network:
 
         Args:
             batch: (B, 3, H, W) float.
-            reduce: called with every block but the last as soon as it is there; `ys` then has what
-                it returns. So the fine maps' memory is free again while the network runs on.
-
-        Returns:
-            `Activations`.
+            reduce: applied to every block except the last as soon as it is computed; `ys` holds
+                its results, so that the large maps are freed during the pass.
 
         Raises:
             ValueError: the pass does not reach a submodule.
@@ -139,58 +140,48 @@ class Network:
         if size not in self._looked_ahead:
             self._looked_ahead[size] = self._look_ahead(batch[:1])
         overwritten, grid = self._looked_ahead[size]
-        earlier = self.blocks[:-1] if reduce else []
-        whole = {*self.blocks[len(earlier) :], *self.tapped_codes}
-        taps: dict[str, torch.Tensor] = {}
-        reduced: dict[str, Any] = {}
+        ys: dict[str, Any] = {}
+        codes: dict[str, torch.Tensor] = {}
 
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            if reduce and name in earlier:
-                title = f"block {self.blocks.index(name) + 1}"
-                reduced[name] = reduce(self._as_block(output, grid), grid, title)
-            if name in whole:
-                taps[name] = output.clone() if name in overwritten else output
+            if name in self.blocks:
+                y = output.clamp_min(0) if self.rectify else output
+                if self.trim:  # a block smaller than the last stays, to be refused later
+                    rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], grid))
+                    y = y[..., :rows, :columns]
+                if reduce and name != self.blocks[-1]:
+                    ys[name] = reduce(y, grid, f"block {self.blocks.index(name) + 1}")
+                else:
+                    ys[name] = y.clone() if name in overwritten else y
+            if name in self.tapped_codes:
+                codes[name] = (output.clone() if name in overwritten else output).flatten(1)
 
         self._run(batch, [*self.blocks, *self.tapped_codes], keep)
-        ys = [reduced[name] for name in earlier]
-        ys += [self._as_block(taps[name], grid) for name in self.blocks[len(earlier) :]]
-        codes = [taps[name].flatten(1) for name in self.tapped_codes]  # (B, D)
-        if self.head:
-            codes += self.head(ys[-1])
-        return Activations(ys, codes)
-
-    def _as_block(self, output: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """A submodule's output as y_m, (B, C_m, H_m, W_m); grid: the sides of y_N."""
-        y = output.clamp_min(0) if self.rectify else output
-        return _trim(y, grid) if self.trim else y
+        by_head = self.head(ys[self.blocks[-1]]) if self.head else []
+        tapped = [codes[name] for name in self.tapped_codes]  # (B, D) each
+        return Activations([ys[name] for name in self.blocks], tapped + by_head)
 
     def with_head(self, head: nn.Module | None) -> "Network":
-        """The same blocks, with the codes of a head instead of its own; None: without codes."""
-        return Network(
-            self.module,
-            self.blocks,
-            transform=self.transform,
-            name=self.name,
-            rectify=self.rectify,
-            trim=self.trim,
-            head=head,
-        )
+        """Returns the same blocks with the codes of a head instead of their own; None: no codes."""
+        options = (self.transform, self.name, self.rectify, self.trim)
+        return Network(self.module, self.blocks, (), *options, head)
 
-    def _run(self, batch: torch.Tensor, names: Sequence[str], note: Note) -> None:
-        """A forward pass in which every named submodule reports its output."""
+    def _run(self, batch: torch.Tensor, names: Iterable[str], note: Note) -> None:
+        """Runs a forward pass in which every named submodule reports its output."""
         batch = batch.to(self.device, self.dtype, non_blocking=True)
         known = dict(self.module.named_modules())
-        handles = [known[name].register_forward_hook(partial(note, name)) for name in names]
+        # one hook per submodule, even if it is both a block and a code
+        hooks = [known[n].register_forward_hook(partial(note, n)) for n in dict.fromkeys(names)]
         try:
             self.module(batch.to(memory_format=torch.channels_last))
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in hooks:
+                hook.remove()
 
     def _look_ahead(self, batch: torch.Tensor) -> tuple[set[str], torch.Size]:
-        """What must be known before a pass: which taps need a copy, and the sides of y_N.
+        """Runs one image to find the taps that a later in-place layer overwrites, and y_N's sides.
 
-        A tap needs one that a later layer overwrites, as an in-place ReLU does.
+        Such taps must be cloned: an in-place ReLU would reach into them.
         """
         taps: dict[str, tuple[torch.Tensor, int]] = {}
         names = [*self.blocks, *self.tapped_codes]
@@ -219,7 +210,7 @@ class Network:
         return digest.hexdigest()
 
     def probe(self) -> torch.Tensor:
-        """A transformed image of noise, (1, 3, H, W): it shows shapes and faults beforehand."""
+        """Returns a transformed noise image, (1, 3, H, W), used to find output shapes."""
         return self.transform(noise_image())[None]
 
     @cached_property
@@ -227,7 +218,8 @@ class Network:
         """Shapes for one image: {"blocks": [(C_1, H_1, W_1), ..], "codes": [D_1, ..]}.
 
         Raises:
-            ValueError: a block gives no maps or negative ones, as before a ReLU.
+            ValueError: a block gives no maps, or negative ones, as before a ReLU; or an output is
+                not finite, as with weights that lack a layer.
         """
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
@@ -241,14 +233,21 @@ class Network:
                     f"block {name!r} gives negative activations: "
                     "tap it after its ReLU, or pass rectify=True"
                 )
+        for name, output in zip([*self.blocks, *self.codes], [*ys, *codes]):
+            if not output.isfinite().all():
+                raise ValueError(
+                    f"{name!r} of {self.name!r} gives values that are not finite: its weights are "
+                    "damaged or lack this layer (IMAGENET1K_FEATURES has convolutions only: use "
+                    "'vgg16_conv')"
+                )
         return Shapes(blocks=[tuple(y.shape[1:]) for y in ys], codes=[c.shape[1] for c in codes])
 
     @cached_property
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Every convolution, pooling and linear layer in the order they run.
 
-        A layer is its name, its class's name and the shape of its output for one image. Where a
-        tap point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
+        A layer is its name, its class's name and the shape of its output for one image. If a tap
+        point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
         """
         taps = {*self.blocks, *self.tapped_codes}
         layers: list[tuple[str, str, tuple[int, ...]]] = []
@@ -274,33 +273,64 @@ class Network:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a descriptor depends on besides the image and the recipe: str, bool and lists."""
-        transform = " ".join(str(self.transform).split())
+        """All that a descriptor depends on besides the image and the recipe, as JSON has it."""
         provenance: dict[str, Any] = {
             "name": self.name,
             "weights_hash": self.weights_hash,
             "blocks": self.blocks,
             "codes": self.codes,
-            "transform": re.sub(r" at 0x[0-9a-f]+", "", transform),  # no memory addresses
+            "transform": transform_identity(self.transform),
         }
-        if self.rectify:
-            provenance["rectify"] = True
-        if self.trim:
-            provenance["trim"] = True
+        provenance |= {option: True for option in ("rectify", "trim") if getattr(self, option)}
         if self.dtype != torch.float32:
             provenance["precision"] = str(self.dtype).removeprefix("torch.")
         return provenance
 
 
-def _trim(y: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """Maps cut to whole multiples of the last block's sides; smaller ones are left as they are."""
-    rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], grid))
-    return y[..., :rows, :columns]
-
-
 def noise_image() -> Image.Image:
-    """An image that shows shapes and faults beforehand."""
+    """Returns an image of seeded noise, to find shapes and faults before any real image."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+
+
+def transform_identity(transform: Transform) -> dict[str, Any]:
+    """Identifies a transform by data, as JSON has it: its `repr` and its modules may change.
+
+    Returns:
+        {"size", "crop", "interpolation", "mean", "std"} of one like `resize_transform`'s; of any
+        other its qualified name and its public attributes, steps among them. Two functions of one
+        name are the same.
+    """
+    identity: Any = transform
+    match getattr(transform, "transforms", None):
+        case [
+            T.Resize(max_size=None, antialias=True) as resize,
+            *crop,
+            T.ToImage(),
+            T.ToDtype(dtype=torch.float32, scale=True),
+            T.Normalize(mean=mean, std=std),
+        ] if [type(step) for step in crop] in ([], [T.CenterCrop]):
+            cropped = crop[0].size if crop else None
+            identity = {"size": resize.size, "crop": cropped, "mean": mean, "std": std}
+            identity["interpolation"] = resize.interpolation
+    return json.loads(json.dumps(identity, default=_identity))
+
+
+def _identity(thing: Any) -> Any:
+    """Stands for a thing that JSON does not know, without its address in memory."""
+    if hasattr(thing, "tolist"):  # tensors and arrays
+        return thing.tolist()
+    if isinstance(thing, Enum):
+        return thing.value
+    if isinstance(thing, torch.dtype):
+        return str(thing)
+    if isinstance(thing, partial):
+        return {"name": "functools.partial", "of": [thing.func, thing.args, thing.keywords]}
+    if hasattr(thing, "__qualname__"):
+        return {"name": f"{thing.__module__}.{thing.__qualname__}"}
+    parts = dict(thing.named_children()) if isinstance(thing, nn.Module) else {}
+    parts |= {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_"}
+    parts.pop("training", None)  # nn.Module's
+    return _identity(type(thing)) | parts
 
 
 def resize_transform(

@@ -1,9 +1,9 @@
-"""What people would use instead: the last block pooled into one vector; and whitening.
+"""The usual alternatives: the last block pooled into one vector; unit length and whitening.
 
 Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and
-returns (B, D) float32 on their device. Most papers normalise, PCA-whiten and normalise again
-afterwards. That needs a fit over a database, so it is no part of these functions: see
-`l2_normalize` and `pca_whitening`.
+returns (B, D) float32 on their device. Most papers then normalise, PCA-whiten and normalise
+again. Whitening is fitted to a database, so it is done apart: see `l2_normalize` and
+`pca_whitening`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
-    """Every row divided by its L2 norm; with `parts`, every part of a row by its own.
+    """Divides every row by its L2 norm; with `parts`, every part of a row by its own.
 
     A row or part of zeros stays as it is, and so does NaN.
 
@@ -55,7 +55,7 @@ class Whitening(NamedTuple):
     matrix: NDArray[np.float32]
 
     def __call__(self, rows: ArrayLike) -> NDArray[np.floating]:
-        """(N, D) -> (N, dims)."""
+        """Projects rows, (N, D) -> (N, dims)."""
         return (np.asarray(rows) - self.mean) @ self.matrix
 
 
@@ -95,10 +95,7 @@ def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
 
 
 def average(ys: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The average of all activations: the mean of every channel of every block, (B, sum C_m).
-
-    Eq. 14 with q = 0 gives the same.
-    """
+    """Averages every channel of every block, (B, sum C_m): Eq. 14 with q = 0."""
     return torch.cat([y.float().mean(dim=(2, 3)) for y in ys], dim=1)
 
 
