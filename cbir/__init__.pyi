@@ -23,15 +23,10 @@ from . import (
     zoo as zoo,
 )
 from .trained import (
-    hidden_codes as hidden_codes,
-    imagenet1m_descriptors as imagenet1m_descriptors,
-    read_fvecs as read_fvecs,
-    train_hidden_layer as train_hidden_layer,
-)
-from .trained import (
     Codes as Codes,
-    load_codes as load_codes,
+    hidden_codes as hidden_codes,
     train_codes as train_codes,
+    train_hidden_layer as train_hidden_layer,
 )
 from .color import (
     color_histogram as color_histogram,
@@ -54,8 +49,8 @@ from .images import (
 from .descriptors import (
     AS_PRINTED as AS_PRINTED,
     AS_RELEASED as AS_RELEASED,
-    Descriptors as Descriptors,
     RECIPES as RECIPES,
+    UNIT_LENGTH as UNIT_LENGTH,
     conv_descriptor as conv_descriptor,
     describe as describe,
     named_recipe as named_recipe,
@@ -100,15 +95,12 @@ from .nearest import (
     Hits as Hits,
 )
 from .networks import (
-    Activations as Activations,
     Network as Network,
-    pick_device as pick_device,
     resize_transform as resize_transform,
     to_picture as to_picture,
 )
 from .pooling import (
     POOLINGS as POOLINGS,
-    Whitening as Whitening,
     l2_normalize as l2_normalize,
     pca_whitening as pca_whitening,
 )

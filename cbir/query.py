@@ -16,7 +16,7 @@ from .networks import Network
 from .run import Run
 from .search import search
 from .store import Store, open_store
-from .zoo import network_of
+from .trained import network_of
 
 
 def open_database(

@@ -15,7 +15,6 @@ from . import figures as canvas
 from . import tables
 from .cluster import connect
 from .common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
-from .create import drop
 from .datasets import load_images
 from .descriptors import named_recipe
 from .extract import extract
@@ -23,8 +22,8 @@ from .images import Images, ImageSet
 from .nearest import Hits
 from .networks import Network
 from .project import runs, runs_folder
-from .store import Extras, Store, find_store
-from .trained import CODES_FILE, RETRAINED, train_codes, trained_on
+from .store import Extras, Store
+from .trained import CODES_FILE, train_codes
 from .zoo import Weights, load_network
 
 ROUNDING = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
@@ -258,18 +257,7 @@ def _retrained(
     database = extract(parts[0], trunk, folder / "windows" / "database", **options)
     queries = extract(parts[1], trunk, folder / "windows" / "queries", shrink=True, **options)
     path = folder / CODES_FILE
-    if path.is_file() and not trained_on(trunk, path, database):
-        _remove_codes(path)
     return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
-
-
-def _remove_codes(path: Path) -> None:
-    """Removes codes whose database has other images by now, and the stores made with them."""
-    for group in path.parent.glob("*/zarr.json"):
-        store = find_store(group.parent)
-        if store is not None and any(RETRAINED in name for name in store.network["codes"]):
-            drop(group.parent)
-    path.unlink()
 
 
 def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:

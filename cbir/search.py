@@ -28,7 +28,7 @@ from .nearest import (
 )
 from .networks import Network
 from .store import Part, Store, open_store, shared_store
-from .zoo import network_of
+from .trained import network_of
 
 if TYPE_CHECKING:
     from distributed import Client

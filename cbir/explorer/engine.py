@@ -37,7 +37,7 @@ from ..names import layer_names
 from ..networks import Network, Transform, to_picture
 from ..search import search
 from ..store import Store
-from ..zoo import network_of
+from ..trained import network_of
 
 BATCH = 128  # images whose descriptors are computed at once: what they need stays in the cache
 AVERAGED: Recipe = AS_PRINTED | Recipe(q=0)  # every neuron is significant: no selection

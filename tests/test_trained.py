@@ -1,0 +1,265 @@
+"""Layers trained on a database: retrained codes and the IM-like descriptor."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+from PIL import Image
+from safetensors import safe_open
+from torch import nn
+
+import cbir
+from cbir import trained as layers
+
+COLORS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 190)}
+OPTIONS = dict(widths=(16, 12), epochs=60, lr=1e-2, dropout=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of twelve noisy pictures that colour tells apart; one cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, color in COLORS.items():
+        (folder / name).mkdir()
+        for i in range(12):
+            pixels = np.clip(rng.normal(color, 40, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
+    (folder / "red" / "broken.png").write_bytes(b"none")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Two blocks, no codes."""
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)]
+    second = [nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    transform = cbir.resize_transform(32)
+    return cbir.Network(nn.Sequential(*first, *second), ["2", "5"], (), transform, name="small")
+
+
+@pytest.fixture(scope="module")
+def trained(net, pictures):
+    return cbir.train_codes(net, pictures, **OPTIONS)
+
+
+# ---- retrained codes -----------------------------------------------------------------------------
+
+
+def test_they_learn_the_classes(trained, net, pictures):
+    about = trained.head.about
+    assert about["classes"] == sorted(COLORS) and about["widths"] == [16, 12]
+    assert about["images"] == 37 and about["trained on"] == 36 - 4 and about["accuracy"] > 0.7
+    images = cbir.list_images(pictures)
+    rows = [row for row, file in enumerate(images.files) if "broken" not in file]
+    inputs = [net.transform(cbir.open_image(images.path(row))) for row in rows]
+    answers = trained.head.classify(net(torch.stack(inputs)).ys[-1]).argmax(1)
+    expected = [about["classes"].index(images.labels[row]) for row in rows]
+    assert np.mean(answers.numpy() == expected) > 0.8
+    assert trained.shapes["codes"] == [16, 12] and trained.shapes["blocks"] == net.shapes["blocks"]
+    assert trained.codes == ["fc6, 16 retrained", "fc7, 12 retrained"]
+    embedded = cbir.load_network("embedded", device="cpu")  # its own codes are left out
+    retrained = cbir.train_codes(embedded, images[range(0, 37, 4)], widths=(4,), epochs=1)
+    assert len(embedded.codes) == 2 and retrained.codes == ["fc6, 4 retrained"]
+
+
+def test_the_layers_are_linear_relu_linear_relu_softmax(trained):
+    y_N = torch.rand(5, *trained.shapes["blocks"][-1])
+    first, second = trained.head.layers
+    y_6 = torch.relu(y_N.flatten(1) @ first.weight.T + first.bias)
+    y_7 = torch.relu(y_6 @ second.weight.T + second.bias)
+    got = trained.head(y_N)
+    assert torch.allclose(got[0], y_6, atol=1e-5) and torch.allclose(got[1], y_7, atol=1e-5)
+    scores = y_7 @ trained.head.classifier.weight.T + trained.head.classifier.bias
+    assert torch.allclose(trained.head.classify(y_N), scores, atol=1e-5)
+
+
+def test_dropout_is_for_training_only():
+    module = layers.Codes(30, [20_000], 2, dropout=0.5)
+    with torch.no_grad():
+        module.layers[0].weight.zero_()
+        module.layers[0].bias.fill_(1)
+        module.classifier.weight.fill_(1 / 20_000)
+        module.classifier.bias.zero_()
+    x = torch.rand(1, 30)
+    assert torch.allclose(module.eval().classify(x), torch.ones(2), atol=1e-3)
+    scores = module.train().classify(x)  # half of the units, twice as large
+    assert not torch.equal(scores, module.classify(x)) and abs(scores[0, 0] - 1) < 0.05
+
+
+def test_the_same_seed_gives_the_same_codes(trained, net, pictures):
+    state = torch.random.get_rng_state()
+    again = cbir.train_codes(net, pictures, **OPTIONS)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert again.weights_hash == trained.weights_hash
+    assert cbir.train_codes(net, pictures, seed=1, **OPTIONS).weights_hash != trained.weights_hash
+
+
+def test_every_class_keeps_an_image_and_unknown_classes_take_no_part(net, pictures):
+    images = cbir.list_images(pictures)
+    loose = images[[*range(4), *range(14, 18)]]
+    loose = cbir.images.ImageSet(loose.root, loose.files, ["a", "b", "c", "d", "", "", "a", "d"])
+    options = dict(widths=(4,), epochs=1, held_out=0.9)
+    about = cbir.train_codes(net, loose, **options).head.about
+    assert about["classes"] == ["a", "b", "c", "d"] and about["trained on"] == 4
+    single = cbir.images.ImageSet(loose.root, loose.files[:4], ["a", "b", "c", "d"])
+    about = cbir.train_codes(net, single, **options).head.about
+    assert about["trained on"] == 4 and np.isnan(about["accuracy"])
+
+
+def test_without_classes_there_is_nothing_to_learn(net, tmp_path):
+    write_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="fewer than two classes"):
+        cbir.train_codes(net, tmp_path)
+
+
+def test_they_are_trained_once_and_stay(net, pictures, tmp_path):
+    """In a file; images that come later are described by them."""
+    path = tmp_path / "run" / "codes.safetensors"
+    options = dict(widths=(8,), epochs=2, path=path)
+    images = cbir.list_images(pictures)
+    first = cbir.train_codes(net, images[range(30)], **options)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    assert about["network"] == net.provenance and about["widths"] == [8]
+    changed = path.stat().st_mtime_ns
+    again = cbir.train_codes(net, images, **options)
+    assert again.weights_hash == first.weights_hash and path.stat().st_mtime_ns == changed
+    assert again.head.about == first.head.about and again.head.about["images"] == 30
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        cbir.train_codes(net, images, seed=3, **options)
+
+
+def test_files_that_hold_no_codes(net, tmp_path):
+    path = tmp_path / "codes.safetensors"
+    with pytest.raises(FileNotFoundError, match="no retrained codes"):
+        layers.load_codes(net, path)
+    path.write_bytes(b"none")
+    with pytest.raises(ValueError, match="holds no codes"):
+        layers.load_codes(net, path)
+
+
+def test_h_is_the_codes_and_the_network_is_found_beside_its_store(pictures, tmp_path):
+    stores, path = tmp_path / "stores", tmp_path / "stores" / "codes.safetensors"
+    embedded = cbir.load_network(device="cpu")
+    trained = cbir.train_codes(embedded, pictures, widths=(6, 5), epochs=1, path=path)
+    store = cbir.extract(pictures, trained, stores / "database")
+    assert store.h.shape == (37, 11) and store.eta_conv.shape == (37, 184)
+    row = store.files.index("green/03.png")
+    ys, made = trained(trained.transform(cbir.open_image(store.path(row)))[None])
+    assert np.allclose(store["y_6"][row], made[0][0], atol=1e-5)
+    assert np.allclose(store["y_7"][row], made[1][0], atol=1e-5)
+    assert cbir.search(store, [store.path(row)], k=1).indices.tolist() == [[row]]
+    other = cbir.load_network(weights=None, device="cpu")
+    with pytest.raises(ValueError, match="another network than 'embedded'"):
+        layers.load_codes(other, path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="beside the stores"):
+        cbir.search(store, [store.path(row)], k=1)
+
+
+def test_codes_are_trained_from_window_means_alike(trained, net, pictures, tmp_path):
+    windows = cbir.extract(pictures, net, tmp_path / "windows", extras={"windows": "windows"})
+    windows.root = tmp_path / "nowhere"  # no image is opened
+    again = cbir.train_codes(net, windows, **OPTIONS)
+    for a, b in zip(again.head.parameters(), trained.head.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+# ---- the network of a store ----------------------------------------------------------------------
+
+
+def test_the_network_of_a_store_is_found_again():
+    """By its name, with the transform and the precision that made the store."""
+    cropped = cbir.load_network(crop=True, device="cpu")
+    found = layers.network_of(cropped.provenance, device="cpu")
+    assert found.provenance == cropped.provenance
+    half = cbir.load_network(precision="bfloat16", device="cpu")
+    assert layers.network_of(half.provenance, device="cpu").dtype == torch.bfloat16
+    assert layers.network_of(cropped.provenance, cropped) is cropped
+    message = "made by another network or other weights"
+    with pytest.raises(ValueError, match=f"{message} than 'embedded'"):
+        layers.network_of(cropped.provenance, cbir.load_network(device="cpu"))
+    with pytest.raises(ValueError, match=message):
+        layers.network_of(cropped.provenance, weights=None)
+
+
+# ---- the IM-like descriptor ----------------------------------------------------------------------
+
+
+def toy(n=120, seed=0):
+    """Three classes that no line parts, each in two opposite corners of a pair of dimensions."""
+    rng = np.random.default_rng(seed)
+    target = np.arange(n) % 3
+    codes = rng.normal(0, 0.1, (n, 8))
+    codes[np.arange(n), target] += rng.choice([-2, 2], n)
+    return codes.astype(np.float32), np.array(["cat", "dog", "fox"])[target]
+
+
+FAST = dict(width=16, epochs=25, batch_size=16, lr=1e-2)
+
+
+def weights(encoder):
+    return torch.cat([p.detach().ravel() for p in encoder.parameters()])
+
+
+def test_it_learns_what_no_line_can():
+    encoder, accuracy = cbir.train_hidden_layer(*toy(), **FAST)
+    assert accuracy > 0.98
+    codes, labels = toy(seed=1)
+    database, queries = (cbir.hidden_codes(encoder, x) for x in (toy()[0], codes))
+    hits = cbir.search(database, queries, k=5)
+    assert (toy()[1][hits.indices] == labels[:, None]).mean() > 0.98
+    assert cbir.train_hidden_layer(*toy(600), **FAST | {"epochs": 0})[1] < 0.7
+
+
+def test_the_hidden_layer_is_seeded():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    (a, _), (b, _), (c, _) = (
+        cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 2}, seed=seed) for seed in (0, 0, 1)
+    )
+    assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
+    assert torch.equal(torch.rand(3), expected)  # the global generator is left alone
+
+
+def test_unreadable_rows_and_unknown_classes_are_left_out():
+    codes, labels = toy()
+    gaps = [0, 5, 60, 120]
+    unreadable = np.insert(codes, gaps, np.nan, axis=0), np.insert(labels, gaps, "dog")
+    unknown = np.insert(codes, gaps, 9, axis=0), np.insert(labels, gaps, "")
+    (a, accuracy), *others = (
+        cbir.train_hidden_layer(*data, **FAST | {"epochs": 3})
+        for data in (toy(), unreadable, unknown)
+    )
+    for b, same in others:
+        assert torch.equal(weights(a), weights(b)) and accuracy == same
+    codes[labels != "cat"] = np.nan
+    with pytest.raises(ValueError, match="fewer than two classes"):
+        cbir.train_hidden_layer(codes, labels, **FAST)
+
+
+def test_of_a_large_database_a_sample_is_enough():
+    _, accuracy = cbir.train_hidden_layer(*toy(400), **FAST, most=100)
+    assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("n", [1, 4097])
+def test_hidden_codes(n, tmp_path):
+    """(N, width), not negative, row by row; a row of NaN stays one and touches no other."""
+    encoder, _ = cbir.train_hidden_layer(*toy(), epochs=1)
+    codes = toy(n)[0]
+    weight, bias = (parameter.detach().numpy() for parameter in encoder.parameters())
+    expected = np.maximum(0, codes @ weight.T + bias)
+    codes[n // 2] = np.nan
+    hidden = cbir.hidden_codes(encoder, codes)
+    assert hidden.shape == (n, 4) and hidden.dtype == np.float32  # half of 8 by default
+    mapped = cbir.hidden_codes(encoder, codes, tmp_path / "codes.npy")
+    assert isinstance(mapped, np.memmap) and mapped.tobytes() == hidden.tobytes()
+    others = np.arange(n) != n // 2
+    np.testing.assert_allclose(hidden[others], expected[others], rtol=1e-4, atol=1e-5)
+    assert np.isnan(hidden[n // 2]).all() and (hidden[others] >= 0).all()
