@@ -139,7 +139,8 @@ def train_codes(
     }
     if path is not None and Path(path).is_file():
         loaded = load_codes(net, path)
-        about = _about(loaded)
+        assert isinstance(loaded.head, Codes)
+        about = loaded.head.about
         differ = [key for key in settings if about.get(key) != settings[key]]
         if differ:
             raise ValueError(
@@ -241,11 +242,6 @@ def network_of(
             "pass that one as `net`, or name its weights"
         )
     return net
-
-
-def _about(net: Network) -> dict[str, Any]:
-    assert isinstance(net.head, Codes)
-    return net.head.about
 
 
 def _save(codes: Codes, path: AnyPath) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module, metadata
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -48,31 +49,22 @@ class Taps(NamedTuple):
 
 
 VGGS = ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-RESNET_BLOCKS = ["relu", "layer1", "layer2", "layer3", "layer4"]
+RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
+EFFICIENT = [f"features.{i}" for i in (1, 2, 3, 5, 7)]
+CONVNEXT = [f"features.{i}" for i in (1, 3, 5, 7)]
+MOBILE = [f"backbone.{i}" for i in (1, 3, 6, 12, 16)]
+DEEPLAB_CODE = ["classifier.0.convs.4.0"]  # its one pooled layer: the pyramid's image-wide branch
 # torchvision's other networks. VGG's blocks are its pools, see `taps_of`.
 TAPS = {
     "alexnet": Taps(  # sides 27, 13, 6
         ["features.2", "features.5", "features.12"], ["classifier.2", "classifier.5"], trim=True
     ),
-    "resnet50": Taps(RESNET_BLOCKS, ["avgpool"]),
-    "efficientnet_b0": Taps(
-        ["features.1", "features.2", "features.3", "features.5", "features.7"],
-        ["avgpool"],
-        rectify=True,
-    ),
-    "convnext_tiny": Taps(
-        ["features.1", "features.3", "features.5", "features.7"], ["avgpool"], rectify=True
-    ),
-    # Segmentation networks keep the later blocks large. Their one pooled layer is that of the
-    # pyramid's image-wide branch.
-    "deeplabv3_resnet50": Taps(
-        [f"backbone.{block}" for block in RESNET_BLOCKS], ["classifier.0.convs.4.0"]
-    ),
-    "deeplabv3_mobilenet_v3_large": Taps(
-        ["backbone.1", "backbone.3", "backbone.6", "backbone.12", "backbone.16"],
-        ["classifier.0.convs.4.0"],
-        rectify=True,
-    ),
+    "resnet50": Taps(RESNET, ["avgpool"]),
+    "efficientnet_b0": Taps(EFFICIENT, ["avgpool"], rectify=True),
+    "convnext_tiny": Taps(CONVNEXT, ["avgpool"], rectify=True),
+    # Segmentation networks keep the later blocks large.
+    "deeplabv3_resnet50": Taps([f"backbone.{block}" for block in RESNET], DEEPLAB_CODE),
+    "deeplabv3_mobilenet_v3_large": Taps(MOBILE, DEEPLAB_CODE, rectify=True),
 }
 ORIGINAL = "vgg16_conv"  # the paper's convolutions, with their original weights
 LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
@@ -187,20 +179,16 @@ def slim_vgg16(
     hidden = int(4096 * width)
     # The order of the two decides which weights a seed draws.
     features = models.vgg.make_layers(channels, batch_norm)
-    classifier = nn.Sequential(
-        nn.Linear(channels[-2] * 7 * 7, hidden),
-        nn.ReLU(True),
-        nn.Dropout(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(True),
-        nn.Dropout(),
-        nn.Linear(hidden, num_classes),
-    )
-    parts = OrderedDict[str, nn.Module](
+    classifier: list[nn.Module] = []
+    for before, after in pairwise([channels[-2] * 7 * 7, hidden, hidden, num_classes]):
+        classifier += [nn.Linear(before, after), nn.ReLU(True), nn.Dropout()]
+    parts = OrderedDict[
+        str, nn.Module
+    ](
         features=features,
         avgpool=nn.AdaptiveAvgPool2d(7),  # does nothing at 224 x 224
         flatten=nn.Flatten(),
-        classifier=classifier,
+        classifier=nn.Sequential(*classifier[:-2]),  # the last one ends in scores
     )
     return nn.Sequential(parts)
 
@@ -425,11 +413,9 @@ def _check_digests(state: State, path: Path) -> None:
     """Raises ValueError if a tensor, float32 in torch's order of axes, is not the original one."""
     with DIGESTS.open(encoding="utf-8", newline="") as file:
         expected = {row["tensor"]: row["sha256"] for row in csv.DictReader(file)}
-    wrong = []
-    for name, tensor in state.items():
-        values = tensor.float().contiguous().numpy().tobytes()
-        if hashlib.sha256(values).hexdigest() != expected[name]:
-            wrong.append(name)
+    values = {name: tensor.float().contiguous().numpy() for name, tensor in state.items()}
+    found = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in values.items()}
+    wrong = [name for name in found if found[name] != expected[name]]
     if wrong:
         raise ValueError(
             f"{path} does not hold VGG16's original convolutions: {len(wrong)} of {len(state)} "
@@ -504,7 +490,7 @@ def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool, seed:
     from_hub = weights == "default" and path is None
     try:
         module = _seeded(lambda: timm.create_model(architecture, pretrained=from_hub), seed)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # a file in its cache may hold anything
         if not from_hub:
             raise
         raise _not_in_timm(architecture, error) from error
@@ -556,17 +542,9 @@ def _check_timm(name: str, weights: Weights) -> None:
     repository = published.hf_hub_id
     files = [published.hf_hub_filename, "model.safetensors", "pytorch_model.bin"]
     files = [file for file in files if file]
-    if not repository:
+    cached = (hub.try_to_load_from_cache(repository, file) for file in files)
+    if not repository or any(isinstance(path, str) for path in cached):
         return
-    for cached in (hub.try_to_load_from_cache(repository, file) for file in files):
-        if isinstance(cached, str):
-            try:
-                _read_state_dict(Path(cached))
-            except ValueError as error:
-                for damaged in (Path(cached).resolve(), Path(cached)):  # what it links to, too
-                    damaged.unlink(missing_ok=True)
-                raise _not_in_timm(architecture, f"{error}; it has been removed") from error
-            return
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(repository, files[0]), timeout=PATIENCE)
     except HfHubHTTPError:
@@ -575,7 +553,7 @@ def _check_timm(name: str, weights: Weights) -> None:
         raise _not_in_timm(architecture, error) from error
 
 
-def _not_in_timm(architecture: str, error: Exception | str) -> NoDownload:
+def _not_in_timm(architecture: str, error: Exception) -> NoDownload:
     return NoDownload(
         f"timm's weights of {architecture!r} could not be downloaded or read ({error})",
         "Pass a state dict's path as `weights`, or None for random ones. 'efficientnet_lite0' has "

@@ -115,27 +115,6 @@ def test_average_of_all_activations(ys):
     torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))
 
 
-# ---- by hand --------------------------------------------------------------------------------
-
-
-def one_map(*rows):
-    return [torch.tensor(rows, dtype=torch.float32)[None, None]]
-
-
-def test_by_hand():
-    y = one_map([1, 0], [0, 3])
-    assert pooling.mac(y).item() == 3
-    assert pooling.gem(y).item() == pytest.approx((28 / 4) ** (1 / 3))
-    assert pooling.gem(y, p=1).item() == 1
-    assert pooling.gem(y, p=80).item() == pytest.approx(3, rel=0.02)
-    # all four 1/2, 1/2 away; sigma 1/3
-    assert pooling.spoc(y).item() == pytest.approx(4 * math.exp(-0.5 / (2 / 9)))
-    assert pooling.pyramid(y, levels=(1, 2)).tolist() == [[3, 1, 0, 0, 3]]
-    assert pooling.crow(y).item() == pytest.approx(0, abs=1e-5)  # one channel: nothing is rare
-    # of 1, 2 x 2 and 3 x 3 regions (starting at 0, 0, 1), those without 0 only
-    assert pooling.rmac(y).item() == 1 + 2 + 5
-
-
 # ---- R-MAC's regions ------------------------------------------------------------------------
 
 
@@ -191,30 +170,13 @@ def cloud(n=50, d=6, seed=0):
     return (rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 5).astype(np.float32)
 
 
-def test_rows_of_length_one():
+def test_rows_and_parts_of_length_one():
     np.testing.assert_allclose(cbir.l2_normalize(cloud()), normalize(cloud()), rtol=1e-6)
-    assert cbir.l2_normalize([[3.0, 4.0]]).tolist() == [[0.6, 0.8]]
     assert cbir.l2_normalize(cloud()).dtype == np.float32
-
-
-def test_parts_of_length_one():
-    assert cbir.l2_normalize([[3.0, 4.0, -2.0, 0.0, 0.0]], parts=[2, 1, 2]).tolist() == [
-        [0.6, 0.8, -1, 0, 0]
-    ]
-    x = cbir.l2_normalize(cloud(), parts=[2, 4])
-    np.testing.assert_allclose(
-        [np.linalg.norm(x[:, :2], axis=1), np.linalg.norm(x[:, 2:], axis=1)], 1, rtol=1e-6
-    )
-
-
-def test_zeros_stay_and_so_does_nan():
-    x = cbir.l2_normalize(
-        np.array([[0, 0, 0], [np.nan] * 3, [0, 0, 2]], np.float32), parts=[2, 0, 1]
-    )
-    assert x[0].tolist() == [0, 0, 0] and np.isnan(x[1]).all() and x[2].tolist() == [0, 0, 1]
-
-
-def test_parts_that_do_not_fit():
+    parts = cbir.l2_normalize([[3.0, 4.0, -2.0, 0.0, 0.0]], parts=[2, 1, 2])
+    assert parts.tolist() == [[0.6, 0.8, -1, 0, 0]]
+    nan = cbir.l2_normalize(np.array([[np.nan] * 3, [0, 0, 2]], np.float32), parts=[2, 0, 1])
+    assert np.isnan(nan[0]).all() and nan[1].tolist() == [0, 0, 1]
     with pytest.raises(ValueError, match="do not make 6"):
         cbir.l2_normalize(cloud(), parts=[2, 3])
 
@@ -238,20 +200,14 @@ def test_whitening_against_scikit_learn(dims, shape):
     )
 
 
-def test_what_does_not_vary_is_left_out():
-    """A channel that is always 0, and one that is another's double."""
+def test_what_does_not_vary_or_cannot_be_read_is_left_out():
+    """A channel that is always 0, and one that is another's double; rows of NaN."""
     rows = cloud(40, 3)
     rows = np.column_stack([rows, np.zeros(40, np.float32), 2 * rows[:, 0]])
-    assert (
-        cbir.pca_whitening(rows)(rows).shape == (40, 3) == cbir.pca_whitening(rows, 5)(rows).shape
-    )
-
-
-def test_unreadable_images_take_no_part():
-    rows = cloud()
-    gap = np.vstack([rows, np.full((2, 6), np.nan, np.float32)])
-    np.testing.assert_array_equal(cbir.pca_whitening(gap).matrix, cbir.pca_whitening(rows).matrix)
-    assert np.isnan(cbir.pca_whitening(rows)(gap)[-2:]).all()
+    whitening = cbir.pca_whitening(rows)
+    assert whitening(rows).shape == (40, 3) == cbir.pca_whitening(rows, 5)(rows).shape
+    gap = np.vstack([rows, np.full((2, 5), np.nan, np.float32)])
+    np.testing.assert_array_equal(cbir.pca_whitening(gap).matrix, whitening.matrix)
 
 
 @pytest.mark.parametrize(

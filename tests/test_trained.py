@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
@@ -78,16 +77,11 @@ def test_the_layers_are_linear_relu_linear_relu_softmax(trained):
 
 
 def test_dropout_is_for_training_only():
-    module = layers.Codes(30, [20_000], 2, dropout=0.5)
-    with torch.no_grad():
-        module.layers[0].weight.zero_()
-        module.layers[0].bias.fill_(1)
-        module.classifier.weight.fill_(1 / 20_000)
-        module.classifier.bias.zero_()
-    x = torch.rand(1, 30)
-    assert torch.allclose(module.eval().classify(x), torch.ones(2), atol=1e-3)
-    scores = module.train().classify(x)  # half of the units, twice as large
-    assert not torch.equal(scores, module.classify(x)) and abs(scores[0, 0] - 1) < 0.05
+    module, x = layers.Codes(30, [20_000], 2, dropout=0.5), torch.rand(1, 30)
+    expected = module.eval().classify(x)
+    assert expected.equal(module.classify(x)) and not expected.equal(module.train().classify(x))
+    means = torch.stack([module.classify(x) for _ in range(20)]).mean(0)
+    assert torch.allclose(means, expected, atol=0.1)  # half of the units, twice as large
 
 
 def test_the_same_seed_gives_the_same_codes(trained, net, pictures):
@@ -108,12 +102,8 @@ def test_every_class_keeps_an_image_and_unknown_classes_take_no_part(net, pictur
     single = cbir.images.ImageSet(loose.root, loose.files[:4], ["a", "b", "c", "d"])
     about = cbir.train_codes(net, single, **options).head.about
     assert about["trained on"] == 4 and np.isnan(about["accuracy"])
-
-
-def test_without_classes_there_is_nothing_to_learn(net, tmp_path):
-    write_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match="fewer than two classes"):
-        cbir.train_codes(net, tmp_path)
+        cbir.train_codes(net, single[[1]])
 
 
 def test_they_are_trained_once_and_stay(net, pictures, tmp_path):
@@ -214,6 +204,7 @@ def test_it_learns_what_no_line_can():
     hits = cbir.search(database, queries, k=5)
     assert (toy()[1][hits.indices] == labels[:, None]).mean() > 0.98
     assert cbir.train_hidden_layer(*toy(600), **FAST | {"epochs": 0})[1] < 0.7
+    assert cbir.train_hidden_layer(*toy(400), **FAST, most=100)[1] > 0.9  # of a sample
 
 
 def test_the_hidden_layer_is_seeded():
@@ -241,11 +232,6 @@ def test_unreadable_rows_and_unknown_classes_are_left_out():
     codes[labels != "cat"] = np.nan
     with pytest.raises(ValueError, match="fewer than two classes"):
         cbir.train_hidden_layer(codes, labels, **FAST)
-
-
-def test_of_a_large_database_a_sample_is_enough():
-    _, accuracy = cbir.train_hidden_layer(*toy(400), **FAST, most=100)
-    assert accuracy > 0.9
 
 
 @pytest.mark.parametrize("n", [1, 4097])

