@@ -4,12 +4,12 @@ Everything is computed from two stores with the extras "windows" and "color". Th
 h + average: η without any selection. `verdict_table` sums up the files in data/results/.
 """
 
-import functools
 import itertools
 import json
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
@@ -222,32 +222,25 @@ class Experiment:
         self, database: Store, queries: Store, high_q: float, k: int = 5, seed: int = 0
     ) -> None:
         self.database, self.queries, self.k, self.seed = database, queries, k, seed
-        self.recipes: dict[str, Recipe] = {
-            "q = 0.5": Recipe(q=0.5),
-            "high q": Recipe(q=high_q),
-            "relative": Recipe(q=0.5, threshold="relative"),
-            "as released": AS_RELEASED,
-        }
+        relative = Recipe(q=0.5, threshold="relative")
+        self.recipes = {"q = 0.5": Recipe(q=0.5), "high q": Recipe(q=high_q), "relative": relative}
+        self.recipes["as released"] = AS_RELEASED
         self.selections = [*self.recipes, "elsewhere"]
         self.judge = Evaluation(database, queries, (database["color"][:], queries["color"][:]))
         self.parts = {name: (database[name][:], queries[name][:]) for name in ("h", "color")}
         self._layers = {"h": list(database.dims["codes"]), "color": [75]}
         self._found: dict[tuple[object, ...], Rows] = {}
-        self.add(self.recipes)
-        self._add({"average": lambda windows: average([y for y, _ in windows])})
-        self._add({"elsewhere": self._elsewhere})
+        self.add({name: partial(weigh, **recipe) for name, recipe in self.recipes.items()})
+        self.add({"average": lambda windows: average([y for y, _ in windows])})
+        self.add({"elsewhere": self._elsewhere})
 
     def _elsewhere(self, windows: Windows) -> torch.Tensor:
         """Selects as many neurons as the relative threshold, at random positions."""
         z_N = significant(windows[-1][0], 0.5, "relative")
         return weigh_by(elsewhere(z_N, self.seed), windows)
 
-    def add(self, recipes: Mapping[str, Recipe]) -> None:
-        """Makes η̃ by more recipes: a part for each, under its name."""
-        self._add({name: functools.partial(weigh, **recipe) for name, recipe in recipes.items()})
-
-    def _add(self, functions: Mapping[str, Callable[[Windows], torch.Tensor]]) -> None:
-        """Makes parts by functions of both stores' window means: {part: function}."""
+    def add(self, functions: Mapping[str, Callable[[Windows], torch.Tensor]]) -> None:
+        """Makes more parts of the images' window means: {part: function}, see `weigh`."""
         for name in functions:
             self._layers[name] = [channels for channels, *_ in self.database.dims["blocks"]]
         both = []
@@ -478,6 +471,10 @@ def tables(trials: Mapping[tuple[str, str], Experiment], sizes: Sequence[int]) -
         for way, balance in WAYS.items():
             scores[way] = {name: s[metrics] for name, s in trial.scores(balance).items()}
         of_all = {way: statistics.means(s, trial.seed) for way, s in scores.items()}
+        own_shares = [
+            [part, *(trial.share(part, balance) for balance in WAYS.values())]
+            for part in ["average", *trial.selections]
+        ]
         thresholds, chosen_q = _thresholds(trial, scores)
         by_share, chosen_share = _by_share(trial, metrics)
         made[key] = {
@@ -485,7 +482,7 @@ def tables(trials: Mapping[tuple[str, str], Experiment], sizes: Sequence[int]) -
             "compared": _compared(scores, trial.seed),
             "thresholds": thresholds,
             "chosen": pd.concat([chosen_q, chosen_share], ignore_index=True),
-            "shares": _own_shares(trial),
+            "shares": pd.DataFrame(own_shares, columns=["selection", *WAYS]),
             "by_share": by_share,
             "common": _common(trial, sizes),
         }
@@ -525,7 +522,7 @@ def _thresholds(
     for kind in get_args(Threshold):
         qs = absolute if kind == "absolute" else FRACTIONS
         part_of = {q: f"{kind}, {q:g}" for q in qs}
-        trial.add({part_of[q]: Recipe(q=q, threshold=kind) for q in qs})
+        trial.add({part_of[q]: partial(weigh, q=q, threshold=kind) for q in qs})
         neurons = {q: float(amounts(significant(y_N, q, kind))[0].mean()) for q in qs}
         for way, balance in WAYS.items():
             of_eta = {}
@@ -602,14 +599,6 @@ def _by_share(trial: Experiment, metrics: list[str]) -> tuple[pd.DataFrame, pd.D
             controls[f"{CONTROL}, share chosen"] = of_control
         chosen.append(_chosen(f"{name}, share chosen", by_share, best[name], controls, trial.seed))
     return pd.DataFrame(rows), _stacked({"unit length": pd.concat(chosen)}, "way")
-
-
-def _own_shares(trial: Experiment) -> pd.DataFrame:
-    """The share that comes by itself, a row per selection."""
-    rows = []
-    for part in ["average", *trial.selections]:
-        rows.append([part, *(trial.share(part, balance) for balance in WAYS.values())])
-    return pd.DataFrame(rows, columns=["selection", *WAYS])
 
 
 def _common(trial: Experiment, sizes: Sequence[int]) -> pd.DataFrame:

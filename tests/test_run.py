@@ -16,8 +16,7 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import checks, cli, estimate, notebooks, report, tables
-from cbir import studies
+from cbir import checks, cli, estimate, notebooks, report, studies, tables
 from cbir.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
