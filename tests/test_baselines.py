@@ -35,7 +35,7 @@ def test_it_learns_what_no_line_can():
     assert accuracy > 0.98
     codes, labels = toy(seed=1)
     hits = cbir.search(cbir.hidden_codes(encoder, toy()[0]), cbir.hidden_codes(encoder, codes), k=5)
-    assert cbir.share_in_top_k(labels, toy()[1], hits.indices).mean() > 0.98
+    assert cbir.evaluation.share_in_top_k(labels, toy()[1], hits.indices).mean() > 0.98
 
 
 def test_accuracy_without_training_is_chance():

@@ -758,7 +758,7 @@ def test_names_in_the_plane_cover_no_point_and_no_other_name():
     x = np.append(0.8 + rng.random(12) / 15, 1.0)
     y = np.append(0.5 + rng.random(12) / 4, 0.9)
     table = pd.DataFrame({"descriptor": names, "x": x, "y": y, "y_low": y, "y_high": y})
-    table = table.assign(x_low=x - 0.01, x_high=x + 0.01, front=cbir.pareto_front(x, y))
+    table = table.assign(x_low=x - 0.01, x_high=x + 0.01, front=cbir.evaluation.pareto_front(x, y))
     canvas.use_style()
     fig, ax = plt.subplots(figsize=(5, 4))
     ax.set(xlim=(0, 1.05), ylim=(0, 1))
