@@ -147,7 +147,7 @@ def published_common() -> "pd.Series[int]":
 def _distances(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the distances of Table I; columns have two levels, a group and a descriptor."""
     columns = [column for column in table.columns if column.split()[0] in GROUPS]
-    heads = pd.MultiIndex.from_tuples([column.split(" ", 1) for column in columns])
+    heads = pd.MultiIndex.from_tuples([tuple(column.split(" ", 1)) for column in columns])
     return table[columns].astype(float).set_axis(heads, axis=1)
 
 
@@ -194,7 +194,7 @@ def _two_tables(
     for title, groups in TABLES.items():
         of_title = distances.columns[distances.columns.get_level_values(0).isin(groups)]
         heads = [("", column) for column in about]
-        heads += [(GROUPS[group], name(descriptor)) for group, descriptor in of_title]
+        heads += [(GROUPS[column[0]], name(column[1])) for column in of_title]
         columns = pd.MultiIndex.from_tuples(heads)
         bold = np.hstack([np.zeros(about.shape, bool), won[of_title]])
         cells = np.hstack([about, text[of_title]])
