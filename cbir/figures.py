@@ -184,10 +184,10 @@ CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
 MIDDLES = tuple(start + 0.5 for start in STARTS)
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
-GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
 LETTERS = 17  # of a class's name under a picture
 LAST_LETTERS = 14  # of a file's name: its end, often a number, tells more than its beginning
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
+GRAY = np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)  # of an image that cannot be read
 
 
 def network(ax: Axes, net: Network, key: bool = True) -> Axes:
