@@ -81,7 +81,6 @@ from .images import (
 )
 from .names import (
     NAMES as NAMES,
-    SYMBOLS as SYMBOLS,
 )
 from .nearest import (
     Hits as Hits,
