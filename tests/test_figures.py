@@ -421,7 +421,7 @@ def test_plane_shows_every_descriptor_with_both_intervals_and_its_name():
     y = np.append(0.5 + rng.random(12) / 40, 0.1)
     table = pd.DataFrame({"descriptor": [*names.NAMES][:13], "x": x, "y": y, "y_low": y - 0.01})
     table = table.assign(x_low=x - 0.01, x_high=x + 0.02, y_high=y + 0.02)
-    table["front"] = cbir.pareto_front(x, -y)
+    table["front"] = cbir.evaluation.pareto_front(x, -y)
     fig, ax = plt.subplots(figsize=(5, 4))
     assert plots.plane(ax, table) is ax
     fig.canvas.draw()
