@@ -15,7 +15,7 @@ from . import (
     networks as networks,
     plots as plots,
     pooling as pooling,
-    scenes as scenes,
+    statistics as statistics,
     store as store,
     studies as studies,
     tables as tables,
@@ -60,21 +60,8 @@ from .descriptors import (
 )
 from .evaluation import (
     Evaluation as Evaluation,
-    MARGIN as MARGIN,
-    as_family as as_family,
     average_precision as average_precision,
-    bootstrap_interval as bootstrap_interval,
-    by_other_half as by_other_half,
-    class_color_plane as class_color_plane,
     common_in_top_k as common_in_top_k,
-    comparisons as comparisons,
-    distance_by_part as distance_by_part,
-    halves as halves,
-    holm as holm,
-    means as means,
-    paired_difference as paired_difference,
-    pareto_front as pareto_front,
-    share_in_top_k as share_in_top_k,
 )
 from .explorer.engine import (
     Explorer as Explorer,
@@ -89,7 +76,6 @@ from .images import (
 )
 from .names import (
     NAMES as NAMES,
-    SYMBOLS as SYMBOLS,
 )
 from .nearest import (
     Hits as Hits,
@@ -107,6 +93,12 @@ from .pooling import (
 from .search import (
     Found as Found,
     search as search,
+)
+from .statistics import (
+    as_family as as_family,
+    comparisons as comparisons,
+    means as means,
+    paired_difference as paired_difference,
 )
 from .store import (
     Store as Store,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .common import AnyPath, write_atomically
-from .evaluation import bootstrap_interval, common_in_top_k
+from .evaluation import common_in_top_k
 from .names import NAMES, plain_name
 from .report import (
     PAGES,
@@ -25,6 +25,7 @@ from .report import (
     stages,
 )
 from .run import Run
+from .statistics import bootstrap_interval
 from .tables import GROUPS
 
 Key = TypeVar("Key")

@@ -1,10 +1,13 @@
-"""Figs 1-10 of the paper, drawn on the axes that they are given. No function computes a result."""
+"""Figs 1-10 of the paper, and the style of all figures.
+
+A function draws on the axes that it is given, and returns them. None computes a result.
+"""
 
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +16,7 @@ from anyascii import anyascii
 from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.legend_handler import HandlerTuple
@@ -27,20 +30,35 @@ from PIL import Image
 from .common import AnyPath
 from .images import Images, UnreadableImage, open_image
 from .names import symbol
-from .nearest import Hits
 from .networks import Network
 
 Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
 Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes
 WIDTH = 7.16  # inches of text on a page of two columns: a wider figure would be printed smaller
 SMALL = 7  # points: the smallest text
-DOTS = 200  # pixels that a picture has an inch, on screen as in a file
+DOTS = 200  # pixels that a picture has per inch, on screen as in a file
 INCH = 110  # pixels that an inch of it takes on a page
+APART = 0.12  # inches between two groups of columns
 
 
 def use_style() -> None:
-    """Sets typography and sizes shared by all figures: those of cbir/canvas.mplstyle."""
-    plt.style.use("cbir.canvas")
+    """Sets typography and sizes shared by all figures.
+
+    It starts from matplotlib's own settings, so that a user's matplotlibrc changes nothing. The
+    fonts are matplotlib's, the same on every machine.
+    """
+    plt.rcdefaults()
+    plt.rc("font", family="DejaVu Sans", size=8)
+    plt.rc("mathtext", fontset="dejavusans")
+    plt.rc("pdf", fonttype=42)  # text stays text
+    plt.rc("axes", labelsize=8, titlesize=7, linewidth=0.6)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc(("xtick", "ytick"), labelsize=7)
+    plt.rc(("xtick.major", "ytick.major"), width=0.6)
+    plt.rc("legend", fontsize=7, frameon=False, handlelength=1.5, handletextpad=0.5)
+    plt.rc("figure", dpi=INCH)
+    plt.rc("figure.constrained_layout", use=True, w_pad=0.06)
+    plt.rc("savefig", dpi=DOTS)
 
 
 def show(fig: Figure, caption: str) -> None:
@@ -65,73 +83,48 @@ def show(fig: Figure, caption: str) -> None:
 
 def grid(
     rows: int,
-    columns: int,
+    columns: int | Sequence[int],
     width: float = 0.95,
     height: float = 0.95,
     below: float = 0.3,
     left: float = 0.25,
     right: float = 0,
     top: float = 0.22,
+    gap: float = 0.07,
 ) -> tuple[Figure, NDArray[Any]]:
     """Makes a figure of small axes, for images or histograms.
 
     The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
 
     Args:
-        rows: how many of them are below each other.
-        columns: how many are side by side.
+        rows: how many axes are below each other.
+        columns: how many are side by side; in several groups, the number of each.
         width: of one, in inches.
         height: of one.
         below: inches for the text under it.
         left: inches for the text before a row.
         right: inches for the text behind a row.
         top: inches for titles, and a legend.
+        gap: inches between two columns.
 
     Returns:
-        The figure and its axes (rows, columns).
+        The figure and its axes (rows, sum of columns).
     """
-    gap = 0.07
-    w = left + columns * (width + gap) + right
+    groups = [columns] if isinstance(columns, int) else columns
+    # A narrow empty column stands between two groups.
+    filled = np.concatenate([[True] * n + [False] for n in groups])[:-1]
+    widths = np.where(filled, width, APART - 2 * gap)
+    w = left + widths.sum() + gap * len(widths) + right
     h = top + rows * (height + below)
     margins = {"left": left / w, "right": 1 - (gap + right) / w}
     margins |= {"top": 1 - top / h, "bottom": below / h}
-    margins |= {"wspace": gap / width, "hspace": below / height}
+    margins |= {"wspace": gap / widths.mean(), "hspace": below / height}
     # layout="none" would last for one savefig only
     by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
     fig = plt.figure(figsize=(w, h), layout=by_hand)
-    return fig, fig.subplots(rows, columns, squeeze=False, gridspec_kw=margins)
-
-
-def side_by_side(
-    rows: int, groups: Sequence[int], side: float = 0.38, below: float = 0.32, apart: float = 0.12
-) -> tuple[Figure, NDArray[Any]]:
-    """Makes a figure of small square axes in groups of columns.
-
-    Args:
-        rows: how many of them are below each other.
-        groups: how many are side by side in each group.
-        side: of one, in inches.
-        below: inches for the text under it.
-        apart: inches between two groups.
-
-    Returns:
-        The figure and its axes (rows, sum of groups).
-    """
-    top, gap, edge = 0.42, 0.035, 0.04
-    lefts = []
-    left = 0.22  # a row's number stands there
-    for columns in groups:
-        lefts += [left + (side + gap) * n for n in range(columns)]
-        left = lefts[-1] + side + apart
-    w = lefts[-1] + side + edge
-    h = top + rows * (side + below)
-    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-    fig = plt.figure(figsize=(w, h), layout=by_hand)
-    axes = np.empty((rows, len(lefts)), object)
-    for row, column in np.ndindex(axes.shape):
-        bottom = h - top - row * (side + below) - side
-        axes[row, column] = fig.add_axes((lefts[column] / w, bottom / h, side / w, side / h))
-    return fig, axes
+    cells = fig.add_gridspec(rows, len(widths), width_ratios=widths, **margins)
+    places = itertools.product(range(rows), np.flatnonzero(filled).tolist())
+    return fig, np.reshape([fig.add_subplot(cells[place]) for place in places], (rows, -1))
 
 
 def ranks(axes: Panels) -> None:
@@ -147,26 +140,14 @@ def is_first(axes: Panels) -> bool:
     return place is None or place.is_first_row()
 
 
-def shorten(name: str, most: int) -> str:
-    """Cuts a name to `most` characters, so that it stays under its picture."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def drawable(text: str) -> str:
-    """A text as the figures' font can write it: what it lacks is spelt in Latin letters.
+    """Spells in Latin letters what the figures' font cannot write.
 
     "蝶々" becomes "DieDie". Fonts of Chinese, Japanese and Korean are tens of megabytes, and which
     ones a machine has differs.
     """
-    known = _letters()
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
     return "".join(c if ord(c) in known else anyascii(c) for c in text).strip()
-
-
-@functools.cache
-def _letters() -> frozenset[int]:
-    """The characters that the figures' font has."""
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    return frozenset(font.get_charmap())
 
 
 def bare(ax: Axes) -> Axes:
@@ -174,6 +155,18 @@ def bare(ax: Axes) -> Axes:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return ax
+
+
+class Hits(Protocol):
+    """What `search` gives."""
+
+    @property
+    def indices(self) -> NDArray[np.integer]:
+        """(Q, k) rows of the database."""
+
+    @property
+    def distances(self) -> NDArray[np.floating]:
+        """(Q, k), ascending."""
 
 
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
@@ -186,16 +179,15 @@ OUTPUT_GAP = 0.56  # behind a layer whose output has a name
 BLOCKS_GAP = 0.5  # behind the last block
 LETTER = 0.15  # the width of a letter under a layer, where a figure is as wide as a page
 SAME, OTHER, QUERY = "#009E73", "#CC79A7", "#222222"  # frames of Figs 3-6
-DASHES = (0, (2.5, 1))
 MARKERS = "oD"  # under the images of Figs 3-6, for what is known besides the class
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
 MIDDLES = tuple(start + 0.5 for start in STARTS)
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
-GRAY = np.full((8, 8, 3), 200, np.uint8)  # in place of an image that cannot be read
 LETTERS = 17  # of a class's name under a picture
 LAST_LETTERS = 14  # of a file's name: its end, often a number, tells more than its beginning
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
+GRAY = np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)  # of an image that cannot be read
 
 
 def network(ax: Axes, net: Network, key: bool = True) -> Axes:
@@ -252,7 +244,7 @@ def network(ax: Axes, net: Network, key: bool = True) -> Axes:
 
 
 def _kind(layer: str) -> tuple[str, str]:
-    """What a layer of Fig. 1 is called and its colour, by its class's name."""
+    """Returns a layer's name in Fig. 1 and its colour, by its class's name."""
     if layer == "Linear":
         return "fully connected", CONNECTED
     if "Pool" not in layer:
@@ -263,7 +255,7 @@ def _kind(layer: str) -> tuple[str, str]:
 
 
 def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, float]:
-    """Side, thickness and depth of a layer's slab, and the gap behind it."""
+    """Returns side, thickness and depth of a layer's slab, and the gap behind it."""
     if len(shape) == 3:
         side = 3 * (shape[-1] / largest) ** 0.5
         depth = 0.28 * side
@@ -272,7 +264,7 @@ def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, fl
 
 
 def _faces(x: float, side: float, thickness: float, depth: float) -> NDArray[np.float64]:
-    """Front, top and right side of a slab that begins at x: (3, 4, 2) corners."""
+    """Returns front, top and right side of a slab that begins at x: (3, 4, 2) corners."""
     right, bottom, top = x + thickness, -side / 2, side / 2
     front = np.array([(x, bottom), (right, bottom), (right, top), (x, top)])
     back = front + depth
@@ -318,12 +310,6 @@ def stretched(z: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return z[rows][:, cols]
 
 
-def faded(image: Picture) -> Picture:
-    """Turns an image (H, W, 3) light grey, as Fig. 2 shows what is not significant."""
-    gray = image.mean(axis=2, keepdims=True) * 0.35 + 110
-    return np.repeat(gray, 3, axis=2).astype(np.uint8)
-
-
 def marked(image: Picture, z: NDArray[Any]) -> Picture:
     """Colours an image where a neuron is significant and leaves it light grey elsewhere.
 
@@ -338,26 +324,25 @@ def marked(image: Picture, z: NDArray[Any]) -> Picture:
         (H, W, 3) uint8.
     """
     counts = stretched(z, *image.shape[:2])  # (H, W)
-    inside = image
+    gray = image.mean(axis=2, keepdims=True)
+    inside: NDArray[Any] = image
     if z.max() > 1:
-        cmap, norm = tint(z)
-        light = 0.35 + 0.95 * image.mean(axis=2, keepdims=True) / 255
-        inside = np.minimum(255 * cmap(norm(counts))[..., :3] * light, 255).astype(np.uint8)
-    return np.where(counts[..., None] > 0, inside, faded(image))
+        tint = _tint(z).to_rgba(counts)[..., :3]
+        inside = np.minimum(255 * tint * (0.35 + 0.95 * gray / 255), 255)
+    return np.where(counts[..., None] > 0, inside, gray * 0.35 + 110).astype(np.uint8)
 
 
-def tint(z: NDArray[Any]) -> tuple[Colormap, Normalize]:
-    """Gives the colours of a map's counts: the more channels agree, the brighter."""
+def _tint(z: NDArray[Any]) -> ScalarMappable:
+    """Returns the colours of a map's counts: the more channels agree, the brighter."""
     colors = colormaps["viridis"](np.linspace(0.35, 1, 256))  # the darkest would hide the image
-    return ListedColormap(colors), Normalize(0, z.max())
+    return ScalarMappable(Normalize(0, z.max()), ListedColormap(colors))
 
 
 def count_bar(ax: Axes, z: NDArray[Any]) -> None:
     """Draws the colour bar of a map's counts beside its axes, if it counts."""
     if z.max() > 1:
-        cmap, norm = tint(z)
         beside = ax.inset_axes((1.08, 0, 0.07, 1))
-        bar = ax.figure.colorbar(ScalarMappable(norm, cmap), cax=beside, label="channels")
+        bar = ax.figure.colorbar(_tint(z), cax=beside, label="channels")
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(4, integer=True)
 
@@ -395,23 +380,25 @@ def retrieval(
         axes.
     """
     rows = range(len(queries)) if rows is None else rows
-    found = list(hits.values()) if isinstance(hits, Mapping) else [hits]
-    if names is None:
-        numbers = range(1, len(rows) + 1)
-        names = [*map(symbol, hits)] * len(rows) if isinstance(hits, Mapping) else numbers
+    found = [hits]
+    if isinstance(hits, Mapping):
+        found = list(hits.values())
+        names = names or [*map(symbol, hits)] * len(rows)
+    names = names or range(1, len(rows) + 1)
     decimals = _decimals(np.concatenate([each.distances[rows].ravel() for each in found]))
     picture = functools.cache(thumbnail)
-    query_picture = functools.cache(lambda query: thumbnail(queries.path(query)))
-    lines = list(itertools.product(rows, found))
-    for row, name, (query, each) in zip(axes, names, lines):
+    for row, name, (query, each) in zip(axes, names, itertools.product(rows, found)):
         query_class = queries.labels[query]
-        _draw_image(row[0], query_picture(query), [_name(queries, query)], QUERY)
+        _draw_image(row[0], thumbnail(queries.path(query)), [_name(queries, query)], QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         same = _agreement(known, query, each.indices[query])
         texts = [f"{distance:.{decimals}f}" for distance in each.distances[query]]
         _draw_found(row[1:], database, each.indices[query], query_class, same, picture, texts)
         counts = [f"{factor} {agree.sum()}/{len(agree)}" for factor, agree in same.items()]
-        _write_beside(row[-1], "\n".join(counts))
+        if counts:
+            style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": SMALL}
+            beside = {"va": "center", "linespacing": 1.5}
+            row[-1].annotate("\n".join(counts), (1, 0.5), (7, 0), **beside, **style)
         ranks(row)
     if known and is_first(axes[0]):
         _draw_legend(axes[0][0], known)
@@ -446,7 +433,7 @@ def summary(
     picture = functools.cache(thumbnail)
     for row, query, name in zip(axes, rows, names):
         query_class = queries.labels[query]
-        _draw_image(row[0], picture(queries.path(query)), [], QUERY, 1.2)
+        _draw_image(row[0], thumbnail(queries.path(query)), [], QUERY, 1.2)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         groups = np.reshape(row[1:], (len(hits), -1))
         for group, each in zip(groups, hits.values()):
@@ -466,7 +453,7 @@ def summary(
 def _agreement(
     known: Known | None, query: int, indices: NDArray[np.integer]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Which images agree with their query in what is known of both.
+    """Compares what is known of images with what is known of their query.
 
     indices: (k,) rows of the database; -1, not found, agrees in nothing. Returns {"class": (k,)
     bool, "background": .., ..}.
@@ -489,27 +476,34 @@ def _draw_found(
     picture: Callable[[Path], Picture],
     distances: Sequence[str] = (),
 ) -> None:
-    """The images that a query found: large with text under them, or without distances small."""
-    marked_factors = [agree for factor, agree in same.items() if factor != "class"]
+    """Draws a query's hits: large with text under them, or without distances small."""
     for n, (ax, i) in enumerate(zip(axes, indices)):
         found_any = i >= 0  # not if the query could not be read
         label = database.labels[i] if found_any else ""
-        image = picture(database.path(i)) if found_any else GRAY
+        image = picture(database.path(i)) if found_any else np.copy(GRAY)
         lines = [_name(database, i) if found_any else "", distances[n]] if distances else []
-        _draw_image(ax, image, lines, _frame(query_class, label), 1.8 if distances else 1.2)
-        _draw_marks(ax, [agree[n] for agree in marked_factors])
+        color = SAME if label == query_class else OTHER
+        color = color if label and query_class else QUERY
+        _draw_image(ax, image, lines, color, 1.8 if distances else 1.2)
+        down = 4.8 + 8.6 * ax.get_xlabel().count("\n")  # on the last line under the picture
+        offset = ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
+        agree = [agreement[n] for factor, agreement in same.items() if factor != "class"]
+        for x, marker, filled in zip((0.1, 0.9), MARKERS, agree):
+            place = ax.transAxes + offset
+            ax.add_line(_mark(marker, filled, [x], [0], transform=place, clip_on=False))
 
 
 def _name(images: Images, row: int) -> str:
-    """What stands under an image: its class, or the end of its file's name where none has one."""
+    """Returns an image's class, or the end of its file's name if no image has one."""
     if any(images.labels):
-        return shorten(drawable(images.labels[row]), LETTERS)
+        label = drawable(images.labels[row])
+        return label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"
     name = drawable(Path(images.files[row]).stem)
     return name if len(name) <= LAST_LETTERS + 1 else f"…{name[-LAST_LETTERS:]}"
 
 
 def thumbnail(path: AnyPath | Image.Image) -> Picture:
-    """Opens an image or its file, reduced for drawing, (H, W, 3); grey where it cannot be read."""
+    """Opens an image or its file, reduced for drawing, (H, W, 3); grey if it cannot be read."""
     try:
         image = open_image(path)
     except UnreadableImage:
@@ -518,90 +512,63 @@ def thumbnail(path: AnyPath | Image.Image) -> Picture:
 
 
 def _decimals(distances: NDArray[np.floating]) -> int:
-    """How many decimals show two digits of the usual distance, but at least 4."""
+    """Returns how many decimals show two digits of the usual distance, but at least 4."""
     positive = distances[distances > 0]
     usual = np.median(positive) if len(positive) else 1
     return max(4, 2 - int(np.floor(np.log10(usual))))
 
 
-def _frame(query_class: str, label: str) -> str:
-    """The colour of an image's frame."""
-    if not (query_class and label):
-        return QUERY
-    return SAME if label == query_class else OTHER
-
-
-def _frame_line(color: str, width: float = 1.8) -> dict[str, Any]:
-    """How a frame is drawn."""
-    return {"edgecolor": color, "linewidth": width, "linestyle": DASHES if color == OTHER else "-"}
+def _frame(color: str, line: float, *size: float) -> Rectangle:
+    """Returns a frame of this width and height; that of another class is dashed."""
+    style = {"edgecolor": color, "linewidth": line, "linestyle": "-"}
+    if color == OTHER:
+        style["linestyle"] = (0, (2.5, 1))
+    return Rectangle((-0.5, -0.5), *size, fill=False, **style)
 
 
 def _draw_image(
-    ax: Axes, image: Picture, lines: Sequence[str], color: str, width_of_frame: float = 1.8
+    ax: Axes, image: Picture, lines: Sequence[str], color: str, frame: float = 1.8
 ) -> None:
-    """An image with its proportions in a square cell, a frame around it, lines of text under it."""
+    """Draws an image with its proportions in a square cell, a frame around it, text under it."""
     height, width = image.shape[:2]
     half = max(height, width) / 2
     ax.imshow(image)
     ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
-    line = _frame_line(color, width_of_frame)
-    ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **line))
-    text = "\n".join(line for line in lines if line)
+    ax.add_patch(_frame(color, frame, width, height)).set_clip_on(False)
+    if image is GRAY:  # `thumbnail` says so
+        text = "unreadable" if lines else "?"
+        ax.text(width / 2, height / 2, text, fontsize=SMALL, ha="center", va="center")
+    under = "\n".join(filter(None, lines))
     # a class may be called "$x"
-    ax.set_xlabel(text, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
+    ax.set_xlabel(under, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
     bare(ax)
 
 
-def _draw_marks(ax: Axes, same: Sequence[np.bool_]) -> None:
-    """Marks under an image, on the last line of its text: one at the left, one at the right."""
-    down = 4.8 + 8.6 * ax.get_xlabel().count("\n")
-    offset = ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
-    for x, marker, filled in zip((0.1, 0.9), MARKERS, same):
-        mark = Line2D([x], [0], transform=ax.transAxes + offset, clip_on=False)
-        ax.add_line(_marked(mark, marker, filled))
-
-
-def _marked(mark: Line2D, marker: str, filled: bool | np.bool_) -> Line2D:
-    """A mark of Figs 3-6, filled or hollow."""
+def _mark(
+    marker: str, filled: bool | np.bool_, x: Sequence[float], y: Sequence[float], **place: Any
+) -> Line2D:
+    """Returns a mark of Figs 3-6, filled or hollow."""
     size = 4 if marker == "o" else 3.4
-    mark.set(marker=marker, markersize=size, markeredgewidth=0.7, linestyle="")
-    mark.set(markeredgecolor=QUERY, markerfacecolor=QUERY if filled else "white")
-    return mark
-
-
-def _write_beside(ax: Axes, text: str) -> None:
-    """Text behind a row of images, or none."""
-    if not text:
-        return
-    style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": SMALL}
-    ax.annotate(text, (1, 0.5), (7, 0), va="center", linespacing=1.5, **style)
+    style: dict[str, Any] = {"linestyle": "", "markersize": size, "markeredgewidth": 0.7}
+    style |= {"markeredgecolor": QUERY, "markerfacecolor": QUERY if filled else "white"}
+    return Line2D(x, y, marker=marker, **style, **place)
 
 
 def _draw_legend(ax: Axes, known: Known) -> None:
-    """What frames and marks mean, above a figure whose upper left axes these are."""
+    """Explains frames and marks above a figure whose upper left axes these are."""
     factors = known[0].columns.intersection(known[1].columns)
+    marks = [factor for factor in factors if factor != "class"]
     keys: dict[str, Any] = {}  # {text: the artists before it}
     if "class" in factors:
-        frames = [Rectangle((0, 0), 1, 1, fill=False, **_frame_line(c, 1.2)) for c in (SAME, OTHER)]
-        keys["class: the query's, another"] = tuple(frames)
-    for marker, factor in zip(MARKERS, [factor for factor in factors if factor != "class"]):
-        marks = [_marked(Line2D([], []), marker, filled) for filled in (True, False)]
-        keys[f"{factor}: the query's, another"] = tuple(marks)
-    if not keys:
-        return
-    left = ax.get_position().x0
-    ax.figure.legend(
-        list(keys.values()),
-        list(keys),
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.6)},
-        handlelength=2.6,
-        ncols=len(keys),
-        loc="upper left",
-        bbox_to_anchor=(left, 1),
-        borderaxespad=0,
-        borderpad=0.2,
-        columnspacing=1.5,
-    )
+        keys["class"] = tuple(_frame(color, 1.2, 1, 1) for color in (SAME, OTHER))
+    for marker, factor in zip(MARKERS, marks):
+        keys[factor] = tuple(_mark(marker, filled, [], []) for filled in (True, False))
+    if keys:
+        texts = [f"{factor}: the query's, another" for factor in keys]
+        style: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.5}
+        style |= {"handler_map": {tuple: HandlerTuple(None, pad=0.6)}, "handlelength": 2.6}
+        style |= {"bbox_to_anchor": (ax.get_position().x0, 1), "ncols": len(keys)}
+        ax.figure.legend(list(keys.values()), texts, loc="upper left", **style)
 
 
 def histograms(
@@ -623,15 +590,19 @@ def histograms(
     Returns:
         axes.
     """
-    for number, (row, row_histograms, xs) in enumerate(zip(axes, histograms, distances), start=1):
-        for ax, values, text in zip(row, row_histograms, ["", *(f"{x:.4f}" for x in xs)]):
-            _draw_bars(ax, values)
+    for number, (row, values, xs) in enumerate(zip(axes, histograms, distances), start=1):
+        for ax, each, text in zip(row, values, ["", *(f"{x:.4f}" for x in xs)]):
+            _draw_bars(ax, each)
             bare(ax).set_xlabel(text, fontsize=SMALL, labelpad=2)
             ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
         row[0].spines[:].set(color=QUERY, linewidth=1)
         for x, letter in zip(MIDDLES, "RGB"):
             row[0].text(x, -0.012, letter, fontsize=SMALL, ha="center", va="top")
-        before = _draw_before(row[0], pictures[number - 1]) if pictures else row[0]
+        before = row[0]
+        if pictures:  # as high as the histogram, at its left
+            before = row[0].inset_axes((-1.12, 0, 1, 1))
+            before.imshow(pictures[number - 1])
+            bare(before).set_anchor("E")
         before.set_ylabel(number, rotation=0, ha="right", va="center")
         ranks(row)
     return axes
@@ -650,21 +621,9 @@ def histogram(ax: Axes, values: NDArray[np.floating]) -> Axes:
 
 
 def _draw_bars(ax: Axes, values: NDArray[np.floating]) -> None:
-    """The bars of a histogram (75,), the three channels side by side."""
+    """Draws the bars of a histogram (75,), the three channels side by side; NaN is empty."""
     bins = np.linspace(0, 1, 26)
-    for start, (color, heights) in zip(STARTS, channel_bars(values)):
-        ax.stairs(heights, bins + start, fill=True, color=color)
+    heights = np.minimum(values, HISTOGRAM_TOP).reshape(3, 25)
+    for start, color, channel in zip(STARTS, CHANNELS, heights):
+        ax.stairs(channel, bins + start, fill=True, color=color)
     ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, STARTS[-1] + 1.05))
-
-
-def _draw_before(ax: Axes, image: Picture) -> Axes:
-    """An image on the left of a histogram, as high as that."""
-    before = ax.inset_axes((-1.12, 0, 1, 1))
-    before.imshow(image)
-    before.set_anchor("E")
-    return bare(before)
-
-
-def channel_bars(histogram: NDArray[np.floating]) -> list[tuple[str, NDArray[np.floating]]]:
-    """Cuts a colour histogram (75,) into the bars of R, G and B: three (colour, heights (25,))."""
-    return list(zip(CHANNELS, np.minimum(histogram, HISTOGRAM_TOP).reshape(3, 25)))

@@ -36,40 +36,47 @@ LABELS = {
     "color": Label("colour histogram", "colour histogram", "#009E73", "P"),
 }
 NAMES = {descriptor: label.name for descriptor, label in LABELS.items()}
-SYMBOLS = {descriptor: label.symbol for descriptor, label in LABELS.items()}
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def plain_name(descriptor: str) -> str:
-    """A descriptor in plain text: "η", a part as "w₁", a variant as "η, unit length"."""
-    base, remark = _split(descriptor)
+def label(descriptor: str) -> Label:
+    """Returns how a descriptor is called and drawn.
+
+    A layer ("w_1") has its letter and index. A variant ("eta, whitened") has its descriptor's
+    colour and marker, and the remark behind its name. Anything else is called as it is.
+    """
+    base, comma, remark = descriptor.partition(",")
+    found = LABELS.get(base, Label(base, base))
     if is_part(base):
         letter, index = base.split("_")
-        return f"{letter}{index.translate(_SUBSCRIPTS)}{remark}"
-    return NAMES.get(base, base) + remark
+        found = Label(letter + index.translate(_SUBSCRIPTS), f"${base}$")
+    behind = comma + remark
+    return found._replace(name=found.name + behind, symbol=found.symbol + behind)
+
+
+def plain_name(descriptor: str) -> str:
+    """Returns a descriptor in plain text: "η", a layer as "w₁", a variant as "η, unit length"."""
+    return label(descriptor).name
 
 
 def symbol(descriptor: str) -> str:
-    r"""A descriptor in figures and LaTeX: "$\eta$", a part as "$w_1$"; a variant's remark stays."""
-    base, remark = _split(descriptor)
-    if is_part(base):
-        return f"${base}${remark}"
-    return SYMBOLS.get(base, base) + remark
+    r"""Returns a descriptor in figures and LaTeX: "$\eta$", a layer as "$w_1$"."""
+    return label(descriptor).symbol
 
 
 def color(descriptor: str) -> str:
-    """A descriptor's colour, "#RRGGBB"; its variants ("eta, whitened") have the same one."""
-    return _drawn(descriptor).color
+    """Returns a descriptor's colour, "#RRGGBB"; its variants ("eta, whitened") have the same."""
+    return label(descriptor).color
 
 
 def marker(descriptor: str) -> str:
-    """A descriptor's marker in matplotlib's notation; its variants have the same one."""
-    return _drawn(descriptor).marker
+    """Returns a descriptor's marker in matplotlib's notation; its variants have the same."""
+    return label(descriptor).marker
 
 
 def layer_names(n_blocks: int, n_codes: int) -> tuple[list[str], list[str]]:
-    """What the parts of η are called in stores and tables.
+    """Returns the names of η's layers in stores and tables.
 
     Args:
         n_blocks: N, the number of blocks.
@@ -84,17 +91,5 @@ def layer_names(n_blocks: int, n_codes: int) -> tuple[list[str], list[str]]:
 
 
 def is_part(name: str) -> bool:
-    """Whether a descriptor is one of `layer_names`: "w_1", "y_6"."""
+    """Tells whether a descriptor is one of `layer_names`: "w_1", "y_6"."""
     return re.fullmatch(r"[wy]_\d+", name) is not None
-
-
-def _drawn(descriptor: str) -> Label:
-    """The table's row of a descriptor or of what it is a variant of, else that of a baseline."""
-    base, _ = _split(descriptor)
-    return LABELS.get(base, Label(base, base))
-
-
-def _split(descriptor: str) -> tuple[str, str]:
-    """A variant's descriptor and its remark, comma included: ("eta", ", unit length")."""
-    base, comma, remark = descriptor.partition(",")
-    return base, comma + remark

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jinja2
 from PIL import Image
 
-from . import studies as verdict
+from . import studies
 from .common import write_atomically
 from .descriptors import RECIPES
 from .evaluation import HISTOGRAM_DISTANCE, measure
@@ -68,7 +68,7 @@ def report(run: Run) -> Path:
         own=is_own(metrics),
         status=metrics.get("status", ""),
         summary=_summary(metrics, main),
-        verdicts=verdict.table().to_dict("split"),
+        verdicts=studies.verdict_table().to_dict("split"),
         main=main,
         meanings=_meanings(main),
         others=groups[1:],

@@ -1,7 +1,8 @@
 """Table I: histogram distances per query and descriptor, ours beside the paper's."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
 from .common import ROOT
-from .images import Images, open_image
+from .images import Images, UnreadableImage, open_image
 from .names import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
@@ -32,23 +33,35 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 
 def color_histograms(
-    store: Images, rows: Iterable[int] | NDArray[np.integer]
+    images: Images, rows: Iterable[int] | NDArray[np.integer]
 ) -> dict[int, NDArray[np.float64]]:
-    """Computes the colour histograms of some images; every file is read once.
+    """Computes the colour histograms of some images, one after the other.
 
     Args:
-        store: an `ImageSet` or a store.
+        images: an `ImageSet` or a store.
         rows: of the images.
 
     Returns:
-        {row: (75,) array}.
+        {row: (75,) array}, NaN for an image that cannot be read any more; a warning names it.
     """
-    return {row: color_histogram(image) for row, image in _open(store, rows).items()}
+    histograms = {int(row): np.full(75, np.nan) for row in rows}
+    for row in histograms:
+        for pixels in _pixels(images, [row]):
+            histograms[row] = color_histogram(pixels)
+    return histograms
 
 
-def _open(images: Images, rows: Iterable[int] | NDArray[np.integer]) -> dict[int, Picture]:
-    """{row: its image}."""
-    return {int(row): np.asarray(open_image(images.path(row))) for row in rows}
+def _pixels(images: Images, rows: Iterable[int]) -> Iterator[Picture]:
+    """Opens images, one at a time: a photograph at full size has tens of megabytes.
+
+    Files may vanish after an image was described. Those are left out, with a warning.
+    """
+    for row in rows:
+        try:
+            yield np.asarray(open_image(images.path(row)))
+        except UnreadableImage as error:
+            text = f"{images.files[row]} is left out of the colour histograms: {error}"
+            warnings.warn(text, stacklevel=3)
 
 
 def table1(
@@ -70,31 +83,20 @@ def table1(
     Returns:
         A row a query, and a last one with the means. Columns query, class, then for every
         descriptor d "printed d" (L1 / 75), "published d" (the formula behind the printed numbers)
-        and, with `papers`, "paper d" (Table I itself, whose queries are others).
+        and, with `papers`, "paper d" (Table I itself, whose queries are others). Images that cannot
+        be read any more are left out of the means; a query that cannot has NaN.
     """
-    found = {descriptor: indices[rows] for descriptor, indices in hits.items()}  # (len(rows), k)
-    query_images = _open(queries, rows)
-    images = _open(database, np.unique(np.concatenate([*map(np.ravel, found.values())])))
-    query_histograms = [color_histogram(query_images[row]) for row in rows]
-    histograms = {row: color_histogram(image) for row, image in images.items()}
-    printed = {}
-    published = {}
-    for descriptor, indices in found.items():
-        by_l1 = []
-        by_formula = []
-        for row, query_histogram, nearest in zip(rows, query_histograms, indices):
-            of_nearest = [histograms[j] for j in nearest]
-            by_l1.append(np.mean(histogram_distance(query_histogram, of_nearest)))
-            nearest_images = [images[j] for j in nearest]
-            by_formula.append(published_distances(query_images[row], nearest_images).mean())
-        printed[f"printed {descriptor}"] = by_l1
-        published[f"published {descriptor}"] = by_formula
-    about = {
-        "query": range(1, len(rows) + 1),
-        "class": [queries.labels[row] for row in rows],
-    }
-    table = pd.DataFrame(about | printed | published)
-    means = table.drop(columns=["query", "class"]).mean()
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        line = {"query": number, "class": queries.labels[row]}
+        for query in _pixels(queries, [row]):
+            for descriptor, indices in hits.items():
+                distances = _mean_distances(query, _pixels(database, indices[row]))
+                line[f"printed {descriptor}"], line[f"published {descriptor}"] = distances
+        lines.append(line)
+    columns = [f"{group} {descriptor}" for group in ("printed", "published") for descriptor in hits]
+    table = pd.DataFrame(lines, columns=["query", "class", *columns])
+    means = table[columns].mean()
     if papers:
         paper = pd.read_csv(PAPER / "table1.csv").rename(columns=PUBLISHED)
         paper = paper.set_index("query").add_prefix("paper ")
@@ -104,11 +106,26 @@ def table1(
     return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
 
+def _mean_distances(query: Picture, retrieved: Iterable[Picture]) -> tuple[float, float]:
+    """Returns the mean distance of images, by L1 / 75 and by the published formula."""
+    histograms = []
+
+    def passing() -> Iterator[Picture]:  # every file is read once, for both
+        for pixels in retrieved:
+            histograms.append(color_histogram(pixels))
+            yield pixels
+
+    published = published_distances(query, passing())
+    if not histograms:
+        return np.nan, np.nan
+    return histogram_distance(color_histogram(query), histograms).mean(), published.mean()
+
+
 def published_means() -> pd.DataFrame:
     """Reads the distances printed in Figs 7-10 and for the later baselines, the mean of every row.
 
     Returns:
-        A row a query, a column a descriptor.
+        A row per query, a column per descriptor.
     """
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
@@ -116,182 +133,120 @@ def published_means() -> pd.DataFrame:
     return in_order.rename(columns=PUBLISHED).rename_axis(columns=None)
 
 
-def winners(table: pd.DataFrame) -> pd.DataFrame:
-    """Marks where a row of Table I has its smallest distance, within each group of columns.
-
-    Distances that are equal in `DIGITS` decimals are both marked.
-
-    Args:
-        table: what `table1` gives, or some of its columns.
+def published_common() -> "pd.Series[int]":
+    """Reads how many of 50 images two descriptors found alike, in the published pictures.
 
     Returns:
-        A bool table like it.
+        {"h and η̃": 0, ..}: ten queries of five images, a row per pair of descriptors.
     """
-    mask = pd.DataFrame(False, table.index, table.columns)
-    for columns in _grouped(table).values():
-        values = table[columns].astype(float).round(DIGITS)
-        mask[columns] = values.eq(values.min(axis=1), axis=0)
-    return mask
+    printed = pd.read_csv(PAPER / "published_common_hits.csv")
+    pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
+    return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])
 
 
-def _grouped(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of every group of Table I: {group: columns}."""
-    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for column in table.columns:
-        group = column.split()[0]
-        if group in groups:
-            groups[group].append(column)
-    return groups
+def _distances(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the distances of Table I; columns have two levels, a group and a descriptor."""
+    columns = [column for column in table.columns if column.split()[0] in GROUPS]
+    heads = pd.MultiIndex.from_tuples([tuple(column.split(" ", 1)) for column in columns])
+    return table[columns].astype(float).set_axis(heads, axis=1)
+
+
+def _winners(distances: pd.DataFrame) -> pd.DataFrame:
+    """Marks the smallest distance of every row and group: all that are equal in `DIGITS`."""
+    shown = distances.round(DIGITS)
+    return shown.eq(shown.T.groupby(level=0).transform("min").T)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Counts the rows of Table I that a descriptor wins, beside its mean.
 
     Args:
-        table: what `table1` gives.
+        table: as `table1` gives it.
 
     Returns:
-        A row a descriptor, by name; "<group>: mean" and "<group>: rows won" for each group, <NA>
-        where a group does not have it. A row that several win counts for each.
+        A row per descriptor, by name; "<group>: mean" and "<group>: rows won" for each group, <NA>
+        if a group does not have it. A row that several win counts for each.
     """
-    won = winners(table).iloc[:-1].sum()
-    means = table.iloc[-1]
-    summed: dict[str, dict[str, float]] = {}
-    for group, columns in _grouped(table).items():
-        for column in columns:
-            descriptor = column.split()[1]
-            title = GROUPS[group]
-            summed.setdefault(f"{title}: mean", {})[descriptor] = float(means[column])
-            summed.setdefault(f"{title}: rows won", {})[descriptor] = int(won[column])
-    return pd.DataFrame(summed).convert_dtypes().rename(plain_name)  # counts stay whole numbers
+    distances = _distances(table)
+    won = _winners(distances).iloc[:-1].sum()
+    columns = {}
+    for group in distances.columns.unique(level=0):
+        columns[f"{GROUPS[group]}: mean"] = distances.iloc[-1][group]
+        columns[f"{GROUPS[group]}: rows won"] = won[group]
+    summed = pd.DataFrame(columns, index=distances.columns.unique(level=1))
+    return summed.convert_dtypes().rename(plain_name)  # counts stay whole numbers
 
 
-def two_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _two_tables(
+    table: pd.DataFrame, name: Callable[[str], str]
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Splits Table I: by the text's formula; by the published one, beside the paper's numbers.
 
-    Args:
-        table: what `table1` gives.
-
-    Returns:
-        {title: table with the columns query, class (where there are classes) and its own}.
+    Yields the title, the cells as text ("=" if several win a row), and which are bold. Columns
+    have two levels, a group and a descriptor's `name`.
     """
-    grouped = _grouped(table)
-    about = ["query", "class"] if table["class"].any() else ["query"]
-    tables = {}
+    distances = _distances(table)
+    won = _winners(distances)
+    tied = won & (won.T.groupby(level=0).transform("sum").T > 1)
+    text = distances.map(f"{{:.{DIGITS}f}}".format).mask(distances.isna(), "")
+    text = text.mask(tied, text + " =")
+    about = table[["query", "class"] if table["class"].any() else ["query"]].astype(object)
     for title, groups in TABLES.items():
-        columns = [column for group in groups for column in grouped[group]]
-        tables[title] = table[[*about, *columns]]
-    return tables
-
-
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Writes the distances of Table I with `DIGITS` decimals, and "=" where several win a row.
-
-    Args:
-        table: what `table1` gives, or some of its columns.
-
-    Returns:
-        A table of str like it; "" for a distance that is not there.
-    """
-    mask = winners(table)
-    text = table.astype(object)
-    for columns in _grouped(table).values():
-        tied = mask[columns].sum(axis=1) > 1
-        for column in columns:
-            equal = tied & mask[column]
-            text[column] = [_distance(x, sign) for x, sign in zip(table[column], equal)]
-    return text
-
-
-def _distance(value: float, is_tied: bool) -> str:
-    """One distance of Table I as text."""
-    if pd.isna(value):
-        return ""
-    return f"{value:.{DIGITS}f}" + (" =" if is_tied else "")
+        of_title = distances.columns[distances.columns.get_level_values(0).isin(groups)]
+        heads = [("", column) for column in about]
+        heads += [(GROUPS[column[0]], name(column[1])) for column in of_title]
+        columns = pd.MultiIndex.from_tuples(heads)
+        bold = np.hstack([np.zeros(about.shape, bool), won[of_title]])
+        cells = np.hstack([about, text[of_title]])
+        yield title, pd.DataFrame(cells, columns=columns), pd.DataFrame(bold, columns=columns)
 
 
 def to_html(table: pd.DataFrame) -> str:
     """Typesets Table I as two tables for a page, the winners of each row in bold."""
-    pages = []
-    for number, (title, part) in enumerate(two_tables(table).items()):
-        styled = _style(part, title, "html").set_uuid(f"table1_{number}")
-        pages.append(styled.to_html())
+    parts = enumerate(_two_tables(table, plain_name))
+    pages = [_style(*part, "html").set_uuid(f"table1_{n}").to_html() for n, part in parts]
     return "<br>\n".join(pages)
 
 
 def to_latex(table: pd.DataFrame) -> str:
     """Typesets Table I as two tables for LaTeX, the winners of each row in bold."""
-    styled = [_style(part, title, "latex") for title, part in two_tables(table).items()]
+    styled = [_style(*part, "latex") for part in _two_tables(table, symbol)]
     return "\n".join(part.to_latex(convert_css=True, hrules=True) for part in styled)
+
+
+def _style(
+    title: str, text: pd.DataFrame, bold: pd.DataFrame, escape: Literal["html", "latex"]
+) -> Styler:
+    """Typesets one of the two tables."""
+    weights = bold.map({True: "font-weight: bold", False: ""}.get)
+    styled = text.style.hide(axis="index").apply(lambda _: weights, axis=None)
+    return styled.set_caption(title).format(escape=escape)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Writes Table I as two tables in Markdown, the winners of each row in bold."""
     pages = []
-    for title, part in two_tables(table).items():
-        heads = []
-        for group, descriptor in _heads(part, plain_name):
-            of_paper = group == GROUPS["paper"]
-            heads.append(f"{descriptor}, paper" if of_paper else descriptor)
-        lines = markdown(as_text(part).set_axis(heads, axis=1), winners(part))
-        pages.append(f"{title}\n\n{lines}")
+    for title, text, bold in _two_tables(table, plain_name):
+        of_paper = text.columns.get_level_values(0) == GROUPS["paper"]
+        heads = text.columns.get_level_values(1) + np.where(of_paper, ", paper", "")
+        pages.append(f"{title}\n\n{markdown(text.set_axis(heads, axis=1), bold.to_numpy())}")
     return "\n".join(pages)
 
 
-def _style(table: pd.DataFrame, title: str, escape: Literal["html", "latex"]) -> Styler:
-    """One of the two tables, typeset."""
-    columns = pd.MultiIndex.from_tuples(_heads(table, symbol if escape == "latex" else plain_name))
-    bold = winners(table).map(lambda won: "font-weight: bold" if won else "")
-    bold.columns = columns
-    shown = as_text(table).set_axis(columns, axis=1).style.hide(axis="index")
-    shown = shown.apply(lambda _: bold, axis=None).set_caption(title)
-    return shown.format(escape=escape)
-
-
-def _heads(table: pd.DataFrame, name: Callable[[str], str]) -> list[tuple[str, str]]:
-    """What stands above a column of Table I: its group and its descriptor, ("", "class")."""
-    heads = []
-    for column in table.columns:
-        group, _, descriptor = column.partition(" ")
-        heads.append((GROUPS[group], name(descriptor)) if group in GROUPS else ("", column))
-    return heads
-
-
-def markdown(
-    table: pd.DataFrame, mask: pd.DataFrame | None = None, float_format: str = "%.6f"
-) -> str:
-    """Writes a table in Markdown.
+def markdown(table: pd.DataFrame, bold: NDArray[np.bool_] | None = None) -> str:
+    """Writes a table in Markdown, one line per row, floats with six decimals.
 
     Args:
-        table: any DataFrame.
-        mask: which of its cells are bold; default none.
-        float_format: how a float is written.
-
-    Returns:
-        The text, one line a row.
+        table: any DataFrame whose columns differ.
+        bold: which of its cells are bold; default none.
     """
-    bold = np.zeros(table.shape, bool) if mask is None else mask.to_numpy()
-    lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
-    for values, marks in zip(table.itertuples(index=False), bold):
-        cells = [_cell(value, float_format) for value in values]
-        lines.append([f"**{c}**" if mark else c for c, mark in zip(cells, marks)])
+
+    def write(value: object) -> str:
+        text = f"{value:.6f}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|")
+
+    text = table.astype(object).map(write, na_action="ignore").fillna("")
+    if bold is not None:
+        text = text.mask(bold, "**" + text + "**")
+    lines = [map(write, table.columns), ["---"] * table.shape[1], *text.to_numpy()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(value: Any, float_format: str) -> str:
-    """One value as the text of a Markdown table."""
-    if pd.isna(value):
-        return ""
-    text = float_format % value if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
-
-
-def published_common() -> "pd.Series[int]":
-    """How many of 50 images two descriptors found alike, in the authors' published pictures.
-
-    Returns:
-        {"h and η̃": 0, ..}: ten queries of five images, a pair of descriptors a row.
-    """
-    printed = pd.read_csv(PAPER / "published_common_hits.csv")
-    pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
-    return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])

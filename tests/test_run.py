@@ -16,8 +16,7 @@ from conftest import check_self_contained, read_page
 from PIL import Image
 
 import cbir
-from cbir import checks, cli, estimate, notebooks, report, tables
-from cbir import studies as verdict
+from cbir import checks, cli, estimate, notebooks, report, studies, tables
 from cbir.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
@@ -373,7 +372,7 @@ def test_the_report_refers_to_nothing_outside(page):
 
 def test_the_report_opens_with_the_verdicts(page):
     rows = page.find(id="claims").find_next("table").find_all("tr")
-    table = verdict.table()
+    table = studies.verdict_table()
     assert [words(cell) for cell in rows[0].find_all("th")] == list(table.columns)
     assert len(rows) == 1 + len(table)
     shown = [words(cell) for cell in rows[1].find_all(["th", "td"])]

@@ -1,0 +1,158 @@
+"""Table I: its numbers, its four formats, pictures that vanish; what the paper prints."""
+
+import re
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from conftest import write_image
+from PIL import Image
+
+import cbir
+from cbir import tables
+
+HITS = {"h": np.array([[1, 2], [2, 3]]), "eta": np.array([[3, 1], [0, 2]])}
+
+
+@pytest.fixture
+def images(tmp_path):
+    files = [f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        write_image(tmp_path / file, seed=i)
+    return cbir.ImageSet(tmp_path, files, ["cat", "dog", "cat", "dog"])
+
+
+def pixels(images, row):
+    return np.asarray(cbir.open_image(images.path(row)))
+
+
+def test_table_1_is_the_mean_distance_of_each_row(images):
+    table = cbir.table1(images, images, HITS, [1, 0])
+    columns = ["printed h", "printed eta", "published h", "published eta"]
+    paper = ["paper im", "paper h", "paper eta_conv", "paper eta"]
+    assert list(table) == ["query", "class", *columns, *paper]
+    assert table["query"].tolist() == [1, 2, "mean"]
+    assert table["class"].tolist() == ["dog", "cat", ""]
+    for line, row in enumerate([1, 0]):
+        query = pixels(images, row)
+        for descriptor, indices in HITS.items():
+            found = [pixels(images, j) for j in indices[row]]
+            histograms = [cbir.color_histogram(image) for image in found]
+            by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
+            by_formula = cbir.published_distances(query, found).mean()
+            assert table[f"printed {descriptor}"][line] == by_text
+            assert table[f"published {descriptor}"][line] == by_formula
+    assert table[columns].iloc[2].tolist() == table[columns].iloc[:2].mean().tolist()
+    assert table["paper eta"][2] == pytest.approx(0.1893, abs=1e-4)  # of all its ten queries
+    assert list(cbir.table1(images, images, HITS, [1], papers=False)) == [
+        "query",
+        "class",
+        *columns,
+    ]
+
+
+def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
+    images.path(2).unlink()
+    images.path(3).write_text("no picture")
+    with pytest.warns(UserWarning, match=r"[23]\.png is left out of the colour histograms: "):
+        histograms = cbir.color_histograms(images, [0, 2, 3])
+        table = cbir.table1(images, images, HITS, [0, 1, 2], papers=False)
+    assert [np.isnan(histograms[row]).all() for row in (0, 2, 3)] == [False, True, True]
+    only = cbir.histogram_distance(*(cbir.color_histogram(pixels(images, i)) for i in (0, 1)))
+    assert table["printed h"].tolist()[0] == only
+    assert np.isnan(table["printed h"].tolist()[1])  # nothing that it found is left
+    assert table.iloc[2, 2:].isna().all()  # the query itself is gone
+    assert table["printed h"].tolist()[3] == only
+
+
+def test_table_1_holds_one_picture_at_a_time(tmp_path):
+    """Twelve megapixels each in a user's photographs: a hundred of them would be 4 GB."""
+
+    def peak(n):
+        hits = {"h": np.arange(n)[None], "eta": np.arange(n)[None]}
+        tracemalloc.start()
+        cbir.table1(images, images, hits, [0])
+        cbir.color_histograms(images, range(n))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    for i in range(12):
+        Image.new("RGB", (500, 400), (i, 2 * i, 3 * i)).save(tmp_path / f"{i}.png")
+    images = cbir.list_images(tmp_path)
+    peak(2)  # what is loaded once
+    assert peak(12) < peak(2) + 500 * 400 * 3
+
+
+def table(classes=("cat", "R&D 5 %", "a_b|c")):
+    """A Table I of three queries: eta is the best for query 1, eta_conv for 2, both for 3."""
+    rows = pd.DataFrame({"query": [1, 2, 3, "mean"], "class": [*classes, ""]})
+    for group in tables.GROUPS:
+        rows[f"{group} eta_conv"] = [0.25, 1 / 3, 0.50004, 0.36111]
+        rows[f"{group} eta"] = [0.125, 0.75, 0.49996, 0.45833]
+    rows.loc[0, ["paper eta_conv", "paper eta"]] = np.nan
+    return rows
+
+
+def test_markdown():
+    """Two tables, three decimals, winners of each group in bold, no cell that breaks its row."""
+    text = tables.to_markdown(table())
+    first, second = [part.splitlines() for part in re.findall(r"(?:^\|.+\n)+", text, re.M)]
+    for lines, bars in [(first, 5), (second, 7)]:
+        assert len(lines) == 6
+        assert all(len(re.findall(r"(?<!\\)\|", line)) == bars for line in lines)
+    cells = [[c.strip() for c in line.split("|")[3:5]] for line in first[2:4]]
+    assert cells == [["0.250", "**0.125**"], ["**0.333**", "0.750"]]
+    assert "**0.500 =** | **0.500 =**" in first[4]  # equal in three decimals
+    assert second[0].split(" | ")[2:] == ["η̃", "η", "η̃, paper", "η, paper |"]
+    assert second[2].endswith("| 0.250 | **0.125** |  |  |")  # the paper's row is missing
+
+
+def test_latex():
+    """Nothing in it that LaTeX takes for a command."""
+    tex = tables.to_latex(table())
+    assert "\\bfseries 0.125 " in tex and "\\bfseries 0.500 = " in tex
+    assert tex.count("\\begin{tabular}") == 2
+    mathematics = r"\$\\tilde\{\\eta\}\$|\$\\eta\$"
+    plain = re.sub(mathematics, "", tex.replace("R\\&D", ""))
+    assert not re.search(r"(?<!\\)[_%$]|D&|&D", plain), plain
+
+
+@pytest.mark.parametrize("classes, about", [(("<b>b</b>", "a", "b"), 2), (("", "", ""), 1)])
+def test_html(classes, about):
+    page = BeautifulSoup(tables.to_html(table(classes)), "html.parser")
+    assert not page.find_all("b")
+    first, second = page.find_all("table")
+    assert [len(part.find_all("tr")) for part in (first, second)] == [6, 6]
+    heads = [head.get_text() for head in second.find_all("th", class_="level1")]
+    assert heads == [*["query", "class"][:about], "η̃", "η", "η̃", "η"]  # no column without classes
+    assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
+
+
+def test_markdown_of_any_table():
+    text = tables.markdown(pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]}))
+    assert text == "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
+
+
+def test_what_each_descriptor_won():
+    """A row that two win counts for both; what a group does not have is missing, not 0."""
+    summary = tables.summary(table().drop(columns="paper eta"))
+    assert summary.index.tolist() == ["η̃", "η"]
+    assert summary["L1 / 75: rows won"].tolist() == [2, 2]
+    assert summary.loc["η", "L1 / 75: mean"] == pytest.approx(0.45833)
+    assert summary["the paper's: rows won"].isna().tolist() == [False, True]
+    assert str(summary["the paper's: rows won"].dtype) == "Int64"
+
+
+def test_the_papers_numbers_make_its_table():
+    """Table I is the means of the numbers under Figs 7-10; the last digit of one is an erratum."""
+    means = tables.published_means()
+    printed = pd.read_csv(tables.PAPER / "table1.csv").rename(columns={"IM": "im"})
+    printed = printed.set_index("query")
+    off = (means[printed.columns] - printed).abs()
+    assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
+    assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
+    assert means.isna().sum().to_dict() == {c: int(c == "average") for c in means.columns}
+    assert tables.published_common()["h and η̃"] == 0
