@@ -147,9 +147,7 @@ class Evaluation:
         chance: {factor: how often a random image of the database has the query's value}.
     """
 
-    def __init__(
-        self, database: Store, queries: Store, colors: Sequence[ArrayLike] | None = None
-    ) -> None:
+    def __init__(self, database: Store, queries: Store, colors: Sequence[Any] = ()) -> None:
         """Reads what is known about the images.
 
         Args:
@@ -168,9 +166,7 @@ class Evaluation:
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
         self.colors = [np.asarray(stored) for stored in colors] if colors else None
-        self._color_of_image, self._color_of_query = map(
-            _color_of, (database, queries), self.colors or (None, None)
-        )
+        self._color_of = [*map(_color_of, (database, queries), self.colors or (None, None))]
         self._near_distances: dict[float, Values] = {}
 
     def shares(
@@ -221,10 +217,11 @@ class Evaluation:
 
     def _color_distances(self, indices: Rows) -> Values:
         """Returns histogram distances of the queries to their hits: (Q, k), NaN if not searched."""
+        of_image, of_query = self._color_of
         distances = np.full(indices.shape, np.nan)
         for query in np.flatnonzero(_searched(indices)).tolist():
-            found = [self._color_of_image(row) for row in indices[query].tolist()]
-            distances[query] = histogram_distance(self._color_of_query(query), found)
+            found = [of_image(row) for row in indices[query].tolist()]
+            distances[query] = histogram_distance(of_query(query), found)
         return distances
 
     def _near_distance(self, near: float) -> Values:

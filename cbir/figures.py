@@ -13,17 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anyascii import anyascii
-from matplotlib import font_manager
+from matplotlib import cm, colors, font_manager, lines, patches, ticker, transforms
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
-from matplotlib.patches import Polygon, Rectangle
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -98,8 +92,7 @@ def grid(rows: int, columns: int | Sequence[int], **inches: float) -> tuple[Figu
     # A narrow empty column stands between two groups.
     filled = np.concatenate([[True] * n + [False] for n in groups])[:-1]
     widths = np.where(filled, width, APART - 2 * gap)
-    w = left + widths.sum() + gap * len(widths) + right
-    h = top + rows * (height + below)
+    w, h = left + widths.sum() + gap * len(widths) + right, top + rows * (height + below)
     margins = {"left": left / w, "right": 1 - (gap + right) / w}
     margins |= {"top": 1 - top / h, "bottom": below / h}
     margins |= {"wspace": gap / widths.mean(), "hspace": below / height}
@@ -210,10 +203,10 @@ def network(ax: Axes, net: Network) -> Axes:
         back = front + depth
         above = [front[3], front[2], back[2], back[3]]
         for face in (front, above, [front[1], back[1], back[2], front[2]]):
-            ax.add_patch(Polygon(face, facecolor=color, **edge))
+            ax.add_patch(patches.Polygon(face, facecolor=color, **edge))
         x += thickness + gap
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.75, 2.4), aspect="equal")
-    handles = [Rectangle((0, 0), 0, 0, facecolor=color, **edge) for color in kinds.values()]
+    handles = [patches.Rectangle((0, 0), 0, 0, facecolor=color, **edge) for color in kinds.values()]
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
     ax.legend(handles, kinds, ncols=len(kinds), **place)
     ax.axis("off")
@@ -280,19 +273,18 @@ def marked(image: Picture, z: NDArray[Any]) -> Picture:
     return np.where(counts[..., None] > 0, inside, gray * 0.35 + 110).astype(np.uint8)
 
 
-def _tint(z: NDArray[Any]) -> ScalarMappable:
+def _tint(z: NDArray[Any]) -> cm.ScalarMappable:
     """Returns the colours of a map's counts: the more channels agree, the brighter."""
-    colors = plt.get_cmap("viridis")(np.linspace(0.35, 1, 256))  # the darkest would hide the image
-    return ScalarMappable(Normalize(0, z.max()), ListedColormap(colors))
+    shades = plt.get_cmap("viridis")(np.linspace(0.35, 1, 256))  # the darkest would hide the image
+    return cm.ScalarMappable(colors.Normalize(0, z.max()), colors.ListedColormap(shades))
 
 
 def count_bar(ax: Axes, z: NDArray[Any]) -> None:
     """Draws the colour bar of a map's counts beside its axes, if it counts."""
     if z.max() > 1:
-        beside = ax.inset_axes((1.08, 0, 0.07, 1))
-        bar = ax.figure.colorbar(_tint(z), cax=beside, label="channels")
+        ticks, place = ticker.MaxNLocator(4, integer=True), ax.inset_axes((1.08, 0, 0.07, 1))
+        bar = ax.figure.colorbar(_tint(z), cax=place, label="channels", ticks=ticks)
         bar.outline.set_visible(False)
-        bar.locator = MaxNLocator(4, integer=True)
 
 
 def retrieval(
@@ -338,8 +330,7 @@ def retrieval(
     if names is None and isinstance(hits, Mapping) and not beside:
         names = [*map(symbol, hits)] * len(rows)
     names = range(1, len(rows) + 1) if names is None else names
-    of_all = [found.distances[rows].ravel() for found in by_descriptor.values()]
-    decimals = _decimals(np.concatenate(of_all))
+    decimals = _decimals(np.hstack([found.distances[rows] for found in by_descriptor.values()]))
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8
     of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
@@ -350,8 +341,8 @@ def retrieval(
         text = "" if beside else _name(queries, query)
         _draw_image(row[0], thumbnail(queries.path(query)), text, QUERY, frame)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for panels, descriptor in zip(np.reshape(row[1:], (len(groups), -1)), groups):
-            found = groups[descriptor]
+        panels_of = np.reshape(row[1:], (len(groups), -1))
+        for panels, (descriptor, found) in zip(panels_of, groups.items()):
             indices, distances = found.indices[query], found.distances[query]
             same = {}
             for factor in of_query.columns.intersection(of_image.columns):
@@ -369,13 +360,11 @@ def retrieval(
                 _draw_image(ax, image, text, color, frame, agree)
             if beside:
                 middle = panels[len(panels) // 2]
-                counts = [f"{factor} {agrees.sum()}" for factor, agrees in same.items()]
+                counts = [f"{factor} {a.sum()}" for factor, a in same.items()]
                 middle.set_xlabel(" · ".join(counts), fontsize=SMALL, labelpad=10)
                 middle.set_title(symbol(descriptor) if first else "", fontsize=10)
             elif same:
-                counts = [
-                    f"{factor} {agrees.sum()}/{len(agrees)}" for factor, agrees in same.items()
-                ]
+                counts = [f"{factor} {a.sum()}/{len(a)}" for factor, a in same.items()]
                 place = {"xycoords": "axes fraction", "textcoords": "offset points"}
                 style = {"va": "center", "linespacing": 1.5, "fontsize": SMALL}
                 row[-1].annotate("\n".join(counts), (1, 0.5), (7, 0), **place, **style)
@@ -409,11 +398,10 @@ def _decimals(distances: NDArray[np.floating]) -> int:
     return max(4, 2 - int(np.floor(np.log10(usual))))
 
 
-def _frame(color: str, line: float, *size: float) -> Rectangle:
+def _frame(color: str, line: float, *size: float) -> patches.Rectangle:
     """Returns a frame of this width and height; that of another class is dashed."""
     dashes: Any = (0, (2.5, 1)) if color == OTHER else "-"
-    style = {"edgecolor": color, "linewidth": line, "linestyle": dashes}
-    return Rectangle((-0.5, -0.5), *size, fill=False, **style)
+    return patches.Rectangle((-0.5, -0.5), *size, fill=False, ec=color, lw=line, ls=dashes)
 
 
 def _draw_image(
@@ -434,16 +422,16 @@ def _draw_image(
     style: dict[str, Any] = {"parse_math": False}  # a class may be called "$x"
     bare(ax).set_xlabel(under, fontsize=SMALL, labelpad=2, linespacing=1.05, **style)
     down = 4.8 + 8.6 * under.count("\n")  # on the last line under the picture
-    place = ax.transAxes + ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
+    place = ax.transAxes + transforms.ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
     for x, marker, filled in zip((0.1, 0.9), MARKERS, agree):
         ax.add_line(_mark(marker, filled, [x], transform=place, clip_on=False))
 
 
-def _mark(marker: str, filled: bool, x: Sequence[float], **style: Any) -> Line2D:
+def _mark(marker: str, filled: bool, x: Sequence[float], **style: Any) -> lines.Line2D:
     """Returns a mark of Figs 3-6, filled or hollow."""
     style |= {"linestyle": "", "markersize": 4 if marker == "o" else 3.4, "markeredgewidth": 0.7}
     style |= {"markeredgecolor": QUERY, "markerfacecolor": QUERY if filled else "white"}
-    return Line2D(x, np.zeros(len(x)), marker=marker, **style)
+    return lines.Line2D(x, np.zeros(len(x)), marker=marker, **style)
 
 
 def _draw_legend(ax: Axes, known: Known) -> None:

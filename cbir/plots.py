@@ -1,7 +1,6 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,8 +33,7 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
         for x, row in enumerate(rows.itertuples()):
             drawn = drawn_as or row.descriptor
             point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
-            if "," in row.descriptor:
-                point["markerfacecolor"] = "white"
+            point["markerfacecolor"] = "white" if "," in row.descriptor else color(drawn)
             ends = [[row.mean - row.low], [row.high - row.mean]]
             ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
         ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
@@ -62,8 +60,7 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
         ax.
     """
     front = table[table.front].sort_values("x")
-    line = {"color": "#BBBBBB", "linewidth": 1, "label": "Pareto front"}
-    ax.step(front.x, front.y, where="pre", zorder=1, **line)
+    ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
     for row in table.itertuples():
         point = {"fmt": marker(row.descriptor), "color": color(row.descriptor), "markersize": 4}
         point |= {"ecolor": to_rgba(point["color"], 0.35), "elinewidth": 0.8}
@@ -88,9 +85,7 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
-def heat_map(
-    ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max", text: str = "%.2f"
-) -> Axes:
+def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
     """Draws a table as coloured cells with the numbers in them; light is good.
 
     Groups of columns (a MultiIndex) are parted by lines. Cells of NaN stay empty.
@@ -179,8 +174,7 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
             ends = [points["mean"] - points["low"], points["high"] - points["mean"]]
             style = {"color": color(descriptor), "marker": marker(descriptor), "markersize": 3}
             style |= {"linestyle": "-" if to_scale else "", "linewidth": 1, "capsize": 2}
-            style["label"] = symbol(descriptor)
-            ax.errorbar(points["position"], points["mean"], ends, **style)
+            ax.errorbar(points["position"], points["mean"], ends, label=symbol(descriptor), **style)
         texts = [f"{value:g}" if to_scale else str(value) for value in values]
         ax.set_xticks(positions, texts, rotation=0 if to_scale else 20)
         ax.set(title=metric, xlabel=name)

@@ -229,10 +229,8 @@ def with_interval(mean: float, low: float, high: float, digits: int = 3, sign: s
 
     Without an interval (NaN) it is the mean alone; without a mean, "".
     """
-    if not np.isfinite(mean):
-        return ""
-    text = f"{mean:{sign}.{digits}f}"
-    if np.isfinite(low) and np.isfinite(high):
+    text = f"{mean:{sign}.{digits}f}" if np.isfinite(mean) else ""
+    if np.isfinite([mean, low, high]).all():
         text += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
     return text
 

@@ -347,9 +347,7 @@ class Experiment:
             table[name] = [np.nanmean(common_in_top_k(each, alone)) for each in found.values()]
         return table
 
-    def common(
-        self, selection: str, balance: Balance = "none", within: Some = None
-    ) -> "pd.Series[float]":
+    def common(self, selection: str, balance: Balance = "none", within: Some = None) -> Any:
         """Counts the hits that pairs of descriptors have in common.
 
         Args:
@@ -447,10 +445,9 @@ def tables(trials: Mapping[tuple[str, str], Experiment], sizes: Sequence[int]) -
         by_share, chosen_share = _by_share(trial, metrics)
         chosen = pd.concat([chosen_q, chosen_share])
         made["chosen"][key] = chosen[["way", *chosen.columns.drop("way")]]
-        shares = pd.DataFrame({"selection": ["average", *trial.selections]})
+        made["shares"][key] = shares = pd.DataFrame({"selection": ["average", *trial.selections]})
         for way, balance in WAYS.items():
             shares[way] = [trial.share(part, balance) for part in shares.selection]
-        made["shares"][key] = shares
         made["by_share"][key] = by_share
         made["common"][key] = _common(trial, sizes)
     joined = {name: _stacked(by_key, "set", "network") for name, by_key in made.items()}
