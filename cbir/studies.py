@@ -19,7 +19,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from .common import ROOT, AnyPath, Balance, Metric, Threshold, write_atomically
+from .common import (
+    PACKAGES,
+    ROOT,
+    AnyPath,
+    Balance,
+    Metric,
+    Threshold,
+    commit,
+    write_atomically,
+)
 from .datasets import choose_queries
 from .descriptors import (
     AS_RELEASED,
@@ -31,7 +40,6 @@ from .descriptors import (
     weigh,
     weigh_by,
 )
-from .environment import PACKAGES, commit
 from .evaluation import (
     HISTOGRAM_DISTANCE,
     MARGIN,
