@@ -40,7 +40,6 @@ from .images import list_images
 from .run import OPTIONS, PARTS, Run
 from .zoo import NoDownload, check_at_hand, check_network
 
-FOLDER = ROOT / "notebooks"
 PAPER = [  # in the order in which they are run: pictures come before drawings of the network
     "00_embedded_network",
     "02_extraction",
@@ -83,32 +82,36 @@ WITHOUT_DOWNLOAD = {
 # ---- which there are, and their parameters -------------------------------------------------------
 
 
-@functools.cache
-def parameters(notebook: str, folder: Path = FOLDER) -> dict[str, tuple[Any, str]]:
+def folder() -> Path:
+    """Where the notebooks lie: the variable CBIR_NOTEBOOKS, else the project's."""
+    return Path(os.environ.get("CBIR_NOTEBOOKS") or ROOT / "notebooks")
+
+
+def parameters(notebook: str) -> dict[str, tuple[Any, str]]:
     """The parameters of a notebook, {name: (default, the comment beside it)}.
 
     Raises:
         ValueError: there is no such notebook, or a default is no literal.
     """
-    path = folder / f"{notebook}.ipynb"
+    path = folder() / f"{notebook}.ipynb"
     if not path.is_file():
-        raise ValueError(f"no notebook {notebook!r} in {folder}: there are {numbered(folder)}")
+        raise ValueError(f"no notebook {notebook!r} in {folder()}: there are {numbered()}")
     found = papermill.inspect_notebook(str(path)).values()
     return {p["name"]: (ast.literal_eval(p["default"]), p["help"].strip()) for p in found}
 
 
-def numbered(folder: Path = FOLDER) -> list[str]:
+def numbered() -> list[str]:
     """The names of all numbered notebooks, in order."""
-    return sorted(path.stem for path in folder.glob("[0-9]*.ipynb"))
+    return sorted(path.stem for path in folder().glob("[0-9]*.ipynb"))
 
 
-def by_number(numbers: str, folder: Path = FOLDER) -> list[str]:
+def by_number(numbers: str) -> list[str]:
     """The names of the notebooks "02-07,10".
 
     Raises:
         ValueError: there is no notebook of that number, or the text is no list of numbers.
     """
-    known = {int(name.split("_")[0]): name for name in numbered(folder)}
+    known = {int(name.split("_")[0]): name for name in numbered()}
     selected = []
     for part in numbers.split(","):
         first, _, last = part.partition("-")
@@ -146,7 +149,6 @@ def check(
     name: str | None = None,
     given: dict[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
-    folder: Path = FOLDER,
 ) -> dict[str, Any]:
     """What notebooks and `Run.describe` are given: a profile, and parameters over it.
 
@@ -155,7 +157,6 @@ def check(
         name: the run's, default the profile's.
         given: parameters that differ from the profile.
         notebooks: the ones that are to run.
-        folder: where they lie.
 
     Returns:
         {parameter: value}, paths made absolute, "run_name" among them.
@@ -173,7 +174,7 @@ def check(
     values = yaml.safe_load(path.read_text(encoding="utf-8")) | (given or {})
     if isinstance(values.get("query_names"), str):
         values["query_names"] = [values["query_names"]]
-    by_notebook = {n: {k: d for k, (d, _) in parameters(n, folder).items()} for n in notebooks}
+    by_notebook = {n: {k: d for k, (d, _) in parameters(n).items()} for n in notebooks}
     known: dict[str, list[Any]] = {}  # {parameter: its defaults}
     for defaults in (_settings(), *by_notebook.values()):
         for parameter, default in defaults.items():
@@ -182,7 +183,7 @@ def check(
         if parameter == "run_name":
             raise ValueError("a run is named by --name, not by a parameter")
         if parameter not in known:
-            raise ValueError(_unknown(parameter, known, folder))
+            raise ValueError(_unknown(parameter, known))
     for parameter in values.keys() & known.keys():
         for default in known[parameter]:
             _check_value(parameter, values[parameter], default)
@@ -196,9 +197,9 @@ def check(
     return values | {"run_name": run.name}
 
 
-def _unknown(name: str, known: Iterable[str], folder: Path = FOLDER) -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
     """The message for a name that is no parameter of the notebooks that are to run."""
-    elsewhere = [notebook for notebook in numbered(folder) if name in parameters(notebook, folder)]
+    elsewhere = [notebook for notebook in numbered() if name in parameters(notebook)]
     if elsewhere:
         return (
             f"none of the notebooks that are to run has a parameter {name!r}, but "
@@ -292,7 +293,6 @@ def reproduce(
     given: dict[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
     log: TextIO | None = None,
-    folder: Path = FOLDER,
 ) -> Run:
     """Executes notebooks in order, with a profile's parameters, and writes the run's report.
 
@@ -308,7 +308,6 @@ def reproduce(
         given: parameters that differ from the profile.
         notebooks: the names of those to execute.
         log: where the notebooks' stderr goes, default ours.
-        folder: where the notebooks lie.
 
     Returns:
         The run.
@@ -319,7 +318,7 @@ def reproduce(
     from .report import report
 
     log = log or sys.stderr
-    values = check(profile, name, given, notebooks, folder)
+    values = check(profile, name, given, notebooks)
     run = Run(values["run_name"])
     asked = _settings() if "02_extraction" in notebooks else {}
     run.set(**asked | {key: value for key, value in values.items() if key in _settings()})
@@ -338,10 +337,10 @@ def reproduce(
         for notebook in notebooks:
             if notebook == PAPER[0] and values["profile"] != "embedded":
                 continue  # it is about the embedded images
-            defaults = {key: default for key, (default, _) in parameters(notebook, folder).items()}
+            defaults = {key: default for key, (default, _) in parameters(notebook).items()}
             own = {key: value for key, value in values.items() if key in defaults}
             before = run.metrics.get("notebooks", {})
-            made_of = _made_of(run, folder / f"{notebook}.ipynb", own, here)
+            made_of = _made_of(run, folder() / f"{notebook}.ipynb", own, here)
             if defaults.keys().isdisjoint({"images", "folders"}) and _is_there(
                 run, before.get(notebook, {}), made_of
             ):
@@ -351,7 +350,7 @@ def reproduce(
             run.record(notebooks={n: about for n, about in before.items() if n != notebook})
             began, there = time.time(), _files(run)
             output = run.path / "notebooks" / f"{notebook}.ipynb"
-            execute(folder / f"{notebook}.ipynb", output, own, log)
+            execute(folder() / f"{notebook}.ipynb", output, own, log)
             about: dict[str, Any] = {
                 "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
                 "seconds": round(time.time() - began, 1),
@@ -372,8 +371,8 @@ def _no_images(values: dict[str, Any], log: TextIO) -> dict[str, int]:
     """How many files of the folders are no images, by their suffix; tells how many are."""
     counts: dict[str, int] = {}
     n = 0
-    for folder in filter(None, (values.get("images"), values.get("queries"))):
-        images, others = list_images(folder).split_by_suffix()
+    for place in filter(None, (values.get("images"), values.get("queries"))):
+        images, others = list_images(place).split_by_suffix()
         n += len(images)
         for suffix, count in others.items():
             counts[suffix] = counts.get(suffix, 0) + count
@@ -394,37 +393,37 @@ def _command(profile: str, name: str, given: Mapping[str, Any], notebooks: Seque
 
 def execute(notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO) -> None:
     """Executes one notebook by this interpreter, whatever kernels the user has."""
-    _use_own_kernel()
     output.parent.mkdir(parents=True, exist_ok=True)
     options = [
         "--IPKernelApp.log_level=CRITICAL",  # no remarks on encryption, or on being stopped
         "--InteractiveShellApp.ignore_cwd=True",  # no zarr.py that lies beside the photographs
     ]
-    papermill.execute_notebook(
-        str(notebook),
-        str(output),
-        progress_bar=False,
-        stderr_file=log,
-        extra_arguments=options,
-        parameters=dict(given),
-        kernel_name="python3",
-    )
+    start = "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+    spec = {
+        "argv": [sys.executable, "-c", start, "-f", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+        "env": {"PYTHONSAFEPATH": "1"},
+    }
+    others = os.environ.get("JUPYTER_PATH", "")
+    with tempfile.TemporaryDirectory(prefix="cbir-kernel-") as own:
+        write_atomically(Path(own, "kernels", "python3", "kernel.json"), json.dumps(spec))
+        os.environ["JUPYTER_PATH"] = own + os.pathsep + others
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                progress_bar=False,
+                stderr_file=log,
+                extra_arguments=options,
+                parameters=dict(given),
+                kernel_name="python3",
+            )
+        finally:
+            os.environ["JUPYTER_PATH"] = others
     executed = papermill.iorw.load_notebook_node(str(output))
     executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
     papermill.iorw.write_ipynb(executed, str(output))
-
-
-@functools.cache
-def _use_own_kernel() -> tempfile.TemporaryDirectory[str]:
-    """Puts a kernel of this interpreter before all others, for as long as this process lives."""
-    folder = tempfile.TemporaryDirectory(prefix="cbir-kernel-")
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec: dict[str, Any] = {"argv": argv, "display_name": "Python 3", "language": "python"}
-    spec["env"] = {"PYTHONSAFEPATH": "1"}
-    write_atomically(Path(folder.name, "kernels", "python3", "kernel.json"), json.dumps(spec))
-    others = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder.name, others]))
-    return folder
 
 
 # ---- what results depend on ----------------------------------------------------------------------
@@ -460,18 +459,6 @@ def _is_there(run: Run, before: Mapping[str, Any], made_of: str) -> bool:
     return before.get("made_of") == made_of and all(
         (run.path / file).exists() for file in before["files"]
     )
-
-
-def is_current(run: Run, notebooks: Sequence[str] = PAPER) -> bool:
-    """Whether these notebooks, executed now with the run's parameters, would give what is there."""
-    about, here = run.metrics.get("notebooks", {}), environment()
-    given = run.metrics.get("given", {})
-    for notebook in notebooks:
-        own = {key: value for key, value in given.items() if key in parameters(notebook)}
-        made_of = _made_of(run, FOLDER / f"{notebook}.ipynb", own, here)
-        if not _is_there(run, about.get(notebook, {}), made_of):
-            return False
-    return run.metrics.get("status") == "complete"
 
 
 def _files(run: Run) -> dict[str, int]:

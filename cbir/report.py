@@ -13,7 +13,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from .common import PACKAGE, AnyPath, write_atomically
+from .common import PACKAGE, ROOT, AnyPath, write_atomically
 from .names import plain_name
 from .run import PARTS, Run
 from .store import find_store
@@ -46,11 +46,11 @@ def compare(a: Run, b: Run, output: AnyPath | None = None) -> Path:
 
 def _write(path: Path, page: str, title: str, given: Mapping[str, str]) -> Path:
     """Executes a notebook of notebooks/pages and writes it without its code."""
-    from .notebooks import FOLDER, execute
+    from .notebooks import execute
 
     with tempfile.TemporaryDirectory() as aside:
         executed = Path(aside, f"{title}.ipynb")  # its name is the title
-        execute(FOLDER / "pages" / f"{page}.ipynb", executed, given, io.StringIO())
+        execute(ROOT / "notebooks" / "pages" / f"{page}.ipynb", executed, given, io.StringIO())
         exporter = HTMLExporter(
             template_name="basic",
             raw_template=(PACKAGE / "page.html.j2").read_text(encoding="utf-8"),

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from . import figures, plots, tables
 from .cluster import connect
 from .common import ROOT, AnyPath, did_you_mean, runs_folder, write_atomically
-from .notebooks import FOLDER, PAPER, check, parameters, reproduce
+from .notebooks import PAPER, check, parameters, reproduce
 from .run import Run
 
 NOTEBOOKS = PAPER[1:4]  # what makes and scores descriptors: 02-04
@@ -26,8 +26,6 @@ NOTEBOOKS = PAPER[1:4]  # what makes and scores descriptors: 02-04
 def sweep(
     path: AnyPath,
     scheduler: str | None = None,
-    notebooks: Sequence[str] = NOTEBOOKS,
-    folder: Path = FOLDER,
 ) -> tuple[Path, pd.DataFrame]:
     """Runs every cell of a grid that is not complete yet.
 
@@ -41,8 +39,6 @@ def sweep(
         scheduler: where cells run, see `cbir.cluster.connect`; None: one after the other. The
             machines of a cluster need this repository's folder and that of the runs under the same
             paths.
-        notebooks: what a cell runs.
-        folder: where they lie.
 
     Returns:
         The folder runs/<sweep>/, with table.csv, table.md, plot.png and plot.pdf; and the table: a
@@ -64,7 +60,7 @@ def sweep(
             cell = f"{cell[:100]}-{_digest(point)}"
         cells[cell] = point
         try:
-            given = check(profile, cell, fixed | point, notebooks, folder)
+            given = check(profile, cell, fixed | point, NOTEBOOKS)
         except Exception as error:  # whatever is wrong with a cell, the others go on
             Run(cell).record(status="failed", error=_reason(error))
             continue
@@ -73,13 +69,11 @@ def sweep(
             json.dumps(given)
         ):
             continue
-        later = {"run_name"}.union(*(parameters(n, folder) for n in notebooks[1:]))
-        stored = parameters(notebooks[0], folder).keys() | given.keys() - later
-        store = _digest(
-            {key: value for key, value in given.items() if key in stored - {"run_name"}}
-        )
+        later = {"run_name", "device", "batch_size", "scheduler"}  # no descriptor depends on them
+        later |= set().union(*map(parameters, NOTEBOOKS[1:])) - parameters(NOTEBOOKS[0]).keys()
+        store = _digest({key: value for key, value in given.items() if key not in later})
         runs = str(runs_folder().resolve())
-        job = (runs, f"../{name}/stores/{store}", profile, cell, fixed | point, notebooks, folder)
+        job = (runs, f"../{name}/stores/{store}", profile, cell, fixed | point)
         jobs.setdefault(store, []).append(job)
     first = [group[0] for group in jobs.values()]  # of a store one cell goes ahead and fills it
     with connect(scheduler) as client:
@@ -122,8 +116,6 @@ def _run_cell(
     profile: str,
     cell: str,
     given: dict[str, Any],
-    notebooks: Sequence[str],
-    folder: Path,
 ) -> str:
     """Runs one cell, wherever that is; says what came of it."""
     os.environ["CBIR_RUNS"] = runs  # the notebooks' kernels take it from here
@@ -135,7 +127,7 @@ def _run_cell(
             link.unlink()
         link.symlink_to(store, target_is_directory=True)
         with open(run.path / "log.txt", "w", encoding="utf-8") as log:
-            reproduce(profile, cell, given, notebooks, log, folder)
+            reproduce(profile, cell, given, NOTEBOOKS, log)
     except Exception as error:  # a notebook may raise anything, a kernel may die
         run.record(status="failed", error=_reason(error))
         return f"{cell}: failed: {_reason(error)}"

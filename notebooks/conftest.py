@@ -29,8 +29,7 @@ def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
     folder = Path(folders.name, notebook.path.stem)
     if notebook.path.stem in (*PAPER[2:], *EVIDENCE):
-        runs, _ = embedded_run()
-        shutil.copytree(runs / "embedded", folder / "embedded")
+        shutil.copytree(embedded_run() / "embedded", folder / "embedded")
     return folder
 
 
