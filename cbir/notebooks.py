@@ -324,13 +324,16 @@ def reproduce(
     run.set(**asked | {key: value for key, value in values.items() if key in _settings()})
     if values["profile"] == "folder":
         run.record(no_images=_no_images(values, log))
-    command = _command(profile, run.name, given or {}, notebooks)
-    commands = run.metrics.get("command", "").splitlines()
+    only = ",".join(notebook.split("_")[0] for notebook in notebooks)
+    words = ["cbir", "reproduce", "--only", only, "--profile", profile, "--name", run.name]
+    for key, value in (given or {}).items():
+        words += ["-p", key, "none" if value is None else str(value)]
+    commands = [*run.metrics.get("command", "").splitlines(), shlex.join(words)]
     run.record(
         status="unfinished",
         profile=profile,
         given=json.loads(json.dumps(values)),
-        command="\n".join([*(line for line in commands if line != command), command]),
+        command="\n".join(dict.fromkeys(commands)),
     )
     here = environment()
     try:
@@ -351,15 +354,14 @@ def reproduce(
             began, there = time.time(), _files(run)
             output = run.path / "notebooks" / f"{notebook}.ipynb"
             execute(folder() / f"{notebook}.ipynb", output, own, log)
-            about: dict[str, Any] = {
+            about = {
                 "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
                 "seconds": round(time.time() - began, 1),
                 "parameters": defaults | own,
                 "environment": here,
                 "made_of": made_of,
-                "files": sorted(_files(run).items() - there.items()),
+                "files": sorted(name for name, _ in _files(run).items() - there.items()),
             }
-            about["files"] = [name for name, _ in about["files"]]
             run.record(notebooks=run.metrics["notebooks"] | {notebook: about})
         run.record(status="complete")
     finally:
@@ -378,17 +380,6 @@ def _no_images(values: dict[str, Any], log: TextIO) -> dict[str, int]:
             counts[suffix] = counts.get(suffix, 0) + count
     print(f"{n:,} images to describe", file=log)
     return counts
-
-
-def _command(profile: str, name: str, given: Mapping[str, Any], notebooks: Sequence[str]) -> str:
-    """The command line that runs these notebooks."""
-    only = ["--only", ",".join(notebook.split("_")[0] for notebook in notebooks)]
-    start = {tuple(PAPER): ["reproduce"], tuple(EVIDENCE): ["evidence"]}
-    words = ["cbir", *start.get(tuple(notebooks), ["reproduce", *only])]
-    words += ["--profile", profile, "--name", name]
-    for key, value in given.items():
-        words += ["-p", key, "none" if value is None else str(value)]
-    return shlex.join(words)
 
 
 def execute(notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO) -> None:

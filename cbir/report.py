@@ -18,7 +18,7 @@ from .names import plain_name
 from .run import PARTS, Run
 from .store import find_store
 
-LARGE = 2**20  # bytes of a PNG above which a page embeds it as JPEG; figures/ keeps the PNG
+LARGE = 2**18  # bytes of a PNG above which a page embeds it as WebP; figures/ keeps the PNG
 INCH = 128  # pixels on the page for an inch of a figure
 
 
@@ -70,9 +70,9 @@ def figures(run: Run, names: Sequence[str]) -> str:
         with Image.open(io.BytesIO(data)) as image:
             caption = html.escape(image.info.get("Description", name))
             width = round(image.width / image.info.get("dpi", (200, 200))[0] * INCH)
-            if len(data) > LARGE:
-                image.convert("RGB").save(small := io.BytesIO(), "jpeg", quality=85)
-                data, kind = small.getvalue(), "jpeg"
+            if len(data) > LARGE and max(image.size) < 2**14:  # what WebP can hold
+                image.convert("RGB").save(small := io.BytesIO(), "webp", quality=88)
+                data, kind = small.getvalue(), "webp"
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         shown.append(
             f'<figure id="figure-{name}"><img src="{source}" alt="{caption}" width="{width}">'
