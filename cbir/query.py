@@ -106,7 +106,7 @@ def query(
 
 
 def _result(folder: Path, file: str) -> Path:
-    """query_<stem>.png, fit for any file system, with a number where another image has that stem."""
+    """Returns query_<stem>.png, with a number where another image has that stem."""
     stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
     name, number = stem, 1
     while (taken := folder / f"{name}.json").exists():

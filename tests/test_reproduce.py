@@ -204,7 +204,10 @@ def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
     [
         (["-p", "network", "vgg16"], "-p network vgg16_conv, .*--profile photographs"),
         (["-p", "network", "timm/resnet18"], "-p network vgg16_conv, .*efficientnet_lite0"),
-        (["--only", "08", "-p", "networks", "[resnet50]"], "-p networks '.embedded"),
+        (
+            ["--only", "08", "-p", "network", "embedded", "-p", "networks", "[resnet50]"],
+            "-p networks '.embedded",
+        ),
     ],
 )
 def test_weights_that_cannot_be_downloaded_stop_the_run(words, advice, tmp_path, offline):
