@@ -34,6 +34,13 @@ def images_folder() -> Path:
     return platformdirs.user_cache_path("cbir")
 
 
+def cores() -> int:
+    """Returns how many cores this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """Suggests the known word that is nearest to another one, whatever the case.
 

@@ -11,10 +11,9 @@ from . import figures, project
 from . import figures as canvas
 from .common import AnyPath, Metric, write_atomically
 from .images import ImageSet, UnreadableImage, open_image
-from .nearest import Hits
 from .networks import Network
 from .run import Run
-from .search import search
+from .search import Hits, search
 from .store import Store, open_store
 from .zoo import network_of
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +14,14 @@ from numpy.typing import NDArray
 
 from . import figures as canvas
 from . import tables
-from .cluster import connect
 from .common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
-from .create import drop
 from .datasets import load_images
 from .descriptors import named_recipe
-from .extract import extract
+from .extract import connect, extract
 from .images import Images, ImageSet
-from .nearest import Hits
 from .networks import Network
 from .project import runs, runs_folder
+from .search import Hits
 from .store import Extras, Store, find_store
 from .trained import CODES_FILE, RETRAINED, train_codes, trained_on
 from .zoo import Weights, load_network
@@ -101,7 +100,7 @@ class Run:
             seed: of the draws in `load_images`.
             device: as in `load_network`.
             batch_size: as in `extract`.
-            scheduler: where the work is done, see `cbir.cluster.connect`.
+            scheduler: where the work is done, see `connect` in extract.py.
             dtype: as in `extract`.
             extras: more descriptors, as in `extract`.
             max_images: as in `load_images`.
@@ -136,7 +135,7 @@ class Run:
                 network, parts = _retrained(network, parts, beside, code_widths, seed, shared)
             shared |= {"extras": extras, "dtype": dtype} | settings
             database = extract(parts[0], network, f"{place}database", **shared)
-            queries_store = extract(parts[1], network, f"{place}queries", shrink=True, **shared)
+            queries_store = extract(parts[1], network, f"{place}queries", **shared)
         return Described(network, database, queries_store)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
@@ -256,7 +255,7 @@ def _retrained(
     trunk = net.with_head(None)
     options = options | {"extras": {"windows": "windows", "color": "color"}}
     database = extract(parts[0], trunk, folder / "windows" / "database", **options)
-    queries = extract(parts[1], trunk, folder / "windows" / "queries", shrink=True, **options)
+    queries = extract(parts[1], trunk, folder / "windows" / "queries", **options)
     path = folder / CODES_FILE
     if path.is_file() and not trained_on(trunk, path, database):
         _remove_codes(path)
@@ -265,10 +264,10 @@ def _retrained(
 
 def _remove_codes(path: Path) -> None:
     """Removes codes whose database has other images by now, and the stores made with them."""
-    for group in path.parent.glob("*/zarr.json"):
+    for group in path.parent.glob("*/store.json"):
         store = find_store(group.parent)
         if store is not None and any(RETRAINED in name for name in store.network["codes"]):
-            drop(group.parent)
+            shutil.rmtree(group.parent)
     path.unlink()
 
 

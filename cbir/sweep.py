@@ -17,9 +17,9 @@ import yaml
 from . import figures as canvas
 from . import plots, tables
 from .checks import check_parameters, known_parameters
-from .cluster import connect
 from .common import ROOT, AnyPath, did_you_mean, write_atomically
 from .datasets import load_images
+from .extract import connect
 from .notebooks import reproduce, with_defaults
 from .project import runs_folder
 from .run import Run
@@ -164,7 +164,7 @@ def sweep(
 
     Args:
         path: the sweep file, see `read_sweep`.
-        scheduler: where cells run, see `cbir.cluster.connect`; None: one after the other. The
+        scheduler: where cells run, see `connect` of extract.py; None: one after the other. The
             machines of a cluster need this repository's folder and that of the runs under the same
             paths.
         tell: gets a line for every cell.

@@ -80,7 +80,7 @@ def _stores(run: Run) -> dict[str, Any]:
     for part in PARTS:
         store = find_store(Path(run.path) / "stores" / part)
         if store is not None:
-            images = [str(store.root), store.files, store.labels, store.sizes.tolist()]
-            settings = [store.network, store.recipe, store.extras, str(store.conv.dtype)]
+            images = [str(store.root), store.files, store.labels, store.table["bytes"].tolist()]
+            settings = [store.network, store.recipe, store.extras, store.dtype]
             found[part] = [images, settings, store.unreadable]
     return found
