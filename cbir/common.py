@@ -42,6 +42,13 @@ def runs_folder() -> Path:
     return Path(os.environ.get("CBIR_RUNS") or checkout / "runs")
 
 
+def cores() -> int:
+    """Returns how many cores this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """Suggests the known word that is nearest to another one, whatever the case.
 

@@ -27,8 +27,8 @@ from PIL import Image
 from .common import AnyPath
 from .images import Images, UnreadableImage, open_image
 from .names import symbol
-from .nearest import Hits
 from .networks import Network
+from .search import Hits
 
 Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
 Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes

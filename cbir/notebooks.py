@@ -30,6 +30,7 @@ from .common import (
     Dtype,
     Precision,
     commit,
+    cores,
     did_you_mean,
     unknown_choice,
     write_atomically,
@@ -462,12 +463,11 @@ def _files(run: Run) -> dict[str, int]:
 @functools.cache
 def environment() -> dict[str, str]:
     """What results and times depend on besides parameters: code, packages, machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "code": commit(),
         "Python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "platform": platform.platform(),
-        "cores": str(cores),
+        "cores": str(cores()),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

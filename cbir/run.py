@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from . import figures, tables
-from .cluster import connect
 from .common import AnyPath, did_you_mean, runs_folder, write_atomically
 from .datasets import choose_queries, load_images
 from .descriptors import Recipe, named_recipe
-from .extract import extract
+from .extract import connect, extract
 from .images import Images, ImageSet
-from .nearest import Hits
 from .networks import Network
+from .search import Hits
 from .store import Extras, Store, find_store, open_store
 from .trained import CODES_FILE, load_codes, train_codes
 from .zoo import Weights, load_network, network_of

@@ -203,7 +203,7 @@ def object_masks(images: Images) -> NDArray[np.float32] | None:
 def last_block(store: Store, rows: slice = slice(None)) -> torch.Tensor:
     """y_N of a store's images, from its extra "windows": (n, C_N, H_N, W_N) float32."""
     shape = store.dims["blocks"][-1]
-    windows = store.read("windows", rows)[:, -math.prod(shape) :]
+    windows = store["windows"][rows][:, -math.prod(shape) :]
     return torch.from_numpy(np.ascontiguousarray(windows)).view(-1, *shape)
 
 
@@ -221,7 +221,7 @@ def describe_by(
     """
     pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in selections}
     for start in range(0, len(store), BATCH):
-        windows = torch.from_numpy(store.read("windows", slice(start, start + BATCH)))
+        windows = torch.from_numpy(store["windows"][start : start + BATCH])
         means = split_windows(windows, store.dims["blocks"])
         for name, function in selections.items():
             pieces[name].append(function(means).float().numpy())

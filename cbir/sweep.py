@@ -15,8 +15,8 @@ import papermill
 import yaml
 
 from . import figures, plots, tables
-from .cluster import connect
 from .common import ROOT, AnyPath, did_you_mean, runs_folder, write_atomically
+from .extract import connect
 from .notebooks import PAPER, check, parameters, reproduce
 from .run import Run
 
@@ -36,7 +36,7 @@ def sweep(
     Args:
         path: a YAML file with `profile` (default embedded), `parameters` (fixed ones, may be
             missing) and `grid` {parameter: list of values}.
-        scheduler: where cells run, see `cbir.cluster.connect`; None: one after the other. The
+        scheduler: where cells run, see `cbir.connect`; None: one after the other. The
             machines of a cluster need this repository's folder and that of the runs under the same
             paths.
 

@@ -18,11 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from .cluster import ahead
 from .common import AnyPath
-from .create import file_sizes
 from .datasets import choose_queries
-from .extract import Describer, has_windows_of
+from .extract import Describer, ahead, has_windows_of
 from .images import Images, list_images
 from .networks import Network
 from .store import Rows, Store
@@ -303,8 +301,11 @@ def _accuracy(codes: Codes, y_N: torch.Tensor, targets: torch.Tensor) -> float:
 
 def _digest_of(images: Images) -> str:
     """A hash of the names, labels and sizes of images, 64 hex digits."""
-    sizes = images.sizes if isinstance(images, Store) else file_sizes(images)
-    known = [list(images.files), list(images.labels), sizes.tolist()]
+    if isinstance(images, Store):
+        sizes = images.table["bytes"].tolist()
+    else:
+        sizes = [images.path(i).stat().st_size for i in range(len(images))]
+    known = [list(images.files), list(images.labels), sizes]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
