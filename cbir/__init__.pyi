@@ -2,7 +2,6 @@
 # nothing else). Modules with a function of their own name (extract, search) are not among the
 # modules: `cbir.search` is the function.
 from . import (
-    cluster as cluster,
     color as color,
     datasets as datasets,
     descriptors as descriptors,
@@ -11,7 +10,6 @@ from . import (
     figures as figures,
     images as images,
     names as names,
-    nearest as nearest,
     networks as networks,
     plots as plots,
     pooling as pooling,
@@ -67,6 +65,7 @@ from .explorer.engine import (
     Explorer as Explorer,
 )
 from .extract import (
+    connect as connect,
     extract as extract,
 )
 from .images import (
@@ -76,9 +75,6 @@ from .images import (
 )
 from .names import (
     NAMES as NAMES,
-)
-from .nearest import (
-    Hits as Hits,
 )
 from .networks import (
     Network as Network,
@@ -91,7 +87,7 @@ from .pooling import (
     pca_whitening as pca_whitening,
 )
 from .search import (
-    Found as Found,
+    Hits as Hits,
     search as search,
 )
 from .statistics import (

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import statistics
-from .common import ROOT, AnyPath, Balance, Metric, Threshold, write_atomically
+from .common import (
+    PACKAGES,
+    ROOT,
+    AnyPath,
+    Balance,
+    Metric,
+    Threshold,
+    commit,
+    write_atomically,
+)
 from .datasets import SCENES, choose_queries
 from .descriptors import (
     AS_RELEASED,
@@ -34,7 +43,6 @@ from .descriptors import (
     weigh,
     weigh_by,
 )
-from .environment import PACKAGES, commit
 from .evaluation import HISTOGRAM_DISTANCE, Evaluation, Rows, common_in_top_k, measure
 from .images import Images
 from .names import plain_name

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 import matplotlib
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -113,13 +114,23 @@ def write_image(path, size=(40, 30), seed=0, **options):
     return path
 
 
+def write_notebook(path, parameters, *cells):
+    """A notebook: a parameters cell, and code cells."""
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    others = map(nbformat.v4.new_code_cell, cells)
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook = nbformat.v4.new_notebook(cells=[first, *others], metadata={"kernelspec": kernel})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
 def read_page(path):
     """A page, parsed."""
     return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
 
 
 RUNS_OR_LOADS = ["script", "link", "iframe", "object", "embed", "base", "form", "meta"]
-LOADING_ATTRIBUTES = {"srcset", "data", "action", "poster", "background", "style"}
+LOADING_ATTRIBUTES = {"srcset", "data", "action", "poster", "background"}
 LOADING_STYLES = ["url(", "@import", "http", "expression"]
 
 
@@ -132,6 +143,7 @@ def check_self_contained(page):
     assert not page.find_all(RUNS_OR_LOADS, attrs=harmless)
     for tag in page.find_all(True):
         assert not LOADING_ATTRIBUTES & set(tag.attrs), tag
+        assert not [word for word in LOADING_STYLES if word in tag.get("style", "")], tag
         assert not [name for name in tag.attrs if name.startswith("on")], tag
         assert str(tag.get("src", "data:image/")).startswith("data:image/"), tag
         if {"href", "xlink:href"} & set(tag.attrs):

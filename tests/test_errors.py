@@ -11,7 +11,6 @@ from torch import nn
 
 import cbir
 from cbir.common import did_you_mean, unknown_choice
-from cbir.sweep import read_sweep
 
 
 def test_did_you_mean():
@@ -147,21 +146,6 @@ def test_a_store_offers_its_descriptors_to_the_tab_key(store):
     assert {re.sub(r"\W", "", name) for name in offered} >= {"h", "eta_conv", "eta", "w_1", "mac"}
 
 
-def test_sweeps(tmp_path):
-    (tmp_path / "grid.yaml").write_text("grid: {metrc: [l1]}")
-    hint = r"\['metrc'\] must be parameters .* \(did you mean 'metric'\?\); there are"
-    with pytest.raises(ValueError, match=hint):
-        read_sweep(tmp_path / "grid.yaml")
-    for none in (tmp_path / "none.yaml", tmp_path):
-        hint = (
-            r"^no sweep file \S+: take one of balance.yaml, metric.yaml, .* in .*sweeps, or write"
-        )
-        with pytest.raises(FileNotFoundError, match=hint):
-            read_sweep(none)
-    with pytest.raises(FileNotFoundError, match=r"\(did you mean 'metric'\?\): take one"):
-        read_sweep(tmp_path / "metrc.yaml")
-
-
 def test_weights_that_are_none(tmp_path):
     torch.save([1], tmp_path / "list.pth")
     hint = r"holds a list, not a state dict: write one by torch.save\("
@@ -171,21 +155,3 @@ def test_weights_that_are_none(tmp_path):
     hint = r"not a readable state dict \(.*\): write one by torch.save\("
     with pytest.raises(ValueError, match=hint):
         cbir.load_network("embedded", weights=tmp_path / "weights.pth")
-
-
-def test_a_notebook_that_fails_says_where_it_is(tmp_path, monkeypatch):
-    """Its executed copy has the failing cell."""
-    from cbir import cli
-
-    for i in range(6):
-        write_image(tmp_path / "photos" / ("ab"[i % 2]) / f"{i}.png", seed=i)
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(cli, "PAPER", ["02_extraction"])
-    weights = tmp_path / "broken.pth"
-    weights.write_text("no weights")
-    words = ["reproduce", "--profile", "folder", "-p", "network", "vgg16"]
-    words += ["-p", "images", str(tmp_path / "photos"), "-p", "weights", str(weights)]
-    where = "cbir: .*runs/folder/notebooks/02_extraction.ipynb has the cell that failed"
-    with pytest.raises(SystemExit, match=f"(?s)broken.pth.*{where}"):
-        cli.main(words)
-    assert (tmp_path / "runs" / "folder" / "notebooks" / "02_extraction.ipynb").is_file()

@@ -69,8 +69,7 @@ def test_eager_import():
     assert HEAVY - {"papermill"} <= set(modules)
 
 
-COMMANDS = [["--help"], ["--version"], ["evidence", "--help"], ["parameters"]]
-COMMANDS += [["reproduce", "-p", "metrc", "l1"], ["qery"]]
+COMMANDS = [["--help"], ["--version"], ["evidence", "--help"], ["qery"]]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

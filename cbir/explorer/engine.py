@@ -311,16 +311,9 @@ class Explorer:
             conv = self._conv_by_recipe(tuple(recipe.items()))
         other = copy(self.store)
         other.arrays = self.store.arrays | {
-            "conv": conv,
-            "codes": self._codes_by_balance(recipe["balance"]),
+            "eta_conv": conv,
+            "h": self._codes_by_balance(recipe["balance"]),
         }
-        other.coarse = {
-            array: records
-            for array, records in self.store.coarse.items()
-            if other.arrays[array] is self.store.arrays[array]
-        }
-        if isinstance(self.store.extras.get(name), dict) and other.arrays[name] is conv:
-            other.coarse["conv"] = self.store.coarse[name]
         return other
 
     def _computable(self) -> dict[str, Recipe]:
@@ -332,7 +325,7 @@ class Explorer:
 
     def _all_codes(self, balance: Balance) -> Any:
         """The codes of all images by another balance, (N, D_1 + D_2)."""
-        codes = self.store.arrays["codes"]
+        codes = self.store.arrays["h"]
         if balance == self.store.recipe["balance"]:
             return codes
         return self._balanced_codes(torch.from_numpy(np.asarray(codes[:])), balance).numpy()
@@ -349,7 +342,7 @@ class Explorer:
 
     def _kept(self) -> dict[str, Recipe]:
         """{array: the recipe by which it is eta_conv}."""
-        kept = {"conv": self.store.recipe}
+        kept = {"eta_conv": self.store.recipe}
         for name, what in self.store.extras.items():
             if isinstance(what, dict):
                 kept[name] = what
@@ -395,8 +388,8 @@ class Explorer:
         """A picture's descriptor (1, D) by a recipe, made as the store's rows were."""
         arrays = look.arrays
         if recipe != self.store.recipe:
-            codes = self._balanced_codes(arrays["codes"], recipe["balance"])
-            arrays = arrays | {"conv": self._conv(arrays, recipe), "codes": codes}
+            codes = self._balanced_codes(arrays["h"], recipe["balance"])
+            arrays = arrays | {"eta_conv": self._conv(arrays, recipe), "h": codes}
         pieces = [arrays[name][:, first:end] for name, first, end in store.parts(descriptor)]
         return np.concatenate(pieces, axis=1)
 

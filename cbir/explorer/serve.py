@@ -112,7 +112,7 @@ def _describe_embedded(run: Run, device: str) -> None:
         known = find_store(path)
         if known is None:
             extract(images, net, path, extras=EXTRAS)
-        elif known.missing():
+        elif (known.states == "").any():
             extract(images, net, path, extras=known.extras, **known.recipe)
 
 
