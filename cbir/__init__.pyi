@@ -7,7 +7,7 @@ from . import (
     datasets as datasets,
     descriptors as descriptors,
     evaluation as evaluation,
-    explorer as explorer,
+    explain as explain,
     figures as figures,
     images as images,
     names as names,
@@ -81,7 +81,7 @@ from .evaluation import (
     pareto_front as pareto_front,
     share_in_top_k as share_in_top_k,
 )
-from .explorer.engine import (
+from .explain import (
     Explorer as Explorer,
 )
 from .extract import (
