@@ -15,7 +15,7 @@ from compare_outputs import first_difference
 from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from cbir.project import EVIDENCE, PAPER
+from cbir.notebooks import EVIDENCE, PAPER
 
 folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
