@@ -77,10 +77,10 @@ test-all: check  ## the slow tests as well: kills and fuzzing by the hundred, VG
 bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (twenty minutes)
 	$(BIN)/python bench/run.py
 
-lab: .venv/installed-explorer  ## the notebooks in JupyterLab
+lab: .venv/installed-explore  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-explore: .venv/installed-explorer  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
+explore: .venv/installed-explore  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
 	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,PICTURES,pictures) $(call given,WEIGHTS,weights) \
 	    $(if $(PORT),--port $(PORT)) $(ARGS)
 

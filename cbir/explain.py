@@ -239,10 +239,12 @@ class Explorer:
     def _describe_again(self, recipe: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
         """H and eta_conv of all images by another recipe, {name: (N, D)}."""
         asked = check_recipe(**dict(recipe))
-        source, blocks = self.windows["windows"], self.store.dims["blocks"]
+        blocks = self.store.dims["blocks"]
         if self.fixed:  # only lengths change: w_m is like a window of one cell, all significant
             source, blocks = self.store["eta_conv"], [(count, 1, 1) for count, *_ in blocks]
             asked = check_recipe(q=0, balance=asked["balance"])
+        else:
+            source = self.windows["windows"]
         describer = Describer(self.net, asked)
         batches = []
         for first in range(0, len(self.store), BATCH):

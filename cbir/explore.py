@@ -55,14 +55,15 @@ label.float ~ .gallery-container .grid-wrap {padding-top: 2rem}
 .thumbnail-item {aspect-ratio: auto !important; height: auto !important}
 .thumbnail-item img {aspect-ratio: 1; height: auto !important}
 .caption-label {position: static !important; max-width: none !important; border: 0 !important;
-    white-space: pre-line !important; overflow-wrap: anywhere}
+    white-space: pre-line !important; overflow-wrap: anywhere; opacity: 1 !important}
 """
 
 
 class Query(NamedTuple):
-    """What is searched for: a picture, its name, class ("" for none), and row of the store."""
+    """What is searched for: its look, thumbnail, name, class ("" for none), row of the store."""
 
     look: Look
+    thumbnail: str
     file: str
     label: str
     row: int | None
@@ -103,7 +104,9 @@ class Page:
             with gr.Column(scale=2):
                 self.word = gr.Textbox(label="Part of an image's name", max_lines=1)
                 pages = -(-len(self.choices) // SHOWN)
-                self.number = gr.Slider(1, pages, 1, step=1, label="Page", visible=pages > 1)
+                self.number = gr.Slider(
+                    1, max(2, pages), 1, step=1, label="Page", visible=pages > 1
+                )
             self.upload = gr.File(label="A picture of your own, at most 10 MB", height=140)
         first_images = self._drawn(self.choices[:SHOWN])
         self.grid = _gallery("Images to choose from", value=first_images, height=300)
@@ -113,7 +116,7 @@ class Page:
             by = gr.CheckboxGroup(names, value=first, label="Search by")
             with gr.Column():
                 metric = gr.Radio(list(METRICS), value="l1", label="Distance")
-                most = max(1, min(MOST, int(self.store.described.sum())))
+                most = max(2, min(MOST, int(self.store.described.sum())))
                 k = gr.Slider(1, most, min(5, most), step=1, label="k, images found")
             with gr.Column():
                 unit = own["balance"] == "none" and explorer.can(own | Recipe(balance="l2"))
@@ -182,14 +185,14 @@ class Page:
             n for n, (images, row) in enumerate(self.choices) if word in _plain(images.files[row])
         ]
         numbers = matches[SHOWN * (number - 1) : SHOWN * number]
-        pages = max(1, -(-len(matches) // SHOWN))
+        pages = -(-len(matches) // SHOWN)
         label = f"Images to choose from: {len(matches):,}"
         return {
             self.grid: gr.update(
                 value=self._drawn([self.choices[n] for n in numbers]), label=label
             ),
             self.shown: numbers,
-            self.number: gr.update(maximum=pages, value=number, visible=pages > 1),
+            self.number: gr.update(maximum=max(2, pages), value=number, visible=pages > 1),
         }
 
     def _picked(self, index: int, numbers: list[int], *controls: Any) -> Updates:
@@ -204,17 +207,19 @@ class Page:
         if images is not self.store:
             name = os.path.relpath(path, self.store.root).replace(os.sep, "/")
             in_store = self.store.files.index(name) if name in self.store.files else None
-        return Query(self.explorer.look(path), images.files[row], images.labels[row], in_store)
+        look, small = self.explorer.look(path), self.thumbnail(path)
+        return Query(look, small, images.files[row], images.labels[row], in_store)
 
     def _uploaded(self, path: str, *controls: Any) -> Updates:
         name = Path(path).name
         try:
-            look = self.explorer.look(open_image(path, PIXELS))
+            image = open_image(path, PIXELS)
         except UnreadableImage as error:
             raise ValueError(f"{name!r} cannot be read: {error}") from error
         finally:
             Path(path).unlink()
-        return {self.upload: None} | self._show(Query(look, name, "", None), *controls)
+        query = Query(self.explorer.look(image), self._thumbnail(image), name, "", None)
+        return {self.upload: None} | self._show(query, *controls)
 
     def _other_recipe(self, query: Query | None, *controls: Any) -> Updates:
         """Another recipe brings its own q."""
@@ -246,13 +251,11 @@ class Page:
             drawn = self._drawn([(self.store, row) for row in rows], captions)
             updates[self.rows[name]] = gr.update(value=drawn, visible=True, selected_index=None)
         about = f"Query: {', '.join(filter(None, [query.file, query.label]))}"
-        picture = Image.fromarray(query.look.picture)
-        picture = picture.resize((round(THUMBNAIL * query.look.aspect), THUMBNAIL))
         return updates | {
             self.query: query,
             self.found: found,
             self.head: gr.update(visible=True),
-            self.asked: gr.update(value=picture, label=about, alt_text=about),
+            self.asked: gr.update(value=query.thumbnail, label=about, alt_text=about),
             self.save: self._saved(found),
         }
 
@@ -288,9 +291,9 @@ class Page:
             names = [Path(images.files[row]).name for images, row in choices]
             return list(zip(pool.map(self.thumbnail, paths), captions or names))
 
-    def _thumbnail(self, path: Path) -> str:
+    def _thumbnail(self, picture: Path | Image.Image) -> str:
         """The file of a small picture; grey where the image cannot be read now."""
-        image = Image.fromarray(figures.thumbnail(path))
+        image = Image.fromarray(figures.thumbnail(picture))
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         small = self._new("thumbnail.jpg")
         image.save(small, quality=85)
@@ -372,7 +375,6 @@ def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **optio
         run_history=False,
         enable_monitoring=False,
         allowed_paths=[],
-        blocked_paths=[str(page.store.root), os.getcwd()],
         max_file_size=UPLOAD,
         theme=theme,
         css=CSS,
@@ -491,7 +493,7 @@ def _on(
         try:
             return action(*values)
         except (ValueError, OSError) as error:
-            gr.Warning(escape(str(error)), title="Not done")
+            gr.Warning(escape(str(error)))
             return {outputs[0]: gr.skip()}
 
     def select(event: gr.SelectData, *values: Any) -> Updates:
