@@ -133,7 +133,7 @@ class Explorer:
         """
         if isinstance(image, Image.Image):
             return self._look(image)
-        return self._looks(self.store.path(image) if isinstance(image, int) else image)
+        return self._looks(str(self.store.path(image) if isinstance(image, int) else image))
 
     def _look(self, image: AnyPath | Image.Image) -> Look:
         image = open_image(image)

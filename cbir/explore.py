@@ -268,7 +268,7 @@ class Page:
         with plt.rc_context():
             figures.use_style()
             explain(query, look, shares, descriptor, **found.recipe).savefig(path, dpi=160)
-        listed = ", ".join(f"{plain_name(part)} {share:.1%}" for part, share in shares.items())
+        listed = ", ".join(f"{plain_name(str(part))} {share:.1%}" for part, share in shares.items())
         text = (
             f"{self.store.files[row]}, number {rank + 1} by {plain_name(descriptor)}: "
             f"{_number(distance)} apart. What adds to this distance: {listed}."
@@ -301,7 +301,7 @@ class Page:
 
     def _saved(self, found: Found) -> str:
         """The file of what was found, as `cbir query` writes it."""
-        about = {"file": found.query.file, "root": str(self.store.root)}
+        about: dict[str, Any] = {"file": found.query.file, "root": str(self.store.root)}
         about |= {"metric": found.metric, "recipe": found.recipe}
         for name, hits in found.by.items():
             about[name] = [
@@ -343,8 +343,8 @@ def open_explorer(
     opened = Run(run) if run == "embedded" else open_run(run, described=True)
     net, database, queries = opened.stores()
     kept = find_store(opened.path / "stores" / "windows" / "database")  # of retrained codes
-    if kept is not None and kept.files == database.files:
-        windows = kept if has_windows_of(kept, net.with_head(None)) else None
+    fits = kept is not None and kept.files == database.files
+    windows = kept if kept and fits and has_windows_of(kept, net.with_head(None)) else None
     return Explorer(database, net, windows), images or queries
 
 
