@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, partial
 from html import escape
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lazy_loader
 import matplotlib.pyplot as plt
 import pandas as pd
 from PIL import Image
@@ -38,7 +38,7 @@ from .store import find_store
 from .zoo import Weights
 
 Updates = dict[Any, Any]  # {component: its new value}
-gr: Any = lazy_loader.load("gradio")  # it takes seconds: a mistyped address shows before
+gr: Any = None  # Gradio, as soon as there is a page: a mistyped address shows before
 
 UPLOAD = 10_000_000  # bytes of a picture
 PIXELS = 50_000_000  # of an upload: decoding takes up to 20 bytes each
@@ -87,8 +87,10 @@ class Page:
     """
 
     def __init__(self, explorer: Explorer, images: Images | None = None) -> None:
+        global gr
         self.explorer, self.store = explorer, explorer.store
-        self.folder = _own_folder()
+        self.folder = _own_folder()  # before Gradio looks where its files shall lie
+        gr = import_module("gradio")
         sources = [self.store] if images is None else [images, self.store]
         self.choices = [(source, row) for source in sources for row in _by_turns(source)]
         self.thumbnail = lru_cache(10_000)(self._thumbnail)
