@@ -6,7 +6,7 @@ from . import (
     datasets as datasets,
     descriptors as descriptors,
     evaluation as evaluation,
-    explorer as explorer,
+    explain as explain,
     figures as figures,
     images as images,
     names as names,
@@ -61,7 +61,7 @@ from .evaluation import (
     average_precision as average_precision,
     common_in_top_k as common_in_top_k,
 )
-from .explorer.engine import (
+from .explain import (
     Explorer as Explorer,
 )
 from .extract import (

@@ -31,7 +31,6 @@ from .common import AnyPath
 from .images import Images, UnreadableImage, open_image
 from .names import symbol
 from .networks import Network
-from .search import Hits
 
 Panels = TypeVar("Panels", bound=Sequence[Axes] | NDArray[Any])  # a row of axes
 Grid = TypeVar("Grid", bound=Sequence[Sequence[Axes]] | NDArray[Any])  # rows of axes

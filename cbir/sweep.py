@@ -170,7 +170,7 @@ def _collect(name: str, cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     path = Run(name).path
     write_atomically(path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     shown = table.drop(columns=[c for c in table if str(c).endswith((" low", " high"))])
-    write_atomically(path / "table.md", tables.markdown(shown, float_format="%.4g"))
+    write_atomically(path / "table.md", tables.markdown(shown))
     if results:
         _plot(pd.DataFrame(results), axis, path / "plot")
     return table
