@@ -95,5 +95,5 @@ site: .venv/installed-site  ## README, docs and notebooks as web pages, in site/
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d site/doctrees . site/html
 	@echo site/html/index.html
 
-clean:  ## removes runs, rendered scenes and the site; keeps .venv and downloads
-	rm -rf runs data/embedded site
+clean:  ## removes runs and the site; keeps .venv and downloads
+	rm -rf runs site

@@ -13,6 +13,7 @@ os.environ["TQDM_DISABLE"] = "1"
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,6 @@ from cbir.descriptors import AS_RELEASED
 from cbir.explorer.engine import Explorer
 from cbir.explorer.page import Page
 from cbir.extract import Describer
-from cbir.scenes import render_scenes, sample_scenes
 
 DIMS = 9664
 OUT = []
@@ -189,9 +189,8 @@ def forward_flops(net):
 
 def bfloat16_effect():
     net = cbir.load_network()
-    scenes = [
-        cbir.images.Image.fromarray(scene) for scene in render_scenes(sample_scenes(64, 1, "query"))
-    ]
+    queries = cbir.load_images("embedded", max_queries=64)[1]
+    scenes = [cbir.open_image(queries.path(i)) for i in range(64)]
     batch = torch.stack([net.transform(scene) for scene in scenes])
     full = cbir.describe(net, batch)
     half = cbir.describe(net.to(dtype=torch.bfloat16), batch)
@@ -457,10 +456,11 @@ def float16_effect(folder):
 
 def write_scenes(folder, n):
     folder.mkdir(exist_ok=True)
-    for i, scene in enumerate(render_scenes(sample_scenes(n, 0, "database"))):
+    scenes, _ = cbir.load_images("embedded", max_images=n)
+    for i in range(n):
         file = folder / f"{i:05}.jpg"
         if not file.exists():
-            cbir.images.Image.fromarray(scene).save(file, quality=95)
+            shutil.copyfile(scenes.path(i), file)
 
 
 def end_to_end(repeats, folder):

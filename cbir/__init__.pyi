@@ -15,7 +15,6 @@ from . import (
     networks as networks,
     plots as plots,
     pooling as pooling,
-    scenes as scenes,
     store as store,
     studies as studies,
     tables as tables,

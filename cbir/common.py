@@ -21,7 +21,6 @@ Balance = Literal["none", "l1", "l2"]
 Metric = Literal["l1", "l2", "cosine"]
 Dtype = Literal["float32", "float16"]
 Precision = Literal["float32", "bfloat16", "auto"]
-Split = Literal["database", "query", "training", "validation"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -29,7 +28,7 @@ MAX_COMPARED = 10_000  # known words: they take a second, and files may be milli
 
 
 def images_folder() -> Path:
-    """Where rendered scenes and downloaded images lie: data/ of a checkout, else the user's."""
+    """Returns where downloaded images lie: data/ of a checkout, else the user's cache."""
     if ROOT != INSTALLED:
         return ROOT / "data"
     return platformdirs.user_cache_path("cbir")

@@ -14,10 +14,11 @@ import pandas as pd
 from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .common import AnyPath, did_you_mean, images_folder, unknown_choice
+from .common import ROOT, AnyPath, did_you_mean, images_folder, unknown_choice
 from .images import Images, ImageSet, list_images
 
 PROFILES = ("embedded", "folder", "imagenette", "imagenet")
+SCENES = ROOT / "data" / "scenes"  # the embedded images
 
 
 # ---- profiles -----------------------------------------------------------------------------------
@@ -35,7 +36,7 @@ def load_images(
     """Loads the images of a profile.
 
     Args:
-        profile: "embedded" renders the scenes on first use; "folder" takes two folders, and of
+        profile: "embedded" takes the scenes of data/scenes; "folder" takes two folders, and of
             their files those that are images by their suffix or have none;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
@@ -67,7 +68,8 @@ def load_images(
             "(--profile folder)"
         )
     elif profile == "embedded":
-        database, query_images = _load_embedded()
+        database = list_images(SCENES / "database")
+        query_images = list_images(SCENES / "queries")
     elif profile == "imagenette":
         database, query_images = _load_imagenette(Path(images or images_folder() / "imagenette"))
     elif profile == "imagenet":
@@ -76,13 +78,6 @@ def load_images(
         raise ValueError(unknown_choice("profile", profile, PROFILES))
     database = _draw(database, max_images, seed)
     return database, _draw(query_images, max_queries, seed, query_names)
-
-
-def _load_embedded() -> tuple[ImageSet, ImageSet]:
-    from .scenes import write_scenes
-
-    folder = write_scenes(images_folder() / "embedded")
-    return list_images(folder / "database"), list_images(folder / "queries")
 
 
 def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -259,23 +254,22 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
 
 
 def known_factors(images: Images) -> pd.DataFrame:
-    """What is known about every image.
+    """Looks up what is known about every image.
 
     Args:
         images: an `ImageSet` or a store.
 
     Returns:
-        One row an image. Column "class" where there are class folders; for the embedded scenes
-        also "background" and "palette", from their manifest.
+        One row per image. Column "class" if there are class folders; for the embedded scenes
+        also "background" and "palette", from data/scenes/manifest.csv.
     """
     factors = pd.DataFrame(index=range(len(images)))
     if any(images.labels):
         factors["class"] = images.labels
-    manifest = images.root.parent / "manifest.csv"
-    if manifest.is_file():
-        scenes = pd.read_csv(manifest)
-        if {"file", "background", "palette"} <= set(scenes):
-            files = [f"{images.root.name}/{file}" for file in images.files]
-            rows = scenes.set_index("file").loc[files]
-            factors[["background", "palette"]] = rows[["background", "palette"]].to_numpy()
+    # Only there: a manifest.csv beside a user's images means something else.
+    if SCENES in images.root.parents:
+        scenes = pd.read_csv(SCENES / "manifest.csv", index_col="file")
+        files = [(images.root / file).relative_to(SCENES).as_posix() for file in images.files]
+        known = ["background", "palette"]
+        factors[known] = scenes[known].reindex(files).to_numpy()
     return factors

@@ -18,9 +18,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 
 from .common import ROOT, AnyPath, Balance, Metric, Threshold, write_atomically
-from .datasets import choose_queries
+from .datasets import SCENES, choose_queries
 from .descriptors import (
     AS_RELEASED,
     Recipe,
@@ -45,6 +46,7 @@ from .evaluation import (
     measure,
     paired_difference,
 )
+from .images import Images
 from .names import plain_name
 from .pooling import average
 from .search import search
@@ -173,6 +175,21 @@ def weight_on(z: torch.Tensor, mask: NDArray[np.floating]) -> torch.Tensor:
     """
     covered = F.adaptive_avg_pool2d(torch.as_tensor(mask)[:, None], (z.shape[1], z.shape[2]))[:, 0]
     return (z * covered).sum(dim=(1, 2)) / z.sum(dim=(1, 2))
+
+
+def object_masks(images: Images) -> NDArray[np.float32] | None:
+    """Reads where the objects of the embedded queries are.
+
+    Args:
+        images: an `ImageSet` or a store.
+
+    Returns:
+        (n, 224, 224) float32, 1 on the object and 0 elsewhere; None for all other images.
+    """
+    if images.root != SCENES / "queries":
+        return None
+    files = [(SCENES / "masks" / "queries" / file).with_suffix(".png") for file in images.files]
+    return np.stack([np.asarray(Image.open(file), np.float32) for file in files])
 
 
 def last_block(store: Store, rows: slice = slice(None)) -> torch.Tensor:

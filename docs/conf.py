@@ -24,6 +24,7 @@ include_patterns = [
     "notebooks/*.ipynb",
     "bench/results.md",
     "data/README.md",
+    "data/scenes/README.md",
 ]
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
@@ -60,6 +61,7 @@ docs/clusters
 bench/results
 docs/model_card
 data/README
+data/scenes/README
 ARCHITECTURE
 CONTRIBUTING
 ```

@@ -34,7 +34,7 @@ settings.load_profile("cbir")
 # Files that take longest are begun first, so that no worker is left alone with one. Notebooks go on
 # from the run that test_reproduce.py makes: other files pass the time until it is there.
 SLOWEST = ["test_reproduce.py", "test_store.py", "test_zoo.py", "test_cluster.py", "test_import.py"]
-SLOWEST += ["test_explore.py", "test_scenes.py", "test_figures.py", "test_site.py"]
+SLOWEST += ["test_explore.py", "test_figures.py", "test_site.py"]
 SLOWEST += ["08_other_networks.ipynb", "07_baselines_and_ablations.ipynb", "06_as_released.ipynb"]
 SLOWEST += ["05_evidence.ipynb", "09_explore.ipynb"]
 SLOWEST[1:1] = ["10_original_network.ipynb", "11_photographs.ipynb"]  # they wait for no other run

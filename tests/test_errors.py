@@ -81,10 +81,6 @@ MISTAKES = [
     ),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
-    (
-        lambda: cbir.scenes.sample_scenes(3, 0, "databse"),
-        r"unknown split 'databse' \(did you mean 'database'\?\)",
-    ),
     (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
 ]
 

@@ -405,19 +405,19 @@ def test_queries_of_a_store_are_readable(folder, tmp_path, tiny_net):
 
 
 def test_known_factors(tmp_path):
-    """The class where there are classes; background and palette where a manifest tells them."""
+    """The class if there are classes; background and palette of the embedded scenes alone."""
     factors = cbir.known_factors(flat_images(3))
     assert list(factors) == [] and len(factors) == 3
     assert cbir.known_factors(flat_images(2, ["a", "b"])).to_dict("list") == {"class": ["a", "b"]}
     images = cbir.ImageSet(tmp_path / "database", ["a/1.png", "b/2.png"], ["a", "b"])
-    lines = ["file,background,palette", "queries/a/1.png,x,0"]
-    lines += ["database/b/2.png,dots,3", "database/a/1.png,marble,1", ""]
-    (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    assert cbir.known_factors(images).to_dict("list") == {
-        "class": ["a", "b"],
-        "background": ["marble", "dots"],
-        "palette": [1, 3],
-    }
+    (tmp_path / "manifest.csv").write_text("file,background,palette\ndatabase/a/1.png,dots,3\n")
+    assert cbir.known_factors(images).to_dict("list") == {"class": ["a", "b"]}
+    database, queries = cbir.load_images("embedded")
+    first, last = cbir.known_factors(database[[0]]), cbir.known_factors(queries[[-1]])
+    assert first.values.tolist() == [["ball", "dots", "forest"]]
+    assert list(last) == ["class", "background", "palette"] and last["class"][0] == "star"
+    of_one_class = cbir.list_images(queries.root / "star")  # flat, so there are no classes
+    assert list(cbir.known_factors(of_one_class)) == ["background", "palette"]
 
 
 # ---- held-out queries ----------------------------------------------------------------------------

@@ -175,6 +175,8 @@ def run(wheel, folder, *command):
 def test_a_wheel_has_the_whole_project(wheel, tmp_path):
     where = run(wheel, tmp_path, "-c", "import cbir; print(cbir.__file__)")
     assert Path(where.strip()).is_relative_to(wheel)
+    scenes = wheel / "cbir" / "project" / "data" / "scenes"
+    assert (scenes / "manifest.csv").is_file() and not (scenes / "make_scenes.py").exists()
     assert "max_queries" in run(wheel, tmp_path, "-m", "cbir", "parameters")
     code = "import cbir; print(cbir.load_network(), cbir.Run('mine').path.resolve())"
     assert str(tmp_path / "runs" / "mine") in run(wheel, tmp_path, "-c", code)
@@ -186,4 +188,3 @@ def test_a_wheel_reproduces_away_from_the_checkout(wheel, tmp_path):
     run(wheel, tmp_path, "-m", "cbir", "reproduce", *small)
     made = tmp_path / "runs" / "embedded"
     assert (made / "report.html").is_file() and list((made / "figures").glob("*.png"))
-    assert not (wheel / "cbir" / "project" / "data" / "embedded").exists()

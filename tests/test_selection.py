@@ -6,11 +6,9 @@ import pytest
 import torch
 
 import cbir
-from cbir import scenes
 from cbir import studies as experiment
 from cbir import studies as selection
 from cbir.descriptors import split_windows, weigh_by, window_means
-from cbir.scenes import render_scenes, sample_scenes
 
 SHAPES = [(4, 8, 8), (6, 4, 4), (5, 2, 2)]
 
@@ -78,31 +76,24 @@ def test_balanced_parts_have_length_one(balance, power):
         cbir.conv_descriptor(ys, balance="unit")
 
 
-def test_masks_are_where_the_object_is():
-    """A scene and the same one in other object colours differ on the object, and nowhere else."""
-    table = sample_scenes(10, seed=3, split="query")
-    masks = scenes.object_masks(table)
-    assert masks.shape == (10, 224, 224) and masks.min() == 0 and masks.max() == 1
-    assert ((masks > 0).mean(axis=(1, 2)) > 0.02).all()
-    plain = render_scenes(table)
-    center = np.argwhere(masks[0] == 1).mean(axis=0).astype(int)
-    assert masks[0, center[0], center[1]] == 1
+def test_masks_of_the_embedded_queries():
+    database, queries = cbir.load_images("embedded")
+    masks = selection.object_masks(queries[[199, 0, 20]])
+    assert masks.shape == (3, 224, 224) and set(np.unique(masks)) == {0, 1}
     assert (masks[:, 0] == 0).all()  # sky
-    assert plain.shape[1:3] == masks.shape[1:]
-    assert scenes.object_masks(table[:0]).shape == (0, 224, 224)
+    assert (masks[1] == selection.object_masks(queries[[0]])[0]).all()
+    assert selection.object_masks(database) is None
 
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
     """The embedded network on 60 and 20 scenes."""
     folder = tmp_path_factory.mktemp("trial")
-    scenes.write_scenes(folder / "scenes", 60, 20)
     net = cbir.load_network("embedded", device="cpu")
     extras = {"windows": "windows", "color": "color"}
     stores = []
-    for part in ("database", "queries"):
-        images = cbir.list_images(folder / "scenes" / part)
-        stores.append(cbir.extract(images, net, folder / part, extras=extras))
+    for images in cbir.load_images("embedded", max_images=60, max_queries=20):
+        stores.append(cbir.extract(images, net, folder / images.root.name, extras=extras))
     return experiment.Experiment(*stores, high_q=2.0)
 
 
@@ -112,7 +103,7 @@ def test_the_experiment_describes_as_extract_does(trial, tmp_path):
     hits = cbir.search(trial.database, trial.queries, "eta")
     assert (found == hits.indices).mean() > 0.97  # near ties may tip
     released = cbir.extract(
-        cbir.list_images(trial.queries.root),
+        cbir.load_images("embedded", max_queries=20)[1],
         cbir.load_network("embedded", device="cpu"),
         tmp_path / "released",
         **cbir.AS_RELEASED,
