@@ -92,16 +92,18 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
         )
     database = _only_images(images)
     if not queries:
+        _check_classes(database)
         return hold_out(database, seed=seed)
     query_images = _only_images(queries)
-    if database.root in query_images.root.parents:
-        rows = [
-            i for i in range(len(database)) if query_images.root not in database.path(i).parents
-        ]
+    inside = query_images.root
+    if database.root in inside.parents:  # else each query would find itself
+        rows = [i for i in range(len(database)) if inside not in database.path(i).parents]
         skipped = database.skipped | {"of the queries": len(database) - len(rows)}
         database = replace(database[rows], skipped=skipped)
-        if not rows:
-            raise ValueError(f"all images of {images} lie in {queries}: give another folder")
+    if not database.files:
+        raise ValueError(f"all images of {images} are queries: give another folder")
+    _check_classes(database)
+    _check_classes(query_images)
     return database, query_images
 
 
@@ -110,17 +112,20 @@ def _only_images(folder: AnyPath) -> ImageSet:
     images, skipped = list_images(folder).split_by_suffix()
     if not images.files:
         raise ValueError(f"no images in {folder}, only {', '.join(skipped)} files")
-    splits = {label for label in images.labels if label.casefold() in SPLITS}
-    if splits and splits >= set(images.labels) - {""}:
-        first, *others = sorted(splits, key=lambda label: (label[:2].casefold() != "tr", label))
-        command = f"IMAGES={images.root / first}"
-        if others:
-            command += f" QUERIES={images.root / others[-1]}"
-        raise ValueError(
-            f"{images.root} has no classes but {', '.join(sorted(splits))}: take {command} "
-            "(-p images, -p queries)"
-        )
     return images
+
+
+def _check_classes(images: ImageSet) -> None:
+    """Raises ValueError if the folders that give the classes are train/ and val/."""
+    classes = sorted(set(images.labels) - {""})
+    if classes and all(label.casefold() in SPLITS for label in classes):
+        database = next((c for c in classes if c.casefold().startswith("train")), classes[0])
+        others = [label for label in classes if label != database]
+        queries = f" QUERIES={images.root / others[-1]}" if others else ""
+        raise ValueError(
+            f"the classes of {images.root} would be {', '.join(classes)}: take "
+            f"IMAGES={images.root / database}{queries} (-p images, -p queries)"
+        )
 
 
 def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:

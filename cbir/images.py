@@ -102,10 +102,9 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
             except UnreadableImage:
                 raise
             except Exception as error:  # Pillow's decoders raise many kinds on damaged data
-                mended = _mend(file, max_pixels)
-                if mended is None:
-                    raise _in_words(error, file) from error
-                return mended
+                if image := _mend(file, max_pixels):
+                    return image
+                raise _in_words(error, file) from error
     except UnreadableImage:
         raise
     except Exception as error:
@@ -200,26 +199,23 @@ def _mend(file: BinaryIO, max_pixels: int) -> Image.Image | None:
         return None
     file.seek(0)
     data = file.read()
-    read = _read_cut_jpeg if data.startswith(b"\xff\xd8") else _decode_bytes
+    read = _read_cut_jpeg if data.startswith(b"\xff\xd8") else _decode
     for known, metadata in [(data, True), (_without_metadata(data), False)]:
         try:
-            return read(known, max_pixels, metadata)
+            return read(io.BytesIO(known), max_pixels, metadata)
         except Exception:  # the reason is that of the first attempt
             continue
     return None
 
 
-def _decode_bytes(data: bytes, max_pixels: int, metadata: bool) -> Image.Image:
-    return _decode(io.BytesIO(data), max_pixels, metadata)
-
-
-def _read_cut_jpeg(data: bytes, max_pixels: int, metadata: bool) -> Image.Image:
+def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.Image:
     """Decodes a JPEG that may lack its end; raises an error if it lacks pixels.
 
     libjpeg makes up the pixels that are missing, from whatever comes next. So several endings give
     the same picture only if every pixel is there.
     """
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
+    data = file.getvalue()
+    with Image.open(file, formats=["JPEG"]) as header:
         components = bytes(layer[0] for layer in header.layer)  # type: ignore[attr-defined]
     exact = set()  # (component, coefficient) of those that a scan gives to their last bit
     for scan in re.finditer(rb"\xff\xda..([\1-\4])", data, re.DOTALL):
@@ -229,20 +225,18 @@ def _read_cut_jpeg(data: bytes, max_pixels: int, metadata: bool) -> Image.Image:
             exact |= {(i, coefficient) for i in ids for coefficient in data[at : at + 2]}
     if not exact >= {(i, coefficient) for i in components for coefficient in (0, 63)}:
         raise ValueError("scans are missing")
-    image = _decode_bytes(data + b"\xff\xd9", max_pixels, metadata)
+    image = _decode(io.BytesIO(data + b"\xff\xd9"), max_pixels, metadata)
     for seed in range(8):
         noise = random.Random(seed).randbytes(200).replace(b"\xff", b"")
         restarts = [bytes([255, marker]) + noise for marker in range(0xD0, 0xD8)]
         ending = noise + b"".join(restarts[seed:] + restarts[:seed]) + b"\xff\xd9"
-        if _decode_bytes(data + ending, max_pixels, metadata) != image:
+        if _decode(io.BytesIO(data + ending), max_pixels, metadata) != image:
             raise ValueError("pixels are missing")
     return image
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """The file without what may be damaged beside its pixels, as far as its format allows."""
-    kept = []
-    at = 0
+    """Removes or hides what lies beside the pixels and keeps Pillow from opening the file."""
     if data.startswith(b"\x89PNG"):
         kept = [data[:8]]
         at = 8
@@ -252,20 +246,11 @@ def _without_metadata(data: bytes) -> bytes:
             if name[:1].isupper() or name == b"tRNS":  # critical chunks have a capital
                 kept.append(data[at:end])
             at = end
-    elif data.startswith(b"\xff\xd8"):
-        kept = [data[:2]]
-        at = 2
-        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
-            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            marker = data[at + 1]
-            if not 0xE1 <= marker <= 0xEF or marker == 0xEE:  # Adobe's says how colours are coded
-                kept.append(data[at:end])
-            at = end
-        kept.append(data[at:])
-    elif data[4:8] == b"ftyp":  # AVIF, HEIC: an item of another type is passed over
+        return b"".join(kept)
+    if data[4:8] == b"ftyp":  # AVIF, HEIC: an item of another type is passed over
         pixels = data.find(b"mdat")
-        kept = [data[:pixels].replace(b"Exif", b"none"), data[pixels:]]
-    return b"".join(kept) or data
+        return data[:pixels].replace(b"Exif", b"none") + data[pixels:]
+    return data
 
 
 def _in_words(error: Exception, file: BinaryIO | None = None) -> UnreadableImage:
@@ -373,7 +358,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             if abs(changed).max() <= 1:
                 return image.convert("RGB")
         return ImageCms.applyTransform(image.convert(mode), transform) or image  # None: in place
-    except (ImageCms.PyCMSError, OSError, KeyError):
+    except (ImageCms.PyCMSError, OSError, KeyError, ValueError):
         return image.convert("RGB")
 
 
