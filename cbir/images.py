@@ -330,7 +330,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if image.mode == "La":  # premultiplied grey, which Pillow converts to LA alone
             image = image.convert("LA")
         alpha = image.convert("RGBA").getchannel("A")
-        image = image.convert("L" if image.mode == "LA" else "RGBA").convert("RGB")
+        gray = image.mode in ("1", "L", "LA")
+        image = image.convert("L") if gray else image.convert("RGBA").convert("RGB")
     rgb = _to_srgb(image, profile)
     if alpha:
         rgb.putalpha(alpha)

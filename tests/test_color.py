@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from scipy import stats
 
 import cbir
 from cbir.tables import FORMULAS, PAPER
@@ -131,10 +130,6 @@ def test_blue_from_250_falls_into_the_next_retrieved_image():
     assert bars(blue, [blue, blue, plain]) == pytest.approx([0, 1, 2])
 
 
-def test_published_distances_of_nothing():
-    assert cbir.published_distances(one_color(1, 2, 3), []).shape == (0,)
-
-
 def thumbnail(paper, file):
     return np.asarray(Image.open(paper / "thumbnails" / file).convert("RGB"))
 
@@ -210,90 +205,6 @@ def test_only_both_oddities_give_the_published_numbers(paper):
     assert min(error.values()) > 2 * published
 
 
-# ---- Parzen windows -------------------------------------------------------------------------
-
-
-def test_density_is_a_mean_of_gaussians():
-    """Pixel by pixel, with scipy's density."""
-    image = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    expected = []
-    for channel in range(3):
-        means = image[..., channel].ravel().astype(float)
-        kernels = [stats.norm.pdf(np.arange(256), loc=mean, scale=3.5) for mean in means]
-        expected.append(np.mean(kernels, axis=0))
-    np.testing.assert_allclose(cbir.parzen_density(image, 3.5), expected, atol=1e-15)
-
-
-@given(images, st.floats(1, 30))
-def test_density_sums_to_one_but_for_the_ends(image, bandwidth):
-    density = cbir.parzen_density(image, bandwidth)
-    assert density.shape == (3, 256) and (density >= 0).all()
-    total = density.sum(axis=1)
-    assert (total <= 1 + 1e-7).all() and (total > 0.5).all()
-    if bandwidth < 10 and image.min() >= 64 and image.max() <= 191:
-        np.testing.assert_allclose(total, 1, atol=1e-6)
-
-
-def test_half_a_kernel_is_lost_at_an_end():
-    total = cbir.parzen_density(one_color(0, 255, 128), 4).sum(axis=1)
-    half = 0.5 + stats.norm.pdf(0, scale=4) / 2
-    assert total == pytest.approx([half, half, 1])
-
-
-def test_overlap_of_two_gaussians():
-    """Two equal Gaussians d apart overlap by 2 Phi(-d / 2 sigma); here d = 0, 6 and much."""
-    overlap = cbir.parzen_overlap(
-        one_color(100, 100, 60), one_color(100, 106, 200, size=(3, 5)), bandwidth=3
-    )
-    assert isinstance(overlap, float)
-    assert overlap == pytest.approx((1 + 2 * stats.norm.cdf(-1) + 0) / 3, abs=2e-3)
-
-
-@given(images, images)
-def test_overlap(a, b):
-    overlap = cbir.parzen_overlap(a, b)
-    assert overlap == cbir.parzen_overlap(b, a)
-    assert 0 <= overlap <= min(cbir.parzen_overlap(a, a), cbir.parzen_overlap(b, b))
-    assert cbir.parzen_overlap(a, a) == pytest.approx(cbir.parzen_density(a).sum() / 3)
-
-
-def test_overlaps_broadcast():
-    densities = np.stack([cbir.parzen_density(one_color(i, i, i)) for i in (50, 52, 200)])
-    table = cbir.density_overlap(densities[:, None], densities)
-    assert table.shape == (3, 3)
-    assert table[0, 1] == cbir.parzen_overlap(one_color(50, 50, 50), one_color(52, 52, 52))
-    assert table[0, 2] < 1e-12 < table[0, 1] < table[0, 0]
-
-
-@pytest.mark.parametrize("bandwidth", [0, 0.5, -2, np.nan])
-def test_a_bandwidth_below_a_level_is_refused(bandwidth):
-    with pytest.raises(ValueError, match="below 1 level"):
-        cbir.parzen_density(one_color(1, 2, 3), bandwidth)
-
-
-def test_the_published_overlaps(paper):
-    """The default bandwidth, on thumbnails of 100 px; half of it and tenfold are further away."""
-    names = pd.read_csv(paper / "thumbnails" / "manifest.csv").sort_values("position")
-    pictures = {file: thumbnail(paper, file) for file in names.file}
-    query = names[names.position == 0].set_index(["descriptor", "query"]).file
-    printed = pd.read_csv(PAPER / "published_parzen_overlaps.csv")
-    found = names[names.position > 0].merge(printed, on=["descriptor", "query", "position"])
-    assert len(found) == 100
-
-    def ours(**bandwidth):
-        def overlap(row):
-            asked = pictures[query[row["descriptor"], row["query"]]]
-            return cbir.parzen_overlap(asked, pictures[row["file"]], **bandwidth)
-
-        return found.apply(overlap, axis=1)
-
-    by_default = ours()
-    best = by_default.corr(found.overlap)
-    assert best > 0.99
-    assert (by_default - found.overlap).abs().mean() < 0.025
-    assert max(ours(bandwidth=b).corr(found.overlap) for b in (1, 20)) < best
-
-
 # ---- errors ---------------------------------------------------------------------------------
 
 
@@ -318,7 +229,6 @@ def test_what_is_no_rgb_image_is_refused(image):
         lambda: cbir.color_histogram(image),
         lambda: cbir.published_distances(image, [good]),
         lambda: cbir.published_distances(good, [good, image]),
-        lambda: cbir.parzen_density(image),
     ):
         with pytest.raises(ValueError, match="expected an RGB image"):
             call()
