@@ -5,6 +5,7 @@ import os
 import random
 import re
 import stat
+import struct
 import threading
 import warnings
 from collections import Counter
@@ -47,6 +48,8 @@ MAX_SLOW = 5_000_000
 LARGE = 25_000_000
 # Tags of a TIFF.
 BITS, COMPRESSION, SAMPLES, TILE_WIDTH, TILE_LENGTH = 258, 259, 277, 322, 323
+TIFF_PIXELS = {*range(254, 267), 273, *range(277, 280), 284, 292, 293, 317, *range(320, 326)}
+TIFF_PIXELS |= {332, 338, 339, 347, 34675, *range(512, 533)}  # what decoding needs
 # Folders of a NAS, of a trash, of an archive: they hold thumbnails and what was deleted.
 FOREIGN_FOLDERS = ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot")
 FOREIGN_FOLDERS += ("$recycle.bin", "recycler", "system volume information")
@@ -95,7 +98,11 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
     """
     try:
         if isinstance(path, Image.Image):
-            return _to_rgb(ImageOps.exif_transpose(path))
+            path.load()
+            try:
+                return _to_rgb(ImageOps.exif_transpose(path))
+            except (SyntaxError, struct.error):  # of damaged metadata: it stays unturned
+                return _to_rgb(path)
         with _open_regular(path) as file:
             try:
                 return _decode(file, max_pixels)
@@ -200,8 +207,9 @@ def _mend(file: BinaryIO, max_pixels: int) -> Image.Image | None:
     file.seek(0)
     data = file.read()
     read = _read_cut_jpeg if data.startswith(b"\xff\xd8") else _decode
-    for known, metadata in [(data, True), (_without_metadata(data), False)]:
+    for metadata in (True, False):
         try:
+            known = data if metadata else _without_metadata(data)
             return read(io.BytesIO(known), max_pixels, metadata)
         except Exception:  # the reason is that of the first attempt
             continue
@@ -247,6 +255,15 @@ def _without_metadata(data: bytes) -> bytes:
                 kept.append(data[at:end])
             at = end
         return b"".join(kept)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        order = "<" if data.startswith(b"II") else ">"
+        mended = bytearray(data)
+        (at,) = struct.unpack_from(order + "I", data, 4)
+        (n,) = struct.unpack_from(order + "H", data, at)
+        for entry in range(at + 2, at + 2 + 12 * n, 12):
+            if struct.unpack_from(order + "H", data, entry)[0] not in TIFF_PIXELS:
+                struct.pack_into(order + "HIHH", mended, entry + 2, 3, 1, 1, 0)  # one SHORT
+        return bytes(mended)
     if data[4:8] == b"ftyp":  # AVIF, HEIC: an item of another type is passed over
         pixels = data.find(b"mdat")
         return data[:pixels].replace(b"Exif", b"none") + data[pixels:]
