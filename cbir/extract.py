@@ -355,7 +355,7 @@ class Describer:
     ) -> Described:
         """Returns what `describe` does for some lines of a store, see `can_reuse`."""
         states = source.states[lines]
-        crc32 = source.known["crc32"].reindex(source.table["row"][lines], fill_value=-1)
+        crc32 = source.known["crc32"].reindex(source.table["row"][lines], fill_value=-1).astype(int)
         readable = lines[states == "ok"]
         batches = []
         if len(readable):

@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar, overload
 
 import numba
@@ -45,12 +45,11 @@ Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ROWS = 2**12  # rows that are refined at a time
-COPIED = 2**25  # bytes of an array that is not float32 as it lies in memory, copied at a time
+PIECE = 2**24  # bytes of an array that a thread compares at a time
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
 TINY = 2.0**-126  # float32 products below it vanish
-_kernel = Lock()  # numba's simplest threading layer dies of two callers at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +233,8 @@ def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | d
     if isinstance(queries, (str, os.PathLike, Image.Image)):
         queries = [queries]
     if not isinstance(queries, np.ndarray):
+        if not len(queries):
+            raise ValueError("no queries: the list is empty")
         files = [query for query in queries if isinstance(query, (str, os.PathLike))]
         if 0 < len(files) == len(queries):
             _check_can_describe(st)  # before the files are looked for
@@ -401,7 +402,10 @@ def nearest(arrays: Arrays, question: Question) -> dict[str, Candidates]:
     limits = {name: np.full(n_queries, np.inf) for name in best}  # distance of the k-th so far
     for block in _blocks(arrays):
         rows = np.concatenate(block)
-        sums = {part: _block_sums(array, block, part, question) for part, array in arrays.items()}
+        # No threads within the kernel: they would wait for each other after every shard.
+        with ThreadPoolExecutor(cores()) as pool:
+            pieces = list(pool.map(partial(_piece_sums, arrays, question), block))
+        sums = {part: np.concatenate([piece[part] for piece in pieces], axis=2) for part in arrays}
         for name, parts in parts_of.items():
             dims = sum(queries[part].shape[1] for part in parts)
             total = sum((sums[part] for part in parts), np.zeros(()))
@@ -423,7 +427,7 @@ def nearest(arrays: Arrays, question: Question) -> dict[str, Candidates]:
 
 
 def _blocks(arrays: Arrays) -> Iterator[list[Ints]]:
-    """All rows in blocks of about `ROWS`: those of some shards each, or of a piece in memory."""
+    """All rows in blocks of about `ROWS`, each of pieces: shards, or parts of what is in memory."""
     block: list[Ints] = []
     for rows in _pieces(arrays):
         if block and sum(map(len, block)) + len(rows) > ROWS:
@@ -435,13 +439,10 @@ def _blocks(arrays: Arrays) -> Iterator[list[Ints]]:
 
 
 def _pieces(arrays: Arrays) -> Iterable[Ints]:
-    """Rows that are compared at once: those of a shard, or as many as an array may be copied of."""
-    step = ROWS
-    for part, array in arrays.items():
+    for array in arrays.values():
         if isinstance(array, Shards):
             return array.groups()
-        if array.dtype != np.float32 or not array[:1, part[1] : part[2]].flags.c_contiguous:
-            step = min(step, max(1, COPIED // max(1, 4 * array.shape[1])))
+    step = max(1, min(ROWS, PIECE // max(1, 4 * array.shape[1])))
     return np.split(np.arange(len(array)), range(step, len(array), step))
 
 
@@ -450,19 +451,17 @@ def _floats(rows: Array, part: Part) -> Floats:
     return np.ascontiguousarray(rows[:, part[1] : part[2]], dtype=np.float32)
 
 
-def _block_sums(
-    array: Array | Shards, block: list[Ints], part: Part, question: Question
-) -> Doubles:
-    """`_sums` of a part of all rows of a block."""
-    sums = []
-    for rows in block:
+def _piece_sums(arrays: Arrays, question: Question, rows: Ints) -> dict[Part, Doubles]:
+    """`_sums` of some consecutive rows, for each part."""
+    sums = {}
+    for part, array in arrays.items():
         if isinstance(array, Shards):
             piece = array.piece(rows)
         else:
             piece = array[rows[0] : rows[-1] + 1]
-        compared = question.queries[part], _floats(piece, part)
-        sums.append(_sums(*compared, question.metric, question.device))
-    return np.concatenate(sums, axis=2)
+        queries = question.queries[part]
+        sums[part] = _sums(queries, _floats(piece, part), question.metric, question.device)
+    return sums
 
 
 def _nearest_by_cluster(
@@ -492,15 +491,15 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
     of the queries' squares, the sums of the rows' squares.
     """
     if metric == "l1" and device is None:
-        with _kernel:
-            return _l1(queries, rows)[None]
+        return _l1(queries, rows)[None]
     q, x, einsum = queries, rows, np.einsum  # type: Any, Any, Any
     if device is not None:
         q, x = (torch.tensor(array, device=device) for array in (queries, rows))
         einsum = torch.einsum
         if metric == "l1":
             return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
-    terms = [q @ x.T, einsum("ij,ij->i", q, q)[:, None], einsum("ij,ij->i", x, x)]
+    with np.errstate(over="ignore", invalid="ignore"):  # `_bounds` knows
+        terms = [q @ x.T, einsum("ij,ij->i", q, q)[:, None], einsum("ij,ij->i", x, x)]
     if device is not None:
         terms = [term.cpu().numpy() for term in terms]
     return np.stack(np.broadcast_arrays(*terms)).astype(float)
@@ -559,14 +558,14 @@ def _compiled(**options: Any) -> Callable[[Function], Function]:
 
     def compile(function: Function) -> Function:
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # no folder can be written
-            return numba.njit(**options)(function)
+            return numba.njit(nogil=True, **options)(function)
 
     return compile
 
 
-@_compiled(parallel=True, fastmath={"reassoc", "contract"})
+@_compiled(fastmath={"reassoc", "contract"})
 def _l1(queries: Floats, rows: Floats) -> Doubles:
     """Sums of absolute differences, (Q, n) float64.
 
@@ -576,7 +575,7 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
     out = np.empty((queries.shape[0], rows.shape[0]))
     last = rows.shape[0] - 1
     dims = rows.shape[1]
-    for group in numba.prange((last + 4) // 4):
+    for group in range((last + 4) // 4):
         j = 4 * group
         sums = np.zeros((queries.shape[0], 4))
         for start in range(0, dims, CHUNK):

@@ -336,7 +336,7 @@ def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame
             rows += range(shard * shard_size, shard * shard_size + len(done["state"]))
             for key, values in columns.items():
                 values += done[key]
-    return pd.DataFrame(columns, index=rows), damaged
+    return pd.DataFrame(columns, pd.Index(rows, dtype=int), dtype=object), damaged
 
 
 def checksum(path: Path) -> int:
