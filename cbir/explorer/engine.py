@@ -197,7 +197,8 @@ class Explorer:
         queries = {name: self._vector(store, look, name, recipe) for name in descriptors}
         hits = search(store, queries, descriptors, metric=metric, k=wanted)
         found = {}
-        for name, ((rows,), (distances,)) in hits.items():
+        for name, each in hits.items():
+            rows, distances = each.indices[0], each.distances[0]
             others = np.flatnonzero(rows != without)[:k]
             found[name] = (rows[others], distances[others])
         return found
