@@ -88,7 +88,7 @@ class Network:
             hint = did_you_mean(missing[0], known) or f", but e.g. {list(known)[1:9]}"
             raise ValueError(f"no such submodule: {missing}{hint}; see module.named_modules()")
         if not blocks:
-            raise ValueError("a network needs a block: name the submodules that give y_1..y_N")
+            raise ValueError("there is no block: name the submodules whose outputs are y_1..y_N")
         # channels_last: 1.4x on CPUs, and what GPUs prefer
         self.module = module.eval().to(memory_format=torch.channels_last)
         self.head = head.eval() if head else None
@@ -211,7 +211,7 @@ class Network:
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
             if y.ndim != 4:
-                raise ValueError(f"{name!r} gives {tuple(y.shape)}, not maps: tap an earlier layer")
+                raise ValueError(f"block {name!r} gives {[*y.shape]}, not maps: name it in `codes`")
             if y.min() < 0:
                 raise ValueError(f"block {name!r} is negative: tap its ReLU, or pass rectify=True")
         for name, output in zip([*self.blocks, *self.codes], [*ys, *codes]):

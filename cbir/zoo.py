@@ -301,8 +301,8 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # the file may hold anything
-        reason = f"{str(error).split('. ')[0]}; torch.save(module.state_dict(), path) writes one"
-        raise ValueError(f"{path} is not a readable state dict ({reason})") from error
+        fault = f"{path} is not a readable state dict ({str(error).split('. ')[0]})"
+        raise ValueError(f"{fault}: write one by torch.save(module.state_dict(), path)") from error
 
 
 def _read_vgg16(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
