@@ -19,7 +19,6 @@ PACKAGES = [  # that results depend on
     "numba",
     "pandas",
     "pillow",
-    "zarr",
     "dask",
     "safetensors",
     "matplotlib",

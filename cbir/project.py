@@ -161,7 +161,7 @@ def runs_folder() -> Path:
 
 def runs() -> list[str]:
     """The names of the runs that have a store to search."""
-    stores = runs_folder().glob("*/stores/database/zarr.json")
+    stores = runs_folder().glob("*/stores/database/store.json")
     return sorted(path.parents[2].name for path in stores)
 
 

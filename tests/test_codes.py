@@ -204,7 +204,7 @@ def test_a_run_describes_with_retrained_codes(net, pictures, tmp_path):
     made, database, queries = run.describe(**parts, **options)
     assert database.h.shape == (30, 11) and queries.h.shape == (7, 11)
     assert (run.path / "stores" / "codes.safetensors").is_file()
-    assert (run.path / "stores" / "windows" / "queries" / "zarr.json").is_file()
+    assert (run.path / "stores" / "windows" / "queries" / "store.json").is_file()
     again, database, _ = run.describe(**parts, **options)
     assert database.computed == 0 and again.weights_hash == made.weights_hash
     _, other, _ = run.describe(**parts, **options, folder="more_", recipe="unit_length")
