@@ -150,6 +150,8 @@ class Store:
             self.dtype: str = about["dtype"]
             self.versions: dict[str, str] = about["versions"]
             self.shard_size: int = about["shard_size"]
+            if self.shard_size < 1:
+                raise ValueError(f"shards of {self.shard_size} rows")
             self.table = pd.read_csv(
                 folder / "images.csv", dtype={"file": str, "label": str}, keep_default_na=False
             )
@@ -164,7 +166,7 @@ class Store:
                 for name, width in about["widths"].items()
             }
             self.descriptors = self._descriptors()
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(
                 f"{path} is no sound store ({type(error).__name__}: {error}): delete it and "
                 "extract it again"

@@ -1,10 +1,12 @@
-"""Hostile folders and images are refused with a reason: without a crash, a hang, or much memory.
+"""Hostile folders, images and stores are refused: without a crash, a hang, or much memory.
 
 Damaged files are read or refused, whatever bytes bit rot or malice changes.
 """
 
 import io
+import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -376,3 +378,100 @@ def test_a_file_that_becomes_a_pipe_or_goes_or_shrinks_is_not_waited_for(tmp_pat
     monkeypatch.setattr(os.path, "isfile", lambda path: True)  # as it was a moment ago
     with pytest.raises(cbir.UnreadableImage, match="no regular file"):
         cbir.open_image(tmp_path / "a.png")
+
+
+# ---- stores --------------------------------------------------------------------------
+
+LIMITED = """
+import os, resource, signal, sys
+import numpy as np
+import psutil
+import cbir
+cbir.open_store, cbir.search  # imported now, not within the limit
+limit = psutil.Process().memory_info().vms + 2_000_000_000
+for path in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        signal.alarm(20)  # ends it
+        try:
+            st = cbir.open_store(path)
+            hits = cbir.search(st, np.zeros((1, 7), np.float32), descriptor="h", k=1)
+            print("found", [st.files[i] for i in hits.indices[0]], flush=True)
+        except Exception as error:
+            print("refused", type(error).__name__, flush=True)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        print("ended by signal", status, flush=True)
+"""
+
+
+def opened(*paths):
+    """What processes with 2 GB and 20 seconds to spend make of stores (list of str)."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "TQDM_DISABLE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+class Owned:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def edit(path, change):
+    about = json.loads(path.read_text(encoding="utf-8"))
+    change(about)
+    path.write_text(json.dumps(about), encoding="utf-8")
+
+
+def put(store, content):
+    """Makes another file of the first shard's h, and lets done/ say that it is right."""
+    (store / "h" / "00000.npy").write_bytes(content)
+    of_file = len(content), zlib.crc32(content)
+    edit(store / "done" / "00000.json", lambda done: done["files"].update({"h/00000.npy": of_file}))
+
+
+HOSTILE = [
+    lambda st: put(st, (st / "h" / "00000.npy").read_bytes().replace(b"(11, 7)", b"(9**9,7)")),
+    lambda st: put(st, (st / "h" / "00000.npy").read_bytes().replace(b"(11, 7)", b"(99, 7)")),
+    lambda st: put(st, b""),
+    lambda st: edit(st / "store.json", lambda about: about["widths"].update(h=10**12)),
+    lambda st: edit(st / "store.json", lambda about: about.update(shard_size=0)),
+    lambda st: edit(st / "store.json", lambda about: about.update(dims=[])),
+    lambda st: edit(st / "done" / "00000.json", lambda done: done["state"].append("ok")),
+    lambda st: (st / "images.csv").write_text("file,label,bytes,modified,row\na,b,1,1,10000000000"),
+]
+
+
+@pytest.mark.linux
+def test_hostile_stores_are_refused_within_bounds(tmp_path, folder, tiny_net):
+    cbir.extract(folder, tiny_net, tmp_path / "good")
+    paths = [tmp_path / "good"]
+    for i, make in enumerate(HOSTILE):
+        paths.append(shutil.copytree(tmp_path / "good", tmp_path / str(i)))
+        make(paths[-1])
+    paths.append(shutil.copytree(tmp_path / "good", tmp_path / "evil"))
+    with io.BytesIO() as file:
+        np.save(file, np.array([[Owned(tmp_path / "owned")] * 7] * 11), allow_pickle=True)
+        put(paths[-1], file.getvalue())
+    first, *others = opened(*paths)
+    assert first.startswith("found ['")
+    assert len(others) == len(HOSTILE) + 1 and all(o.startswith("refused") for o in others), others
+    assert not (tmp_path / "owned").exists()

@@ -56,7 +56,7 @@ def stores(tmp_path_factory):
     (root / "database" / "4.png").write_text("no image")
     (root / "queries" / "1.png").write_text("no image")
     return [
-        cbir.extract(root / name, net, root / f"{name}.zarr", batch_size=2, shard_size=4, q=0.1)
+        cbir.extract(root / name, net, root / f"st_{name}", batch_size=2, shard_size=4, q=0.1)
         for name in ("database", "queries")
     ]
 
