@@ -382,7 +382,7 @@ def test_a_file_that_becomes_a_pipe_or_goes_or_shrinks_is_not_waited_for(tmp_pat
 
 # ---- stores --------------------------------------------------------------------------
 
-LIMITED = """
+OPENED = """
 import os, resource, signal, sys
 import numpy as np
 import psutil
@@ -410,7 +410,7 @@ for path in sys.argv[1:]:
 def opened(*paths):
     """What processes with 2 GB and 20 seconds to spend make of stores (list of str)."""
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *map(str, paths)],
+        [sys.executable, "-c", OPENED, *map(str, paths)],
         capture_output=True,
         text=True,
         timeout=300,
