@@ -184,7 +184,7 @@ def search(
         arrays = {parts[names[0]][0]: st}
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
-    queries = _pictures_or_rows(queries)
+    queries = _pictures_or_rows(queries, st)
     columns = _columns(_query_vectors(st, queries, names, net), parts)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     asked = np.flatnonzero(readable)
@@ -208,7 +208,7 @@ def search(
     return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
-def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
+def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | dict[str, Array]:
     """Whatever the queries are -> their images, or their descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
@@ -221,6 +221,8 @@ def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
             raise ValueError("no queries: the list is empty")
         files = [query for query in queries if isinstance(query, (str, os.PathLike))]
         if len(files) == len(queries):
+            if not isinstance(st, Store):  # before the files are looked for
+                raise _needs_store("searched for images")
             return list_images(files)
         if files or any(isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3 for q in queries):
             return Pictures([_picture(query) for query in queries])

@@ -84,11 +84,6 @@ def test_every_row_is_its_images_description(folder, tmp_path, tiny_net, sizes, 
             np.testing.assert_allclose(getattr(st, name)[i], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_unreadable_images_give_a_reason(whole):
-    assert set(whole.unreadable) == {"cat/02.png", "dog/07.png"}
-    assert whole.unreadable["cat/02.png"].startswith("not an image")
-
-
 def test_what_it_remembers(folder, tmp_path, tiny_net):
     path = tmp_path / "new" / "folders" / "st"
     st = extract(folder, path, tiny_net, q=0.25, threshold="relative")
@@ -96,6 +91,8 @@ def test_what_it_remembers(folder, tmp_path, tiny_net):
     assert st.network == tiny_net.provenance and st.versions["numpy"] == np.__version__
     assert st.root == folder and st.path(3) == folder / "cat" / "03.png"
     assert (st.h.shape, st.eta_conv.shape, st.eta.shape) == ((11, 7), (11, 15), (11, 22))
+    assert set(st.unreadable) == {"cat/02.png", "dog/07.png"}
+    assert st.unreadable["cat/02.png"].startswith("not an image")
     assert "11 images, 2 unreadable" in repr(st) and st.h.dtype == st.eta[:].dtype == np.float32
     assert_same(st, cbir.open_store(path, check=True))
     assert_same(st, st.load())
