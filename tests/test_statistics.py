@@ -7,15 +7,7 @@ from scipy import stats
 
 import cbir
 from cbir.evaluation import HISTOGRAM_DISTANCE
-from cbir.statistics import (
-    MARGIN,
-    bootstrap_interval,
-    by_other_half,
-    halves,
-    holm,
-    in_words,
-    with_interval,
-)
+from cbir.statistics import bootstrap_interval, by_other_half, halves, holm, in_words, with_interval
 
 # ---- intervals ----------------------------------------------------------------------------------
 
@@ -36,7 +28,6 @@ def test_interval_is_seeded_and_leaves_nan_out():
     assert bootstrap_interval(values) != bootstrap_interval(values, seed=1)
     with_gaps = np.insert(values, [0, 7, 20], np.nan)
     assert bootstrap_interval(with_gaps) == bootstrap_interval(values)
-    assert bootstrap_interval([0.25] * 20) == (0.25, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("n", [0, 1, 19])
@@ -55,7 +46,7 @@ def test_few_values_have_no_interval(n):
 
 
 @pytest.mark.parametrize(
-    ("n", "resamples", "tolerance"), [(2, 5000, 0), (12, 5000, 0), (30, 20_000, 0.02)]
+    "n, resamples, tolerance", [(2, 5000, 0), (12, 5000, 0), (30, 20_000, 0.02)]
 )
 def test_sign_flips_against_scipy(n, resamples, tolerance):
     """SciPy too is exact if it may draw more often than there are flips."""
@@ -68,8 +59,8 @@ def test_sign_flips_against_scipy(n, resamples, tolerance):
 def test_the_exact_test_ends_at_14_queries():
     """Fourteen equal differences: 2 of 2^14 flips. Fifteen are drawn: none is as far."""
     assert cbir.paired_difference(np.ones(14), np.zeros(14)).p == 2 / 2**14
-    p = cbir.paired_difference(np.ones(15), np.zeros(15), flips=999).p
-    assert 1 / 1000 <= p <= 2 / 1000
+    p = cbir.paired_difference(np.ones(15), np.zeros(15)).p
+    assert 1 / 10_001 <= p <= 6 / 10_001
 
 
 def test_pairs_need_both_values():
@@ -153,7 +144,6 @@ def test_comparisons():
     ],
 )
 def test_verdicts_follow_one_rule(mean, low, p, metric, verdict):
-    assert MARGIN == 0.02
     pair = {"metric": metric, "mean": mean, "low": low, "high": 0.02, "p": p}
     assert cbir.as_family(pd.DataFrame([pair])).verdict.tolist() == [verdict]
 
@@ -173,9 +163,6 @@ def test_an_interval_as_text():
     assert with_interval(0.0654, 0.0456, 0.0844, 2, "+") == "+0.07 [+0.05, +0.08]"
     assert with_interval(-0.25, np.nan, np.nan, sign="+") == "-0.250"
     assert with_interval(np.nan, np.nan, np.nan) == ""
-
-
-def test_a_comparison_in_words():
     pair = {"metric": "class AP", "mean": 0.0654, "low": 0.0456, "high": 0.0844}
     pairs = cbir.as_family(pd.DataFrame([pair | {"p": 0.01}, pair | {"p": 0.9}]))
     words = [in_words(row, 2) for row in pairs.itertuples()]

@@ -52,6 +52,9 @@ def test_classes_kept():
     assert kept == {"all": 1, "none": pytest.approx(1 / 3)}  # of zeros the first class wins
 
 
+COLORS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 190)}
+
+
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
     """A tiny network on noise in three colours, which are the classes."""
@@ -62,11 +65,7 @@ def trial(tmp_path_factory):
     rng = np.random.default_rng(0)
     stores = []
     for split in ("database", "queries"):
-        for name, color in {
-            "red": (200, 40, 40),
-            "green": (40, 180, 60),
-            "blue": (50, 60, 190),
-        }.items():
+        for name, color in COLORS.items():
             (folder / "images" / split / name).mkdir(parents=True)
             for i in range(10):
                 pixels = np.clip(rng.normal(color, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
@@ -192,11 +191,8 @@ def test_every_claim_has_evidence():
     table = studies.verdict_table()
     cells = table[[*studies.SETTINGS]]
     assert (cells != "").any(axis=1).all() and ((cells != "").sum() >= 7).all()
-    pairs = (
-        read_results(RESULTS / "original.json")
-        .tables["compared"]
-        .set_index(["network", "way", "metric", "descriptor", "control"])
-    )
+    pairs = read_results(RESULTS / "original.json").tables["compared"]
+    pairs = pairs.set_index(["network", "way", "metric", "descriptor", "control"])
     pair = pairs.loc["VGG16", "as they are", "class P@5", "eta, q = 0.5", "h"]
     cell = table.set_index("evidence").loc["η − h, class", "scenes, VGG16"]
     assert cell == f"{pair['mean']:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}] {pair.verdict}"

@@ -1,5 +1,6 @@
 """Table I: its numbers, its four formats, pictures that vanish; what the paper prints."""
 
+import itertools
 import re
 import tracemalloc
 
@@ -35,22 +36,17 @@ def test_table_1_is_the_mean_distance_of_each_row(images):
     assert list(table) == ["query", "class", *columns, *paper]
     assert table["query"].tolist() == [1, 2, "mean"]
     assert table["class"].tolist() == ["dog", "cat", ""]
-    for line, row in enumerate([1, 0]):
-        query = pixels(images, row)
-        for descriptor, indices in HITS.items():
-            found = [pixels(images, j) for j in indices[row]]
-            histograms = [cbir.color_histogram(image) for image in found]
-            by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
-            by_formula = cbir.published_distances(query, found).mean()
-            assert table[f"printed {descriptor}"][line] == by_text
-            assert table[f"published {descriptor}"][line] == by_formula
+    for (line, row), (descriptor, indices) in itertools.product(enumerate([1, 0]), HITS.items()):
+        query, *found = (pixels(images, j) for j in [row, *indices[row]])
+        histograms = [cbir.color_histogram(image) for image in found]
+        by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
+        by_formula = cbir.published_distances(query, found).mean()
+        assert table[f"printed {descriptor}"][line] == by_text
+        assert table[f"published {descriptor}"][line] == by_formula
     assert table[columns].iloc[2].tolist() == table[columns].iloc[:2].mean().tolist()
     assert table["paper eta"][2] == pytest.approx(0.1893, abs=1e-4)  # of all its ten queries
-    assert list(cbir.table1(images, images, HITS, [1], papers=False)) == [
-        "query",
-        "class",
-        *columns,
-    ]
+    alone = cbir.table1(images, images, HITS, [1], papers=False)
+    assert list(alone) == ["query", "class", *columns]
 
 
 def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
@@ -132,8 +128,10 @@ def test_html(classes, about):
 
 
 def test_markdown_of_any_table():
-    text = tables.markdown(pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]}))
-    assert text == "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
+    table = pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]})
+    text = "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
+    assert tables.markdown(table) == text
+    assert tables.markdown(table, float_format="%.4g") == text.replace("0.500000", "0.5")
 
 
 def test_what_each_descriptor_won():
