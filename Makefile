@@ -64,7 +64,8 @@ format: .venv/installed-test  ## the code as ruff lays it out
 	$(BIN)/python -m ruff check --fix
 
 # pytest, and nbval over the notebooks, in as many processes as there are WORKERS, one thread each. The
-# paper's notebooks are not among them: tests/test_reproduce.py runs those and compares their outputs.
+# paper's notebooks are not among them: tests/test_reproduce.py takes those of the run that `make reproduce`
+# left, executes what has changed since, and compares their outputs.
 pytest = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
     --no-loadscope-reorder --nbval --nbval-current-env $(filter-out $(PAPER), $(NOTEBOOKS)) tests
 
@@ -77,12 +78,11 @@ test-all: check  ## the slow tests as well: kills and fuzzing by the hundred, VG
 bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (twenty minutes)
 	$(BIN)/python bench/run.py
 
-lab: .venv/installed-explorer  ## the notebooks in JupyterLab
+lab: .venv/installed-lab  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-explore: .venv/installed-explorer  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PICTURES=folder, PORT=)
-	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(call given,PICTURES,pictures) $(call given,WEIGHTS,weights) \
-	    $(if $(PORT),--port $(PORT)) $(ARGS)
+explore: .venv/installed-explore  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PORT=)
+	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(if $(PORT),--port $(PORT)) $(ARGS)
 
 notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and the README's figure
 	rm -rf runs/embedded runs/original_small

@@ -2,16 +2,14 @@
 # nothing else). Modules with a function of their own name (extract, search) are not among the
 # modules: `cbir.search` is the function.
 from . import (
-    cluster as cluster,
     color as color,
     datasets as datasets,
     descriptors as descriptors,
     evaluation as evaluation,
-    explorer as explorer,
+    explain as explain,
     figures as figures,
     images as images,
     names as names,
-    nearest as nearest,
     networks as networks,
     plots as plots,
     pooling as pooling,
@@ -30,10 +28,7 @@ from .trained import (
 )
 from .color import (
     color_histogram as color_histogram,
-    density_overlap as density_overlap,
     histogram_distance as histogram_distance,
-    parzen_density as parzen_density,
-    parzen_overlap as parzen_overlap,
     published_distances as published_distances,
 )
 from .datasets import (
@@ -63,10 +58,11 @@ from .evaluation import (
     average_precision as average_precision,
     common_in_top_k as common_in_top_k,
 )
-from .explorer.engine import (
+from .explain import (
     Explorer as Explorer,
 )
 from .extract import (
+    connect as connect,
     extract as extract,
 )
 from .images import (
@@ -76,9 +72,6 @@ from .images import (
 )
 from .names import (
     NAMES as NAMES,
-)
-from .nearest import (
-    Hits as Hits,
 )
 from .networks import (
     Network as Network,
@@ -91,7 +84,7 @@ from .pooling import (
     pca_whitening as pca_whitening,
 )
 from .search import (
-    Found as Found,
+    Hits as Hits,
     search as search,
 )
 from .statistics import (

@@ -1,13 +1,12 @@
-"""What all modules share: the root folder, types, did-you-mean, and writing a file whole."""
+"""What all modules share: folders, types, did-you-mean, and writing a file whole."""
 
 import os
+import subprocess
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
-
-import platformdirs
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = PACKAGE / "project"  # a wheel has the project's files here
@@ -24,6 +23,9 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+# What results depend on.
+PACKAGES = ["cbir", "torch", "torchvision", "numpy", "numba", "pandas", "pillow", "matplotlib"]
+
 MAX_COMPARED = 10_000  # known words: they take a second, and files may be millions
 
 
@@ -31,7 +33,20 @@ def images_folder() -> Path:
     """Returns where downloaded images lie: data/ of a checkout, else the user's cache."""
     if ROOT != INSTALLED:
         return ROOT / "data"
-    return platformdirs.user_cache_path("cbir")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cbir")
+
+
+def runs_folder() -> Path:
+    """The folder of all runs: the variable CBIR_RUNS, else runs/ of the checkout or from here."""
+    checkout = Path() if ROOT == INSTALLED else ROOT
+    return Path(os.environ.get("CBIR_RUNS") or checkout / "runs")
+
+
+def cores() -> int:
+    """Returns how many cores this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
@@ -83,3 +98,15 @@ def write_atomically(path: AnyPath, text: str) -> Path:
     aside.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on any system
     aside.replace(path)
     return path
+
+
+def commit() -> str:
+    """The git commit of this code, and whether files were changed since; or why there is none."""
+    if not (ROOT / ".git").exists():
+        return "no git checkout"
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "a git checkout, of which git says nothing"
+    return done.stdout.strip().replace("-dirty", ", with changes")

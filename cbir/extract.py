@@ -1,60 +1,53 @@
-"""Images -> descriptors -> store, shard by shard, here or on a Dask cluster.
+"""Images -> descriptors -> store, shard by shard, here or on a Dask cluster of the user's.
 
 What is already in the store is not computed again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, get_args
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from .cluster import ahead, run_on_workers
+from . import descriptors
+from . import store as stores
 from .color import color_histogram
-from .common import AnyPath, Dtype, unknown_choice
-from .create import (
-    Earlier,
-    Settings,
-    check_name,
-    check_settings,
-    create_store,
-    file_sizes,
-    find_earlier,
-    has_images,
-    locked,
-    open_or_drop_next,
-    place_of_next,
-    put_in_place,
-    recover,
-)
-from .descriptors import (
-    Recipe,
-    Windows,
-    check_recipe,
-    forward_windows,
-    join,
-    split_windows,
-    weigh,
-    window_means,
-)
-from .images import Images, UnreadableImage, list_images, open_image
+from .common import AnyPath, Dtype, cores, unknown_choice
+from .descriptors import Recipe, Windows, check_recipe
+from .images import KNOWS_HEIC, NEEDS_HEIC, Images, UnreadableImage, list_images, open_image
+from .names import is_part
 from .networks import Network, noise_image, pick_device, split_transform
 from .pooling import POOLINGS
-from .store import Extras, Store, find_store, local, shared_store
+from .store import Extras, Store, by_shard, checksum, find_store
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Decoded = tuple[torch.Tensor, torch.Tensor]  # prepared (3, H, W), colour histogram (75,) or (0,)
+Decoded = tuple[torch.Tensor, torch.Tensor, int]  # prepared (3, H, W), histogram (75,), CRC-32
 Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
+Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
+Widths = Mapping[str, int]  # {array: D}
+Described = tuple[dict[str, NDArray[np.floating]], NDArray[np.object_], NDArray[np.int64]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PACKAGES = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
+ALREADY = ("h", "eta", "eta_conv", "done", "store.json", "images.csv")  # no extra's name
 
 
 def extract(
@@ -67,112 +60,180 @@ def extract(
     extras: Extras | None = None,
     dtype: Dtype = "float32",
     client: "Client | None" = None,
-    shrink: bool = False,
     **recipe: Unpack[Recipe],
 ) -> Store:
-    """Describe images into the store at `path`, and return it.
+    """Describes images into the store at `path`, and returns it.
 
     Every image is decoded and forwarded once; memory does not grow with their number. An
     interrupted call continues where it stopped; a complete store is returned at once. Unreadable
     images keep their row, as NaN, with the reason in `store.unreadable`. Where files were added to
-    the folder, deleted or changed (by their size), only those are described; until the new store is
-    complete the old one stays.
+    the folder, deleted or changed, or the folder has moved, only what is new is described; until
+    then the store stays as it is. Shards whose files are lost or damaged are described again.
+
+    `store = cbir.extract("photos/", net, "stores/photos", extras={"color": "color"})`
 
     Args:
         images: a folder, a list of files or an `ImageSet`; or a store with the extra "windows"
             whose network is `net` without its head: then no image is opened again.
         net: the network.
-        path: a folder, or an fsspec URL (object storage).
+        path: a folder.
         batch_size: images a forward pass; default 32, on a GPU what fits.
-        shard_size: rows a unit of work.
+        shard_size: rows a unit of work, where the store is made.
         workers: threads that decode ahead of the network; default one a core.
         extras: {name: what}, more descriptors of the same forward pass, each an array of its own.
             what is a recipe (dict), one of `POOLINGS`, "color" for the colour histogram, or
             "windows" for the means over the windows of Eq. 11-12 (sum C_m * H_N * W_N values),
-            from which `Explorer` computes any other recipe.
+            from which any other recipe can be computed.
         dtype: "float32", or "float16" for half the size.
         client: a Dask `Client`: its workers see the same files and keep a network each.
-        shrink: lets a store drop more than half of its images, where they are no longer asked for.
         recipe: the keywords of `conv_descriptor`.
 
     Returns:
         The store, complete.
 
     Raises:
-        ValueError: `path` holds a store of another network, recipe or folder, or one most of whose
-            images are not among `images`; unknown extras.
+        ValueError: `path` holds a store of another network, recipe or folder; unknown extras.
         FileNotFoundError: a folder or an image does not exist.
         FileExistsError: something else is at `path`.
         BlockingIOError: another process describes into the same store.
         OSError: the disk is full. What is complete stays.
     """
     images = list_images(images)
-    path = local(path)
+    if "://" in str(path):
+        raise ValueError(f"{path}: a store is a folder, on a disk of this machine or a shared one")
+    path = Path(path).expanduser()
     describer = Describer(net, recipe, extras)
     if dtype not in get_args(Dtype):
         raise ValueError(unknown_choice("dtype", dtype, get_args(Dtype)))
-    settings = Settings(images, file_sizes(images), net, describer.recipe, describer.extras, dtype)
-    store = find_store(path)
-    widths = None
-    if store is None:
-        widths = describer.probe()  # faults show before anything is written, a lock among it
+    source = images if isinstance(images, Store) and describer.can_reuse(images) else None
+    listed = source.table.assign(row=range(len(source))) if source else _list(images)
+    about: dict[str, Any] = {
+        "root": str(images.root),
+        "network": net.provenance,
+        "recipe": describer.recipe,
+        "extras": describer.extras,
+        "dtype": dtype,
+    }
+    store = find_store(path, check=True)
+    if store is None:  # faults show before anything is written, a lock among it
+        about |= {"dims": net.shapes, "widths": describer.probe(), "shard_size": shard_size}
+        about["versions"] = {package: version(package) for package in PACKAGES}
     else:
-        check_settings(store, settings)
-        if has_images(store, settings) and not store.missing():
-            # nothing to write: no lock, on a disk that may be read-only
-            _fill(store, [], [], f"{Path(path).stem} (reused)")
-            return store
-    with locked(path):
-        recover(path)
-        earlier = find_earlier(path, settings, shrink)  # another process may have made it meanwhile
-        place: Path | str = path
-        if earlier is None:
-            store = find_store(path)
-        else:
-            place = place_of_next(path)
-            store = open_or_drop_next(path, settings)
+        table, plan = _plan(store, images, listed, about)
+        if not plan and store.root == images.root and table.equals(store.table):
+            return store  # nothing to write: no lock, on a disk that may be read-only
+    with stores.locked(path):
+        for shard in store.damaged if store else ():
+            (path / "done" / f"{shard:05}.json").unlink(missing_ok=True)
+        store = find_store(path)  # another process may have made or filled it meanwhile
         if store is None:
-            store = create_store(place, settings, widths or describer.probe(), shard_size)
-        missing = store.missing()
-        batch_size = batch_size or default_batch(net)
-        if isinstance(images, Store) and describer.can_reuse(images):
-            filled = describer.refill(store, images, missing)
-        elif client is None:
-            filled = describer.fill(store, images.path, missing, batch_size, workers, earlier)
+            stores.create(path, about, listed)
+            store = Store(path)
+        table, plan = _plan(store, images, listed, about)
+        work = Work(describer, store.about["widths"], dtype, batch_size or default_batch(net))
+        if client is None or source:
+            filled = _fill(work, path, images.path, table, plan, workers, source)
         else:
-            filled = _fill_by_cluster(
-                client, describer, place, images, missing, batch_size, earlier
-            )
-        _fill(store, missing, filled, Path(path).stem, earlier)
-        if earlier is not None:
-            put_in_place(path)
-            computed = store.computed
-            store = shared_store(path)
-            store.computed = computed
+            filled = _fill_by_cluster(client, work, path.resolve(), images.path, table, plan)
+        computed = sum(map(len, plan.values()))
+        done = len(table) - computed
+        with tqdm(total=len(table), initial=done, desc=path.name, unit=" images") as bar:
+            for shard in filled:
+                bar.update(len(plan[shard]))
+        if store.root != images.root:
+            stores.write_about(path, store.about | {"root": str(images.root)})
+        if not table.equals(store.table):
+            stores.write_table(path, table)
+        store = Store(path)
+    store.computed = computed
     return store
 
 
-def _fill(
-    store: Store,
-    missing: Sequence[slice],
-    filled: Iterable[slice],
-    name: str,
-    earlier: Earlier | None = None,
-) -> None:
-    """Runs through the shards while they are being filled, and counts the images described."""
-    to_describe = {rows.start: _n_new(rows, earlier) for rows in missing}
-    store.computed = sum(to_describe.values())
-    done = len(store) - store.computed
-    with tqdm(total=len(store), initial=done, desc=name, unit=" images") as bar:
-        for rows in filled:
-            bar.update(to_describe[rows.start])
+# ---- what is to be described --------------------------------------------------------------------
 
 
-def _n_new(rows: slice, earlier: Earlier | None) -> int:
-    """Images of a shard that must be described."""
-    if earlier is None:
-        return rows.stop - rows.start
-    return int(earlier.is_new(rows).sum())
+def _list(images: Images) -> pd.DataFrame:
+    """Images as their files are now, a line each, in the first rows of a store."""
+    facts = np.full((len(images), 2), -1, dtype=np.int64)  # where a file is out of reach
+    for i in range(len(images)):
+        with suppress(OSError, ValueError):
+            about = images.path(i).stat()
+            facts[i] = about.st_size, about.st_mtime_ns
+    # bytes that are no Unicode are spelt out, rather than an error
+    names = [os.fsencode(file).decode("utf-8", "backslashreplace") for file in images.files]
+    labels = [os.fsencode(label).decode("utf-8", "backslashreplace") for label in images.labels]
+    columns = {"file": names, "label": labels, "bytes": facts[:, 0], "modified": facts[:, 1]}
+    return pd.DataFrame(columns | {"row": range(len(images))})
+
+
+def _plan(
+    store: Store, images: Images, listed: pd.DataFrame, about: Mapping[str, Any]
+) -> tuple[pd.DataFrame, Plan]:
+    """What images.csv is to be, and the shards that are missing for it.
+
+    Raises ValueError where the store was made with other settings or of other images.
+    """
+    problem = "; ".join(stores.differences(store, about))
+    if problem:
+        problem = f"with other settings ({problem})"
+    elif store.root != images.root:  # it may have moved
+        n_there = len(listed[["file", "bytes"]].merge(store.table[["file", "bytes"]]))
+        if 2 * n_there < len(store):
+            problem = f"of other images: its images are in {store.root}, these in {images.root}"
+    if problem:
+        raise ValueError(
+            f"the store {store.location} was made {problem}. Delete it or choose another path "
+            "(another run name)."
+        )
+    table, rows = _find_rows(store, images, listed)
+    before = store.table["row"].to_numpy()
+    state = store.known["state"].reindex(rows, fill_value="").to_numpy(object)
+    if table[["file", "label"]].equals(store.table[["file", "label"]]):
+        undone = store.states == ""
+        as_planned = np.where(undone, rows < 0, rows == before).all()
+        if as_planned and not (KNOWS_HEIC and any(NEEDS_HEIC in reason for reason in state)):
+            plan = dict(by_shard(np.where(undone, before, -1), store.shard_size))
+            return table.assign(row=before), plan
+    again = (state != "ok") & (listed["bytes"] >= 0)  # what could not be read is tried again
+    new = np.flatnonzero((rows < 0) | again)
+    last = max([*before, *store.known.index]) // store.shard_size
+    plan = {}
+    for shard, start in enumerate(range(0, len(new), store.shard_size), last + 1):
+        plan[shard] = new[start : start + store.shard_size]
+        rows[plan[shard]] = shard * store.shard_size + np.arange(len(plan[shard]))
+    return table.assign(row=rows), plan
+
+
+def _find_rows(
+    store: Store, images: Images, listed: pd.DataFrame
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """The images' table, and the rows (N,) that they have in a store, -1 for none.
+
+    It is the same image where name, size and time of its file are, or name, size and CRC-32, or
+    where the file is out of reach, on a disk that is away, say.
+    """
+    table = listed.copy()
+    # images.csv has a later time than done/ where a file was touched and stayed as it was.
+    time_of = dict(zip(store.table["row"], store.table["modified"]))
+    facts_of: dict[str, list[Any]] = {}
+    for fact in sorted(store.known.itertuples(), key=lambda fact: fact.Index not in time_of):
+        facts_of.setdefault(str(fact.file), []).append(fact)
+    rows = np.full(len(listed), -1)
+    for line, file, size, time in listed[["file", "bytes", "modified"]].itertuples():
+        facts = [fact for fact in facts_of.get(file, ()) if size in (-1, fact.bytes)]
+        found = [f for f in facts if size < 0 or time_of.get(f.Index, f.modified) == time]
+        if not found and any(fact.crc32 >= 0 for fact in facts):
+            crc = checksum(images.path(line))
+            found = [fact for fact in facts if fact.crc32 == crc != -1]
+        for fact in found[:1]:
+            facts_of[file].remove(fact)  # a file that is listed twice has two rows
+            rows[line] = fact.Index
+            if size < 0:
+                table.loc[line, ["bytes", "modified"]] = fact.bytes, fact.modified
+    return table, rows
+
+
+# ---- describing ---------------------------------------------------------------------------------
 
 
 class Describer:
@@ -189,7 +250,11 @@ class Describer:
         self.recipe = check_recipe(**recipe or {})
         self.extras: dict[str, str | Recipe] = {}
         for name, what in (extras or {}).items():
-            check_name(name)
+            if not re.fullmatch(r"\w[\w.=-]*", name) or name.lower() in ALREADY or is_part(name):
+                raise ValueError(
+                    f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and "
+                    "none that every store has"
+                )
             if not isinstance(what, str):
                 what = check_recipe(**what)
             elif what not in {*POOLINGS, "color", "windows"}:
@@ -198,7 +263,7 @@ class Describer:
             self.extras[name] = what
 
     def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
-        """What `__call__` needs of an image or file; the reason (str) where it is unreadable."""
+        """Returns what `__call__` needs of an image or file; the reason where it is unreadable."""
         try:
             image = open_image(path)
         except UnreadableImage as error:
@@ -206,23 +271,24 @@ class Describer:
         color = torch.empty(0)
         if "color" in self.extras.values():
             color = torch.from_numpy(color_histogram(np.asarray(image))).float()
-        return self._prepare(image), color
+        crc = -1 if isinstance(path, Image.Image) else checksum(Path(path))
+        return self._prepare(image), color, crc
 
     def inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The network's input (B, 3, H, W) of B images from `decode`, on its device."""
+        """Returns the network's input (B, 3, H, W) of B images from `decode`, on its device."""
         pixels = torch.stack([image.movedim(0, -1) for image in images])  # as they lie in memory
         if self.net.device.type == "cuda":
             pixels = pixels.pin_memory()
         return self._normalize(pixels.to(self.net.device, non_blocking=True).movedim(-1, 1))
 
     def __call__(self, decoded: Sequence[Decoded]) -> Arrays:
-        """`Arrays` for B decoded images, by one forward pass, on the network's device."""
-        images, colors = zip(*decoded)
+        """Returns `Arrays` for B decoded images, by one forward pass, on the network's device."""
+        images, colors, _ = zip(*decoded)
         inputs, colors = self.inputs(images), torch.stack(colors)
         if any(isinstance(what, str) and what in POOLINGS for what in self.extras.values()):
             ys, codes = self.net(inputs)
-            return self.arrays(ys, window_means(ys), codes, colors)
-        means, codes = forward_windows(self.net, inputs)
+            return self.arrays(ys, descriptors.window_means(ys), codes, colors)
+        means, codes = descriptors.forward_windows(self.net, inputs)
         return self.arrays([], means, codes, colors)
 
     def arrays(
@@ -232,12 +298,15 @@ class Describer:
         codes: Sequence[torch.Tensor],
         colors: torch.Tensor,
     ) -> Arrays:
-        """`Arrays` from the blocks, their window means, the codes and colour histograms (B, 75)."""
-        eta_conv = weigh(means, **self.recipe)
-        arrays = {"conv": eta_conv, "codes": join(codes, eta_conv, self.recipe["balance"])}
+        """Returns `Arrays` from blocks, their window means, codes and colour histograms (B, 75)."""
+        eta_conv = descriptors.weigh(means, **self.recipe)
+        arrays = {
+            "h": descriptors.join(codes, eta_conv, self.recipe["balance"]),
+            "eta_conv": eta_conv,
+        }
         for name, what in self.extras.items():
             if not isinstance(what, str):
-                arrays[name] = weigh(means, **what)
+                arrays[name] = descriptors.weigh(means, **what)
             elif what == "color":
                 arrays[name] = colors
             elif what == "windows":
@@ -247,116 +316,92 @@ class Describer:
         return arrays
 
     def probe(self) -> dict[str, int]:
-        """The arrays' widths, {name: D}; by describing noise, which shows what is wrong."""
+        """Returns the arrays' widths, {name: D}; by describing noise, which shows what is wrong."""
         _ = self.net.shapes  # raises for blocks that cannot be used
-        noise = self([(self._prepare(noise_image()), torch.zeros(75))])
+        noise = self([(self._prepare(noise_image()), torch.zeros(75), -1)])
         return {name: array.shape[1] for name, array in noise.items()}
 
-    def fill(
-        self,
-        store: Store,
-        path: Callable[[int], Path],
-        shards: Sequence[slice],
-        batch_size: int,
-        workers: int | None = None,
-        earlier: Earlier | None = None,
-    ) -> Iterator[slice]:
-        """Describes the images `path(row)` of some shards; yields each shard when it is written.
+    def describe(
+        self, images: Iterator[Decoded | str], n: int, widths: Widths, dtype: str, batch_size: int
+    ) -> Described:
+        """Describes n images from `decode`, in batches.
 
-        Rows that an earlier store has are taken from there.
+        Returns {array: (n, D)}, the states (n,) and the files' CRC-32.
         """
-        rows = chain.from_iterable(range(shard.start, shard.stop) for shard in shards)
-        if earlier is not None:
-            rows = (row for row in rows if earlier.row_before[row] < 0)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            decoded = ahead(pool, lambda row: self.decode(path(row)), rows, 2 * batch_size)
-            for shard in shards:
-                n = _n_new(shard, earlier)
-                arrays, state = self._shard(store, islice(decoded, n), n, batch_size)
-                if earlier is not None:
-                    arrays, state = earlier.with_kept(shard, arrays, state)
-                store.write(shard, arrays, state)
-                yield shard
-
-    def _shard(
-        self, store: Store, images: Iterator[Decoded | str], n: int, batch_size: int
-    ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.object_]]:
-        """The rows of n images in the store's dtype, {array name: (n, D)}, and their state (n,)."""
-        state = np.full(n, "ok", dtype=object)
-        readable: list[int] = []
-        batches = []  # they stay on the device: nobody waits for it before the shard's end
+        states = np.full(n, "ok", dtype=object)
+        crc32 = np.full(n, -1)
+        batches = []  # they stay on the device: nobody waits for it before the end
         for start in range(0, n, batch_size):
             batch = []
-            for i, image in enumerate(islice(images, batch_size), start):
+            for i, image in enumerate(islice(images, min(batch_size, n - start)), start):
                 if isinstance(image, str):
-                    state[i] = image
+                    states[i] = image
                 else:
                     batch.append(image)
-                    readable.append(i)
+                    crc32[i] = image[2]
             if batch:
                 batches.append(self(batch))
-        return _rows(store, state, readable, batches), state
+        return _rows(batches, states, widths, dtype), states, crc32
 
     def can_reuse(self, source: Store) -> bool:
-        """Whether a store's windows hold all that this describer needs of its images."""
+        """Tells whether a store's windows hold all that this describer needs of its images."""
         if self.net.tapped_codes or not has_windows_of(source, self.net.with_head(None)):
             return False
         needs_color = "color" in self.extras.values()
         return not needs_color or source.extras.get("color") == "color"
 
-    def refill(self, store: Store, source: Store, shards: Sequence[slice]) -> Iterator[slice]:
-        """`fill` from the windows of another store of the same images, see `can_reuse`."""
-        reasons = source.unreadable
-        for shard in shards:
-            state = np.array([reasons.get(file, "ok") for file in source.files[shard]], object)
-            readable = np.flatnonzero(state == "ok").tolist()
-            batches = []
-            if readable:
-                windows = torch.from_numpy(source.read("windows", shard)[readable])
-                colors = torch.empty(0)
-                if "color" in self.extras.values():
-                    colors = torch.from_numpy(source.read("color", shard)[readable])
-                batches.append(self._from_windows(windows, source.dims["blocks"], colors))
-            store.write(shard, _rows(store, state, readable, batches), state)
-            yield shard
+    def reuse(
+        self, source: Store, lines: NDArray[np.int64], widths: Widths, dtype: str
+    ) -> Described:
+        """Returns what `describe` does for some lines of a store, see `can_reuse`."""
+        states = source.states[lines]
+        crc32 = source.known["crc32"].reindex(source.table["row"][lines], fill_value=-1)
+        readable = lines[states == "ok"]
+        batches = []
+        if len(readable):
+            windows = torch.from_numpy(source.arrays["windows"][readable])
+            colors = torch.empty(0)
+            if "color" in self.extras.values():
+                colors = torch.from_numpy(source.arrays["color"][readable])
+            batches.append(self._from_windows(windows, source.dims["blocks"], colors))
+        return _rows(batches, states, widths, dtype), states, crc32.to_numpy(np.int64)
 
     @torch.inference_mode()
     def _from_windows(
         self, windows: torch.Tensor, blocks: Sequence[tuple[int, ...]], colors: torch.Tensor
     ) -> Arrays:
         """`Arrays` from windows (B, D), without a forward pass through the blocks."""
-        means = split_windows(windows.to(self.net.device), blocks)
+        means = descriptors.split_windows(windows.to(self.net.device), blocks)
         ys = [mean for mean, _ in means]
         codes = self.net.head(ys[-1]) if self.net.head else []
         return self.arrays(ys, means, codes, colors)
 
 
 def has_windows_of(store: Store, net: Network) -> bool:
-    """Whether a store keeps the window means of just these blocks, at full precision."""
-    kept = store.extras.get("windows") == "windows" and store.conv.dtype == np.float32
+    """Tells whether a store keeps the window means of just these blocks, at full precision."""
+    kept = store.extras.get("windows") == "windows" and store.dtype == "float32"
     return kept and not net.codes and store.network == net.provenance
 
 
 def _rows(
-    store: Store, state: NDArray[np.object_], readable: Sequence[int], batches: Sequence[Arrays]
+    batches: Sequence[Arrays], states: NDArray[np.object_], widths: Widths, dtype: str
 ) -> dict[str, NDArray[np.floating]]:
-    """Batches of readable images as rows of a shard, {array name: (n, D)}, in the store's dtype.
+    """Batches of the readable images as rows {array: (n, D)}; NaN for the others.
 
     A row that is not finite becomes NaN, and its state says so.
     """
     arrays = {}
-    for name, array in store.arrays.items():
-        arrays[name] = np.full((len(state), array.shape[1]), np.nan, array.dtype)
+    readable = states == "ok"
+    for name, width in widths.items():
+        arrays[name] = np.full((len(states), width), np.nan, dtype)
         if batches:
             values = torch.cat([batch[name] for batch in batches]).cpu().numpy()
             with np.errstate(over="ignore"):
                 arrays[name][readable] = values
     finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
-    for i in readable:
-        if not finite[i]:
-            state[i] = f"its descriptor is not finite as {store.conv.dtype}"
-            for array in arrays.values():
-                array[i] = np.nan
+    states[readable & ~finite] = f"its descriptor is not finite as {dtype}"
+    for array in arrays.values():
+        array[~finite] = np.nan
     return arrays
 
 
@@ -372,49 +417,153 @@ def default_batch(net: Network) -> int:
     return max(1, min(512, int(0.5 * free / bytes_each)))
 
 
+def ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    n_ahead: int,
+) -> Iterator[Result]:
+    """Like `map`, in order; n_ahead results are worked on while the caller uses the present one."""
+    items = iter(items)
+    futures = deque(pool.submit(function, item) for item in islice(items, n_ahead))
+    while futures:
+        result = futures.popleft().result()
+        futures.extend(pool.submit(function, item) for item in islice(items, 1))
+        yield result
+
+
+# ---- shard by shard, here or on a cluster ----------------------------------------------------
+
+
+class Work(NamedTuple):
+    """How shards are described."""
+
+    describer: Describer
+    widths: Widths
+    dtype: str
+    batch_size: int
+
+
+def _fill(
+    work: Work,
+    path: Path,
+    file_of: Callable[[int], Path],
+    table: pd.DataFrame,
+    plan: Plan,
+    workers: int | None = None,
+    source: Store | None = None,
+) -> Iterator[int]:
+    """Describes and writes the shards of a plan; yields each when it is written.
+
+    file_of: a line's image. workers: threads that decode. source: has the windows of the images.
+    """
+    describer, widths, dtype, batch_size = work
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        all_lines = chain.from_iterable(lines.tolist() for lines in plan.values())
+        decoded = ahead(
+            pool, lambda line: describer.decode(file_of(line)), all_lines, 2 * batch_size
+        )
+        for shard, lines in plan.items():
+            if source:
+                described = describer.reuse(source, lines, widths, dtype)
+            else:
+                described = describer.describe(decoded, len(lines), widths, dtype, batch_size)
+            arrays, states, crc32 = described
+            facts = table.iloc[lines][["file", "bytes", "modified"]]
+            stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
+            yield shard
+
+
 def _fill_by_cluster(
     client: "Client",
-    describer: Describer,
-    path: Path | str,
-    images: Images,
-    shards: Sequence[slice],
-    batch_size: int,
-    earlier: Earlier | None,
-) -> Iterator[slice]:
-    """`Describer.fill` with one task a shard; yields the shards as they are written."""
-    net = deepcopy(describer.net).to("cpu")
-    copied = Describer(net, describer.recipe, describer.extras)
+    work: Work,
+    path: Path,
+    file_of: Callable[[int], Path],
+    table: pd.DataFrame,
+    plan: Plan,
+) -> Iterator[int]:
+    """`_fill` with one task a shard; yields the shards as they are written."""
+    net, recipe, extras = work.describer.net, work.describer.recipe, work.describer.extras
+    copied = work._replace(describer=Describer(deepcopy(net).to("cpu"), recipe, extras))
     # A client without a GPU does not keep its workers from theirs.
-    device = describer.net.device.type if torch.cuda.is_available() else "auto"
-    place = str(path.resolve()) if isinstance(path, Path) else path
-    tasks = []
-    for rows in shards:
-        files = [images.path(row) for row in range(rows.start, rows.stop)]
-        kept = None
-        if earlier is not None:
-            kept = (str(Path(earlier.store.location).resolve()), earlier.row_before[rows])
-        tasks.append((device, place, rows, files, batch_size, kept))
-    yield from run_on_workers(client, _fill_shard, copied, tasks)
+    device = net.device.type if torch.cuda.is_available() else "auto"
+    tasks = (
+        (device, path, [file_of(line) for line in lines.tolist()], table.iloc[lines], shard)
+        for shard, lines in plan.items()
+    )
+    return run_on_workers(client, _fill_shard, copied, tasks)
+
+
+@contextmanager
+def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
+    """Makes a Dask client for the time of a `with` block.
+
+    Args:
+        scheduler: None for no cluster; "local" for this machine, one process a core; else the
+            address of a running scheduler ("tcp://host:8786"; dask-jobqueue and Kubernetes
+            clusters tell theirs), whose workers have cbir installed.
+
+    Yields:
+        The client, or None.
+
+    Raises:
+        OSError: nobody answers at the address.
+    """
+    if not scheduler:
+        yield None
+        return
+    from distributed import Client, LocalCluster  # half a second that no other work need pay
+
+    if scheduler == "local":
+        with LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster:
+            with Client(cluster) as client:
+                yield client
+    else:
+        with Client(scheduler, timeout="10s") as client:
+            yield client
+
+
+def run_on_workers(
+    client: "Client", function: Callable[..., Any], kept: Any, tasks: Iterable[tuple[Any, ...]]
+) -> Iterator[Any]:
+    """Runs function(kept, *task) for every task, with one copy of `kept` on each worker.
+
+    Workers may start later, or again; tasks of those that die go to others. Yields the results, as
+    they come.
+    """
+    from distributed import as_completed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "large graph": it is the network
+        copies = client.submit(_same, kept, pure=False)  # not scattered: a copy is made again
+    futures = [client.submit(function, copies, *task, pure=False) for task in tasks]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        client.cancel(futures)
+
+
+def _same(kept: Item) -> Item:
+    return kept
 
 
 def _fill_shard(
-    describer: Describer,
-    device: str,
-    path: str,
-    rows: slice,
-    files: list[Path],
-    batch_size: int,
-    kept: tuple[str, NDArray[np.int64]] | None,
-) -> slice:
-    """The task of `_fill_by_cluster`, on a worker. kept: an earlier store, its rows (n,)."""
+    work: Work, device: str, path: Path, files: list[Path], table: pd.DataFrame, shard: int
+) -> int:
+    """Fills a shard of a store with the images of a table, on a worker."""
     from distributed import get_worker
 
-    describer.net.to(pick_device(device))
-    earlier = None
-    if kept is not None:
-        before = np.full(rows.start, -1)
-        earlier = Earlier(shared_store(kept[0]), np.concatenate([before, kept[1]]))
-    file_of = dict(enumerate(files, rows.start)).__getitem__
+    if not (path / "store.json").is_file():
+        raise FileNotFoundError(
+            f"no descriptor store at {path} on this machine: the workers of a cluster must see it "
+            "under the same path as the one that made it"
+        )
     threads = get_worker().state.nthreads
-    store = shared_store(path)
-    return next(describer.fill(store, file_of, [rows], batch_size, threads, earlier))
+    with _turns:
+        work.describer.net.to(pick_device(device))
+        plan = {shard: np.arange(len(files))}
+        return next(_fill(work, path, files.__getitem__, table, plan, threads))
+
+
+_turns = Lock()  # threads of a worker have one network

@@ -2,56 +2,43 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from . import figures, project
-from . import figures as canvas
+from . import figures
 from .common import AnyPath, Metric, write_atomically
 from .images import ImageSet, UnreadableImage, open_image
-from .nearest import Hits
 from .networks import Network
-from .run import Run
+from .run import open_run
 from .search import search
 from .store import Store, open_store
 from .trained import network_of
+from .zoo import Weights
 
 
 def open_database(
-    run: str = "embedded", store: AnyPath = "", weights: str | None = ""
+    run: AnyPath = "embedded", store: AnyPath = "", weights: Weights = ""
 ) -> tuple[Store, Network]:
     """Opens the store of a run's database, or another one, and loads the network that made it.
 
     Args:
-        run: a run's name, unused where `store` is given.
-        store: a path or URL; "": the run's.
+        run: a run's name or folder, unused where `store` is given.
+        store: a path; "": the run's.
         weights: as in `load_network`; "": the run's, else the default.
-
-    Returns:
-        The store and its network.
 
     Raises:
         FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
     """
     if not store:
-        store = project.database_of(run)
+        opened_run = open_run(run, described=True)
+        store = opened_run.path / "stores" / "database"
         if weights == "":
-            weights = _weights_of(run)
-    if weights == "":
-        weights = "default"
+            weights = opened_run.settings.get("weights", "default")
     opened = open_store(store)
-    folder = Path(opened.location).parent
-    return opened, network_of(opened.network, weights=weights, folder=folder)
-
-
-def _weights_of(run: str) -> str | None:
-    """The weights that notebook 02 was given."""
-    metrics = Run(run).metrics
-    by_notebook = metrics.get("parameters_of", {})
-    parameters = by_notebook.get("02_extraction") or metrics.get("parameters", {})
-    return parameters.get("weights", "default")
+    weights = "default" if weights == "" else weights
+    return opened, network_of(opened.network, weights=weights, folder=Path(store).parent)
 
 
 def query(
@@ -65,10 +52,9 @@ def query(
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Searches for images; writes query_<stem>.png and query_<stem>.json for each of them.
 
-    A name that an earlier result of another image has gets a number.
-    The JSON holds "file", "root" (the store's image folder), "metric" and, for every descriptor, a
-    list of {"file", "label", "distance"}, nearest first. A retrieved image that is no longer there
-    keeps its place in both, and is grey in the picture.
+    A name that an earlier result of another image has gets a number. The JSON holds "file", "root"
+    (the store's image folder), "metric" and, for every descriptor, a list of {"file", "label",
+    "distance"}, nearest first. A retrieved image that is no longer there is grey in the picture.
 
     Args:
         images: files.
@@ -94,61 +80,42 @@ def query(
             unreadable[file] = str(error)
         else:
             readable.append(file)
+    written: dict[str, Path] = {}
     if not readable:
-        return {}, unreadable
+        return written, unreadable
     hits = search(store, readable, list(descriptors), metric=metric, k=k, net=net)
     queries = ImageSet(Path(), readable, [""] * len(readable))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    names: set[str] = set()
-    written: dict[str, Path] = {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for row, file in enumerate(readable):
-        name = _unused_name(folder, file, names)
-        names.add(name)
-        written[file] = folder / f"{name}.png"
-        _draw(queries, store, hits, row, written[file])
+        png = _result(Path(folder), file)
         about: dict[str, object] = {"file": file, "root": str(store.root), "metric": metric}
         for descriptor, found in hits.items():
-            about[descriptor] = _found(store, found, row)
-        write_atomically(folder / f"{name}.json", json.dumps(about, indent=1) + "\n")
+            near = zip(found.indices[row].tolist(), found.distances[row].tolist())
+            about[descriptor] = [
+                {"file": store.files[j], "label": store.labels[j], "distance": distance}
+                for j, distance in near
+            ]
+        with plt.rc_context():
+            figures.use_style()
+            fig, axes = figures.grid(len(hits), 1 + k, left=0.5)
+            figures.retrieval(axes, queries, store, hits, rows=[row])
+            fig.savefig(png)
+            plt.close(fig)
+        write_atomically(png.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+        written[file] = png
     return written, unreadable
 
 
-def _found(store: Store, hits: Hits, row: int) -> list[dict[str, str | float]]:
-    """What one query found, for the JSON."""
-    return [
-        {"file": store.files[j], "label": store.labels[j], "distance": float(distance)}
-        for j, distance in zip(hits.indices[row], hits.distances[row])
-    ]
-
-
-def _draw(queries: ImageSet, store: Store, hits: Mapping[str, Hits], row: int, path: Path) -> None:
-    """Saves a query beside its nearest images, one row a descriptor, as notebook 03 draws them."""
-    k = max(found.indices.shape[1] for found in hits.values())
-    with plt.rc_context():
-        canvas.use_style()
-        fig, axes = canvas.grid(len(hits), 1 + k, left=0.5)
-        figures.retrieval(axes, queries, store, hits, rows=[row])
-        fig.savefig(path)
-        plt.close(fig)
-
-
-def _unused_name(folder: Path, file: str, taken: set[str]) -> str:
-    """query_<stem>, fit for any file system, with a number where another image has that stem."""
+def _result(folder: Path, file: str) -> Path:
+    """Returns query_<stem>.png, with a number where another image has that stem."""
     stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
-    name = stem
-    number = 1
-    while name in taken or _is_of_another(folder / f"{name}.json", file):
+    name, number = stem, 1
+    while (taken := folder / f"{name}.json").exists():
+        try:
+            if json.loads(taken.read_text(encoding="utf-8"))["file"] == file:
+                break
+        except (ValueError, KeyError, TypeError):
+            pass  # a file of somebody else
         number += 1
         name = f"{stem}_{number}"
-    return name
-
-
-def _is_of_another(result: Path, file: str) -> bool:
-    """Whether an earlier result is there, and not of this image."""
-    if not result.exists():
-        return False
-    try:
-        return json.loads(result.read_text(encoding="utf-8")).get("file") != file
-    except (ValueError, AttributeError):
-        return True
+    return folder / f"{name}.png"

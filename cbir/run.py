@@ -1,8 +1,10 @@
-"""A run's folder, runs/<name>/: stores, figures, tables, arrays and metrics.json."""
+"""A run's folder, runs/<name>/: what it described, its figures, tables, arrays and metrics.json."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,26 +13,32 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import figures as canvas
-from . import tables
-from .cluster import connect
-from .common import AnyPath, Dtype, Precision, did_you_mean, write_atomically
-from .datasets import load_images
-from .descriptors import named_recipe
-from .extract import extract
+from . import figures, tables
+from .common import AnyPath, did_you_mean, runs_folder, write_atomically
+from .datasets import choose_queries, load_images
+from .descriptors import Recipe, named_recipe
+from .extract import connect, extract
 from .images import Images, ImageSet
-from .nearest import Hits
 from .networks import Network
-from .project import runs, runs_folder
-from .store import Extras, Store
-from .trained import CODES_FILE, train_codes
+from .search import Hits
+from .store import Extras, Store, find_store, open_store
+from .trained import CODES_FILE, load_codes, network_of, train_codes
 from .zoo import Weights, load_network
 
-ROUNDING = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
+PARTS = ("database", "queries")
+COPY = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
+OPTIONS: dict[str, tuple[Any, str]] = {  # how a machine does the work: {name: (default, meaning)}
+    "device": ("auto", '"auto", "cpu", "cuda"'),
+    "precision": ("float32", 'of the forward pass; "bfloat16", or "auto": bfloat16 on a GPU'),
+    "dtype": ("float32", 'of the stored descriptors; "float16" takes half the disk'),
+    "batch_size": (0, "images a forward pass; 0: 32, on a GPU what fits"),
+    "scheduler": ("", 'Dask: "" in this process, "local", or the address of a cluster'),
+    "windows": (True, "keep the blocks' means over windows, from which any q follows"),
+}
 
 
 class Described(NamedTuple):
-    """What `Run.describe` gives: the network and the two stores that it filled."""
+    """A network, and the two stores that it filled."""
 
     net: Network
     database: Store
@@ -55,88 +63,198 @@ class Run:
         self.name = name
         self.path = Path(folder or runs_folder()) / name
 
+    # ---- describing ------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How its images are described: the arguments of `describe`, and all of `OPTIONS`."""
+        defaults = {name: default for name, (default, _) in OPTIONS.items()}
+        return defaults | _read_json(self.path / "settings.json")
+
+    def set(self, **settings: Any) -> None:
+        """Writes `settings`, for the notebooks that describe into this run."""
+        text = json.dumps(self.settings | settings, indent=1, sort_keys=True, default=os.fspath)
+        write_atomically(self.path / "settings.json", text + "\n")
+
     def describe(
         self,
         profile: str = "embedded",
-        images: AnyPath | ImageSet = "",
-        queries: AnyPath | ImageSet = "",
+        images: AnyPath | Images = "",
+        queries: AnyPath | Images = "",
         network: str | Network = "embedded",
         weights: Weights = "default",
         crop: bool = False,
-        precision: Precision = "float32",
-        recipe: str = "as_printed",
+        recipe: str | Recipe = "as_printed",
         q: float = 0.5,
         code_widths: Sequence[int] = (),
         seed: int = 0,
-        device: str = "auto",
-        batch_size: int = 0,
-        scheduler: str | None = "",
-        dtype: Dtype = "float32",
-        extras: Extras | None = None,
         max_images: int = 0,
         max_queries: int = 0,
         query_names: Sequence[str] = (),
+        extras: Extras | None = None,
         folder: str = "",
+        **options: Any,
     ) -> Described:
         """Describes the database and the queries of a profile into two stores of this run.
 
-        What the stores have already is not described again, see `extract`.
+        What the stores have already is not described again, see `cbir.extract`.
 
         Args:
             profile: as in `load_images`.
-            images: the database's folder as in `load_images`, or an `ImageSet`.
-            queries: the queries' folder as in `load_images`, or an `ImageSet` where `images` is
-                one: then they are taken as they are.
+            images: the database's folder, or the images themselves.
+            queries: the queries' folder; the images themselves, where `images` are.
             network: a name as in `load_network`, or a `Network`, which is taken as it is.
             weights: as in `load_network`.
             crop: as in `load_network`.
-            precision: as in `load_network`.
-            recipe: a name of `RECIPES`.
-            q: the recipe's threshold.
+            recipe: a name of `RECIPES`, whose threshold is `q`; or the keywords of
+                `conv_descriptor`.
+            q: the threshold of significance, Eq. 8.
             code_widths: retrains the network's codes on the database's classes, in layers of these
-                widths (`train_codes`). They are kept beside the stores, in codes.safetensors. The
-                images go through the network once: its window means stay in windows/, 288 kB an
-                image for VGG16.
-            seed: of the draws in `load_images`.
-            device: as in `load_network`.
-            batch_size: as in `extract`.
-            scheduler: where the work is done, see `cbir.cluster.connect`.
-            dtype: as in `extract`.
-            extras: more descriptors, as in `extract`.
+                widths, once: they stay in codes.safetensors beside the stores. The images go
+                through the network once; its window means stay in windows/, 288 kB an image for
+                VGG16.
+            seed: as in `load_images`, and of the codes.
             max_images: as in `load_images`.
             max_queries: as in `load_images`.
             query_names: as in `load_images`.
+            extras: more descriptors, as in `extract`; default the average of all activations, and
+                the window means where the option "windows" says so.
             folder: what the stores' paths begin with: stores/<folder>database and
                 stores/<folder>queries. "as_released/" is a folder, "baselines_" is none.
-
-        Returns:
-            `Described`: the network, the database's store, the queries' store.
+            options: of `OPTIONS`, where they differ from `settings`.
 
         Raises:
-            ValueError: one part is an `ImageSet` and the other is not; and what `load_images`,
-                `load_network`, `named_recipe` and `extract` raise.
+            ValueError: what `load_images`, `load_network`, `named_recipe` and `extract` raise.
         """
-        if isinstance(images, ImageSet) and isinstance(queries, ImageSet):
-            parts: tuple[Images, Images] = (images, queries)
-        elif isinstance(images, ImageSet) or isinstance(queries, ImageSet):
-            raise ValueError("images and queries must both be an ImageSet, or neither")
-        else:
-            parts = load_images(
+        options = {name: self.settings[name] for name in OPTIONS} | options
+        given: dict[str, Any] = {"weights": weights, "seed": seed, **options}
+        if isinstance(images, (str, os.PathLike)) and isinstance(queries, (str, os.PathLike)):
+            given |= {"profile": profile, "images": images, "queries": queries}
+            given |= {"max_images": max_images, "max_queries": max_queries}
+            given["query_names"] = list(query_names)
+            parts: tuple[Images, Images] = load_images(
                 profile, images, queries, seed, max_images, max_queries, query_names
             )
+        elif isinstance(images, Images) and isinstance(queries, Images):
+            parts = images, queries
+        else:
+            raise ValueError("images and queries must both be folders, or both be images")
         if isinstance(network, str):
-            network = load_network(network, weights, device, crop=crop, precision=precision)
-        settings = named_recipe(recipe, q=q)
+            given |= {"network": network, "crop": crop, "code_widths": list(code_widths)}
+            how = {"crop": crop, "precision": options["precision"]}
+            network = load_network(network, weights, options["device"], **how)
+        if isinstance(recipe, str):
+            given |= {"recipe": recipe, "q": q}
+            recipe = named_recipe(recipe, q=q)
+        if extras is None:
+            extras = {"average": "average"}
+            if options["windows"]:
+                extras["windows"] = "windows"
         place = f"{self.path / 'stores'}/{folder}"
-        with connect(scheduler) as client:
-            shared: dict[str, Any] = {"batch_size": batch_size, "client": client}
+        with connect(options["scheduler"]) as client:
+            work: dict[str, Any] = {"batch_size": options["batch_size"], "client": client}
             if code_widths:
                 beside = Path(f"{place}database").parent
-                network, parts = _retrained(network, parts, beside, code_widths, seed, shared)
-            shared |= {"extras": extras, "dtype": dtype} | settings
-            database = extract(parts[0], network, f"{place}database", **shared)
-            queries_store = extract(parts[1], network, f"{place}queries", shrink=True, **shared)
-        return Described(network, database, queries_store)
+                network, parts = self._retrained(network, parts, beside, code_widths, seed, work)
+            work |= {"extras": extras, "dtype": options["dtype"]}
+            stores = [
+                extract(part, network, f"{place}{name}", **work, **recipe)
+                for name, part in zip(PARTS, parts)
+            ]
+        if not folder:
+            self.set(**given)
+        return Described(network, *stores)
+
+    def _retrained(
+        self,
+        net: Network,
+        parts: tuple[Images, Images],
+        folder: Path,
+        widths: Sequence[int],
+        seed: int,
+        work: dict[str, Any],
+    ) -> tuple[Network, tuple[Store, Store]]:
+        """The network with its retrained codes; both parts as stores of window means."""
+        trunk = net.with_head(None)
+        extras = {"windows": "windows", "color": "color"}
+        database, queries = (
+            extract(part, trunk, folder / "windows" / name, extras=extras, **work)
+            for name, part in zip(PARTS, parts)
+        )
+        if (folder / CODES_FILE).is_file():  # images that came later change no layer
+            return load_codes(trunk, folder / CODES_FILE), (database, queries)
+        net = train_codes(trunk, database, widths, seed=seed, path=folder / CODES_FILE)
+        self.record(codes_trained_on=len(database))
+        return net, (database, queries)
+
+    def stores(
+        self,
+        extras: Extras | None = None,
+        folder: str = "",
+        network: Network | None = None,
+        max_images: int = 0,
+        max_queries: int = 0,
+        recipe: Recipe | None = None,
+    ) -> Described:
+        """Opens the run's stores; describes the images first where nothing has done so.
+
+        With extras the same images are described into other stores, once.
+
+        Args:
+            extras: more descriptors, as in `extract`.
+            folder: where the stores with extras lie, as in `describe`.
+            network: what describes them, default the run's.
+            max_images: of the database at most, drawn and balanced over the classes; 0: all.
+            max_queries: queries at most, drawn alike.
+            recipe: the keywords of `conv_descriptor`, default the run's.
+        """
+        place = self.path / "stores"
+        if any(find_store(place / part) is None for part in PARTS):
+            self.describe(**self.settings)
+        database, queries = (open_store(place / part) for part in PARTS)
+        settings = self.settings
+        weights, device = settings.get("weights", "default"), settings["device"]
+        if network is None:
+            network = network_of(database.network, weights=weights, device=device, folder=place)
+        if extras is None:
+            return Described(network, database, queries)
+        images, query_images = self.images(max_images, max_queries)
+        return self.describe(
+            images=images,
+            queries=query_images,
+            network=network,
+            recipe=recipe or database.recipe,
+            extras=extras,
+            folder=folder,
+        )
+
+    def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
+        """The images of `stores`, the database's and the queries.
+
+        Args:
+            max_images: of the database at most, drawn and balanced over the classes; 0: all.
+            max_queries: queries at most, drawn alike.
+        """
+        _, *stores = self.stores()
+        found: list[Images] = []
+        for part, store, most in zip(PARTS, stores, (max_images, max_queries)):
+            windows = find_store(self.path / "stores" / "windows" / part)
+            if not 0 < most < len(store):
+                found.append(windows or ImageSet(store.root, store.files, store.labels))
+                continue
+            most = min(most, int(store.described.sum()))
+            rows = sorted(choose_queries(store, most, self.settings.get("seed", 0)))
+            files, labels = ([names[row] for row in rows] for names in (store.files, store.labels))
+            found.append(ImageSet(store.root, files, labels))
+        return found[0], found[1]
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """The Dask client that the option "scheduler" asks for; None without one."""
+        with connect(self.settings["scheduler"]) as client:
+            yield client
+
+    # ---- results ---------------------------------------------------------------------------------
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
@@ -149,7 +267,7 @@ class Run:
     def show(self, fig: Figure, name: str, caption: str) -> None:
         """Saves a figure, then shows it in the notebook with the caption as alternative text."""
         self.save_figure(fig, name, caption)
-        canvas.show(fig, caption)
+        figures.show(fig, caption)
 
     def save_table1(self, table: pd.DataFrame) -> None:
         """Saves Table I as table1.csv, and as two tables in .md, .tex and, for the report, .html.
@@ -157,28 +275,28 @@ class Run:
         Args:
             table: as `cbir.table1` gives it; the CSV has six decimals, as the paper.
         """
-        self._write(
-            "table1.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-        )
-        self._write("table1.md", tables.to_markdown(table))
-        self._write("table1.tex", tables.to_latex(table))
-        self._write("table1.html", tables.to_html(table))
+        as_csv = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        write_atomically(self.path / "table1.csv", as_csv)
+        write_atomically(self.path / "table1.md", tables.to_markdown(table))
+        write_atomically(self.path / "table1.tex", tables.to_latex(table))
+        write_atomically(self.path / "table1.html", tables.to_html(table))
+
+    def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
+        """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
+        (self.path / name).mkdir(parents=True, exist_ok=True)
+        for path in (self.path / name).glob("*.npy"):
+            if path.stem not in arrays:
+                path.unlink()
+        for key, array in arrays.items():
+            path = self.path / name / f"{key}.npy"
+            source = getattr(array, "filename", None)
+            if source is None or not path.exists() or not os.path.samefile(source, path):
+                np.save(path, array)  # else it is only mapped from there
 
     def array_path(self, name: str, key: str) -> Path:
         """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name / f"{key}.npy"
-
-    def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
-        """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
-        (self.path / name).mkdir(parents=True, exist_ok=True)
-        files = {self.array_path(name, key): array for key, array in arrays.items()}
-        for path in (self.path / name).glob("*.npy"):
-            if path not in files:
-                path.unlink()
-        for path, array in files.items():
-            if not _is_mapped_from(path, array):
-                np.save(path, array)
 
     def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """What `save_arrays` saved: {key: array, mapped from disk}.
@@ -194,9 +312,14 @@ class Run:
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
 
     def record(self, **metrics: Any) -> None:
-        """Adds to metrics.json values that JSON knows, replacing what had the same names."""
-        text = json.dumps(self.metrics | metrics, indent=1, sort_keys=True)
-        self._write("metrics.json", text + "\n")
+        """Adds to metrics.json values that JSON knows, replacing what had the same names.
+
+        What is no number (NaN, infinity) becomes null.
+        """
+        text = json.dumps(self.metrics | metrics)
+        finite = json.loads(text, parse_constant=lambda name: None)
+        text = json.dumps(finite, indent=1, sort_keys=True)
+        write_atomically(self.path / "metrics.json", text + "\n")
 
     def record_results(self, table: pd.DataFrame) -> None:
         """Adds to the results in metrics.json, replacing those of the same metrics.
@@ -222,60 +345,42 @@ class Run:
         Returns:
             [[file of the query, file of the copy], ..].
         """
-        usual = np.nanmedian(hits.distances)
-        copies = np.argwhere(hits.distances <= ROUNDING * usual)
-        pairs = []
-        for query, rank in copies:
-            copy = hits.indices[query, rank]
-            pairs.append([queries.files[query], database.files[copy]])
+        copies = np.argwhere(hits.distances <= COPY * np.nanmedian(hits.distances))
+        pairs = [[queries.files[i], database.files[hits.indices[i, rank]]] for i, rank in copies]
         self.record(duplicates=pairs)
         return pairs
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds; empty where there is none."""
-        path = self.path / "metrics.json"
-        if not path.exists():
-            return {}
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _write(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text)
+        return _read_json(self.path / "metrics.json")
 
 
-def _retrained(
-    net: Network,
-    parts: tuple[Images, Images],
-    folder: Path,
-    widths: Sequence[int],
-    seed: int,
-    options: dict[str, Any],
-) -> tuple[Network, tuple[Store, Store]]:
-    """A network with codes retrained on the database; both parts as stores of window means."""
-    trunk = net.with_head(None)
-    options = options | {"extras": {"windows": "windows", "color": "color"}}
-    database = extract(parts[0], trunk, folder / "windows" / "database", **options)
-    queries = extract(parts[1], trunk, folder / "windows" / "queries", shrink=True, **options)
-    path = folder / CODES_FILE
-    return train_codes(trunk, database, widths, seed=seed, path=path), (database, queries)
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _is_mapped_from(path: Path, array: NDArray[Any]) -> bool:
-    """Whether an array lies in that file already, and is only mapped from there."""
-    source = getattr(array, "filename", None)
-    return source is not None and Path(source).resolve() == path.resolve()
+def runs() -> list[str]:
+    """The names of the runs that have a store to search."""
+    stores = runs_folder().glob("*/stores/database")
+    return sorted(path.parents[1].name for path in stores)
 
 
-def open_run(where: AnyPath) -> Run:
+def open_run(where: AnyPath, described: bool = False) -> Run:
     """Opens the `Run` in a folder, or of that name among all runs.
 
+    Args:
+        where: the folder or the name.
+        described: it must have a store to search.
+
     Raises:
-        FileNotFoundError: there is no metrics.json.
+        FileNotFoundError: there is no such run.
     """
+    wanted = "stores/database" if described else "metrics.json"
     for path in (Path(where), runs_folder() / where):
-        if (path / "metrics.json").is_file():
+        if (path / wanted).exists():
             return Run(path.resolve().name, path.resolve().parent)
     raise FileNotFoundError(
-        f"{str(where)!r} is no run: there is no metrics.json in that folder, "
-        f"nor in {runs_folder() / where}{did_you_mean(where, runs())}"
+        f"no run {str(where)!r} in {runs_folder()}{did_you_mean(where, runs())}: there is no "
+        f"{wanted} in it. Run `cbir reproduce` first; runs there: {', '.join(runs()) or 'none'}"
     )

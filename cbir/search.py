@@ -1,33 +1,33 @@
-"""Exact search of a store or an array, here or on a Dask cluster; see `nearest` for the way."""
+"""Exact search of a store or an array, here or on a Dask cluster: L1, L2 and cosine.
+
+Filter and refine: sums in float32 (numba for L1, matrix products for L2 and cosine) bound every
+distance from both sides. Every row that can be among the k nearest is compared again in float64.
+So the result is that of float64 brute force, whatever the shards, the threads, the processor or
+the cluster.
+
+A descriptor is made of parts, columns of a store's arrays. What distances are made of adds up over
+parts, so that all descriptors are searched in one pass.
+"""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar, overload
 
+import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .cluster import ahead
-from .coarse import Bytes, Doubles, Floats, l1_bounds
-from .common import METRICS, AnyPath, Metric, unknown_choice
-from .extract import Describer
+from .common import METRICS, AnyPath, Metric, cores, unknown_choice
+from .extract import Describer, ahead, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
-from .nearest import (
-    ROWS,
-    Block,
-    Candidates,
-    Device,
-    FloatBlock,
-    Hits,
-    Question,
-    array_blocks,
-    nearest,
-)
 from .networks import Network
-from .store import Part, Store, open_store, shared_store
+from .store import Part, Shards, Store, open_store
 from .trained import network_of
 
 if TYPE_CHECKING:
@@ -35,27 +35,48 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array: TypeAlias = NDArray[Any]
+Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Device: TypeAlias = str | torch.device | None
 Picture: TypeAlias = AnyPath | Image.Image | Array  # a file, or pixels (H, W, 3) uint8
 Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Sequence[Picture]
+Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is columns of}
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-BLOCK = 2**25  # bytes of the database at a time, thrice: compared, read ahead, in decompression
+ROWS = 2**11  # rows that a thread searches at a time
+QUERIES = 256  # queries that are compared at a time
+CHUNK = 1024  # dimensions summed in float32 before float64 takes over
+ROUNDING = 2.0**-24
+TINY = 2.0**-126  # float32 products below it vanish
 
 
-class Found(Hits):
-    """`Hits` in a store, which know their files.
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What `search` found.
 
     Attributes:
-        store: what was searched.
+        indices: (Q, k) int64 rows of what was searched, nearest first.
+        distances: (Q, k) float64.
+        store: what was searched; None for an array.
         queries: the queries' images; None where only descriptors were given.
     """
 
-    store: Store
-    queries: Images | None
+    indices: Ints
+    distances: Doubles
+    store: Store | None = None
+    queries: Images | None = None
 
     @property
     def files(self) -> list[list[str]]:
-        """Names of the images found, for every query k; none for an unreadable query."""
-        return [[self.store.files[i] for i in row if i >= 0] for row in self.indices]
+        """Names of the images found, for every query k; none for an unreadable query.
+
+        Raises ValueError where an array was searched.
+        """
+        if self.store is None:
+            raise _needs_store("asked for names")
+        files = self.store.files
+        return [[files[i] for i in row if i >= 0] for row in self.indices]
 
     def show(self, n: int = 5) -> "Figure":
         """Draws the first n queries, each beside its nearest images, with their distances.
@@ -63,41 +84,30 @@ class Found(Hits):
         A notebook shows the figure where a cell ends in it.
 
         Raises:
-            ValueError: the queries were descriptors, so there is nothing to draw of them.
+            ValueError: the queries were descriptors, or an array was searched.
         """
         import matplotlib.pyplot as plt  # only those who draw wait for it
 
         from . import figures
-        from . import figures as canvas
 
-        if self.queries is None:
-            raise ValueError(
-                "the queries were descriptors, not pictures: `files` has the names of what was "
-                "found"
-            )
+        if self.queries is None or self.store is None:
+            raise ValueError("the queries were descriptors, not pictures: `files` has the names")
         rows = range(min(n, len(self.indices)))
         with plt.rc_context():
-            canvas.use_style()
-            fig, axes = canvas.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
+            figures.use_style()
+            fig, axes = figures.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
             figures.retrieval(axes, self.queries, self.store, self, rows=rows)
             plt.close(fig)  # else a notebook would show it twice
         return fig
 
 
+def _needs_store(what: str) -> ValueError:
+    return ValueError(f"an array cannot be {what}: pass the store, which knows its images")
+
+
 @overload
 def search(
-    st: Store | AnyPath,
-    queries: Queries,
-    descriptor: str = "eta",
-    metric: Metric = "l1",
-    k: int = 5,
-    net: Network | None = None,
-    device: Device = None,
-    client: "Client | None" = None,
-) -> Found: ...
-@overload
-def search(
-    st: Array,
+    st: Store | AnyPath | Array,
     queries: Queries,
     descriptor: str = "eta",
     metric: Metric = "l1",
@@ -116,7 +126,7 @@ def search(
     net: Network | None = None,
     device: Device = None,
     client: "Client | None" = None,
-) -> dict[str, Found]: ...
+) -> dict[str, Hits]: ...
 def search(
     st: Store | AnyPath | Array,
     queries: Queries,
@@ -126,11 +136,13 @@ def search(
     net: Network | None = None,
     device: Device = None,
     client: "Client | None" = None,
-) -> Hits | Found | dict[str, Found]:
-    """The k nearest rows of a store for every query, exactly.
+) -> Hits | dict[str, Hits]:
+    """Finds the k nearest rows of a store for every query, exactly.
 
     Results are the same on any machine, bit for bit; memory does not grow with the store.
-    Ties go to the lower row. Rows of unreadable images are never found.
+    Ties go to the lower row. Rows of unreadable images, and those still to come, are never found.
+
+    `cbir.search(store, "photo.jpg", k=5).files[0]` are the names of the five nearest images.
 
     Args:
         st: a store, its path, or an (N, D) array.
@@ -143,15 +155,14 @@ def search(
         k: rows for every query.
         net: describes image files; default the one of the name in the store, default weights.
         device: a torch device that computes the bounds ("cuda"); default the processor.
-        client: a Dask `Client`, whose workers search a part of the store each.
+        client: a Dask `Client`, whose workers search a shard each.
 
     Returns:
-        `Found`, or {descriptor: `Found`} for a list; of an array `Hits`. -1 and NaN for an
-        unreadable query.
+        `Hits`, or {descriptor: `Hits`} for a list; -1 and NaN for an unreadable query.
 
     Raises:
-        ValueError: unknown metric or descriptor, k out of range, dimensions, networks or recipes
-            that do not match, damaged shards.
+        ValueError: unknown metric or descriptor, k out of range, no query, dimensions, networks or
+            recipes that do not match.
     """
     if metric not in METRICS:
         raise ValueError(unknown_choice("metric", metric, METRICS))
@@ -160,46 +171,41 @@ def search(
         st = open_store(st)
     if isinstance(st, Store):
         parts = {name: st.parts(name) for name in names}
+        arrays = {part: st.arrays[part[0]] for its in parts.values() for part in its}
     else:
         st = np.asarray(st)
-        _check_array(st, descriptor, client)
+        if st.ndim != 2:
+            raise ValueError(
+                f"dimensions do not match: the database is {st.shape}, not (N, D): one row an image"
+            )
+        if client is not None or not isinstance(descriptor, str):
+            raise _needs_store("searched by a cluster, or by several descriptors")
         parts = {names[0]: [("rows", 0, st.shape[1])]}
+        arrays = {parts[names[0]][0]: st}
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
     queries = _pictures_or_rows(queries, st)
     columns = _columns(_query_vectors(st, queries, names, net), parts)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
-    columns = {part: column[readable] for part, column in columns.items()}
-    question = Question(columns, parts, metric, k, device)
-    if not isinstance(st, Store):
-        found = nearest(array_blocks(st, next(iter(columns)), BLOCK), question)
-    elif client is None:
-        found = nearest(_store_blocks(st, question, 0, len(st)), question)
-    else:
-        found = _nearest_by_cluster(client, st, question)
-    hits = {name: candidates.table(readable, k) for name, candidates in found.items()}
-    if any((indices[readable] < 0).any() for indices, _ in hits.values()):
-        raise ValueError(f"k = {k} is more than the number of described images among the {len(st)}")
-    if not isinstance(st, Store):
-        return hits[names[0]]
-    in_store = {}
-    for name, each in hits.items():
-        in_store[name] = Found(*each)
-        in_store[name].store = st
-        in_store[name].queries = queries if isinstance(queries, Images) else None
-    return in_store[descriptor] if isinstance(descriptor, str) else in_store
-
-
-def _check_array(array: Array, descriptor: object, client: object) -> None:
-    if array.ndim != 2:
-        raise ValueError(
-            f"dimensions do not match: the database is {array.shape}, not (N, D): one row an image"
-        )
-    if client is not None or not isinstance(descriptor, str):
-        raise ValueError(
-            "only a store can be searched by a cluster, or by several descriptors: "
-            "pass the store, or one array and neither"
-        )
+    asked = np.flatnonzero(readable)
+    store = st if isinstance(st, Store) else None
+    pictures = queries if isinstance(queries, Images) else None
+    hits = {}
+    for name in names:
+        shape = len(readable), k
+        hits[name] = Hits(np.full(shape, -1), np.full(shape, np.nan), store, pictures)
+    for first in range(0, len(asked), QUERIES):
+        some = asked[first : first + QUERIES]
+        queries_of = {part: column[some] for part, column in columns.items()}
+        question = Question(queries_of, parts, metric, k, device)
+        for name, best in nearest(arrays, question, client).items():
+            if len(best.row) < k * len(some):
+                raise ValueError(
+                    f"k = {k} is more than the number of described images among the {len(st)}"
+                )
+            hits[name].indices[some] = best.row.reshape(-1, k)
+            hits[name].distances[some] = best.distance.reshape(-1, k)
+    return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
 def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | dict[str, Array]:
@@ -211,23 +217,19 @@ def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | d
     if isinstance(queries, (str, os.PathLike, Image.Image)):
         queries = [queries]
     if not isinstance(queries, np.ndarray):
+        if not len(queries):
+            raise ValueError("no queries: the list is empty")
         files = [query for query in queries if isinstance(query, (str, os.PathLike))]
-        if 0 < len(files) == len(queries):
-            _check_can_describe(st)  # before the files are looked for
+        if len(files) == len(queries):
+            if not isinstance(st, Store):  # before the files are looked for
+                raise _needs_store("searched for images")
             return list_images(files)
-        if files or any(_is_picture(query) for query in queries):
+        if files or any(isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3 for q in queries):
             return Pictures([_picture(query) for query in queries])
     rows = np.asarray(queries)
-    if rows.ndim == 3:
-        return Pictures([_picture(rows)])
-    if rows.ndim == 4:
-        return Pictures([_picture(pixels) for pixels in rows])
+    if rows.ndim in (3, 4):
+        return Pictures([_picture(pixels) for pixels in (rows if rows.ndim == 4 else [rows])])
     return np.atleast_2d(rows)
-
-
-def _is_picture(query: Picture) -> bool:
-    """Whether a query is an image in memory, and not a row of a descriptor."""
-    return isinstance(query, Image.Image) or (isinstance(query, np.ndarray) and query.ndim == 3)
 
 
 def _picture(picture: Picture) -> AnyPath | Image.Image:
@@ -277,32 +279,27 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
             )
 
 
-def _check_can_describe(st: Store | Array) -> Store:
-    if isinstance(st, Store):
-        return st
-    raise ValueError(
-        "images can only be searched for in a store, which knows how it was described: "
-        "pass that, not an array of it"
-    )
-
-
 def _describe_images(
     st: Store | Array, images: Images, names: list[str], net: Network | None
 ) -> dict[str, Floats]:
     """Images, described like those of a store; rows of NaN where one cannot be read."""
-    st = _check_can_describe(st)
+    if not isinstance(st, Store):
+        raise _needs_store("searched for images")
     made_by = network_of(st.network, net, folder=Path(st.location).parent)
-    describer = Describer(made_by, st.recipe, st.extras)
-    shapes = {name: (len(images), st[name].shape[1]) for name in names}
-    vectors = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
-    for i in range(len(images)):
-        decoded = describer.decode(images.path(i))
-        if isinstance(decoded, str):
-            continue
-        arrays = describer([decoded])
-        for name in names:
-            columns = [arrays[array][0, first:end].cpu() for array, first, end in st.parts(name)]
-            vectors[name][i] = np.concatenate(columns)
+    parts = {name: st.parts(name) for name in names}
+    needed = {part[0] for its in parts.values() for part in its}
+    extras = {name: what for name, what in st.extras.items() if name in needed}
+    describer = Describer(made_by, st.recipe, extras)
+    widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
+    batch = default_batch(made_by)
+    with ThreadPoolExecutor(cores()) as pool:
+        paths = map(images.path, range(len(images)))
+        decoded = ahead(pool, describer.decode, paths, 2 * batch)
+        arrays, *_ = describer.describe(decoded, len(images), widths, "float32", batch)
+    vectors = {}
+    for name, its_parts in parts.items():
+        columns = [arrays[array][:, first:end] for array, first, end in its_parts]
+        vectors[name] = np.concatenate(columns, axis=1)
     return vectors
 
 
@@ -321,115 +318,262 @@ def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[P
     return columns
 
 
-class ByteBlock(NamedTuple):
-    """Rows of a store that are compared by their bytes; floats are read for a few of them.
+# ---- exact nearest neighbours --------------------------------------------------------------------
 
-    records: {array: one (n_i, bytes) array a shard}, see `coarse`. described: (n,) bool.
+
+def _ranks(query: Ints) -> Ints:
+    """0, 1, .. for every query's candidates; query: sorted."""
+    return np.arange(len(query)) - np.searchsorted(query, query)
+
+
+class Candidates(NamedTuple):
+    """Rows found for several queries, one after the other, best first within a query.
+
+    `query`, `row` (n,) int64, `distance` (n,) float64.
     """
 
-    first_row: int
-    store: Store
-    records: dict[str, list[Bytes]]
-    described: NDArray[np.bool_]
+    query: Ints
+    row: Ints
+    distance: Doubles
 
-    def sums(self, queries: Mapping[Part, Floats], question: Question) -> dict[Part, Doubles]:
-        """Between what the sums of absolute differences lie, (2, Q, n) for each part."""
-        sums = {}
-        for part, vectors in queries.items():
-            name, first_column, end = part
-            widths = self.store.layers(name)
-            ends = np.append(0, np.cumsum(widths)).tolist()
-            layers = slice(ends.index(first_column), ends.index(end))
-            sums[part] = l1_bounds(vectors, self.records[name], widths, layers)
-        return sums
-
-    def bounds(self, total: Doubles, dims: int, question: Question) -> tuple[Doubles, Doubles]:
-        """See `nearest.Block`."""
-        low, high = total / dims
-        if np.isnan(low[:1, self.described]).any():
-            rows = slice(self.first_row, self.first_row + low.shape[1])
-            raise _lost(self.store, self.records, rows)
-        low[:, ~self.described] = np.nan
-        high[:, ~self.described] = np.nan
-        return low, high
-
-    def rows(self, part: Part, which: NDArray[np.int64]) -> Floats:
-        """Some rows of a part, (m, D_part), read from the store."""
-        name, first_column, end = part
-        numbers = self.first_row + which
-        rows = self.store.read(name, numbers)[:, first_column:end]
-        for lost in numbers[np.isnan(rows).any(axis=1)].tolist():
-            raise _lost(self.store, [name], slice(lost, lost + 1))
-        return np.ascontiguousarray(rows, dtype=np.float32)
+    @classmethod
+    def join(cls, several: "Sequence[Candidates]", k: int) -> Self:
+        """The k best of every query; ties go to the lower row."""
+        query, row, distance = (np.concatenate(values) for values in zip(*several))
+        order = np.lexsort((row, distance, query))
+        kept = order[_ranks(query[order]) < k]
+        return cls(query[kept], row[kept], distance[kept])
 
 
-def _store_blocks(st: Store, question: Question, first: int, last: int) -> Iterator[Block]:
-    """Rows first to last of a store, from whole shards, in pieces that are read ahead by one."""
-    names = list(dict.fromkeys(name for name, _, _ in question.queries))
-    by_bytes = question.metric == "l1" and question.device is None and st.has_coarse(names)
-    read = _byte_block if by_bytes else _float_block
-    row_bytes = sum((1 if by_bytes else 4) * st.arrays[name].shape[1] for name in names)
-    shard = st.shard_size
-    step = max(1, min(ROWS, BLOCK // max(1, row_bytes)) // shard) * shard
-    described = st.described
+class Question(NamedTuple):
+    """What is asked: see `search`.
 
-    def block(start: int) -> Block:
-        rows = slice(start, min(start + step, last))
-        return read(st, list(question.queries), rows, described[rows])
+    queries: {part: (Q, D_part) float32}, finite. parts: {descriptor: the parts it is made of}.
+    """
 
-    with ThreadPoolExecutor(1) as pool:
-        yield from ahead(pool, block, range(first, last, step), 1)
+    queries: Mapping[Part, Floats]
+    parts: Mapping[str, Sequence[Part]]
+    metric: Metric
+    k: int
+    device: Device
 
 
-def _byte_block(
-    st: Store, parts: Sequence[Part], rows: slice, described: NDArray[np.bool_]
-) -> ByteBlock:
-    size = st.shard_size
-    records = {}
-    for name, _, _ in parts:
-        if name not in records:
-            shards = range(rows.start // size, -(-rows.stop // size))
-            records[name] = [st.read_coarse(name, shard) for shard in shards]
-    return ByteBlock(rows.start, st, records, described)
+def nearest(
+    arrays: Arrays, question: Question, client: "Client | None" = None
+) -> dict[str, Candidates]:
+    """Finds the k rows nearest to every query, by every descriptor: the best of every block's best.
+
+    arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
+    """
+    blocks = _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
+    if client is None:
+        # Our kernel has no threads of its own: they would wait for each other after every shard.
+        ours = question.metric == "l1" and question.device is None
+        with ThreadPoolExecutor(cores() if ours else 1) as pool:
+            found = list(pool.map(partial(_search_block, question, arrays), blocks))
+    else:
+        tasks = [({p: array.take(rows) for p, array in arrays.items()}, rows) for rows in blocks]
+        found = list(run_on_workers(client, _search_shard, question, tasks))
+    none = np.empty(0, np.int64)
+    nothing = Candidates(none, none, np.empty(0))
+    return {
+        name: Candidates.join([nothing, *(best[name] for best in found)], question.k)
+        for name in question.parts
+    }
 
 
-def _float_block(
-    st: Store, parts: Sequence[Part], rows: slice, described: NDArray[np.bool_]
-) -> FloatBlock:
-    """Rows of a store as they are; NaN where an image is not described."""
-    whole: dict[str, Array] = {}
-    block = {}
-    for name, first_column, end in parts:
-        if name not in whole:
-            whole[name] = st.read(name, rows)
-            if whole[name].shape[1] and np.isnan(whole[name][described, 0]).any():
-                raise _lost(st, [name], rows)
-            whole[name][~described] = np.nan
-        columns = whole[name][:, first_column:end]
-        block[name, first_column, end] = np.ascontiguousarray(columns, dtype=np.float32)
-    return FloatBlock(rows.start, block)
+def _blocks(array: Array | Shards, size: int) -> list[Ints]:
+    """All rows in blocks: at least one shard, and as many as have about `size` rows."""
+    if isinstance(array, np.ndarray):
+        return np.split(np.arange(len(array)), range(size, len(array), size))
+    blocks: list[list[Ints]] = []
+    for rows in array.groups():
+        if not blocks or sum(map(len, blocks[-1])) + len(rows) > size:
+            blocks.append([])
+        blocks[-1].append(rows)
+    return [np.concatenate(block) for block in blocks]
 
 
-def _lost(st: Store, names: Iterable[str], rows: slice) -> ValueError:
-    return ValueError(
-        f"{st.location} has lost a shard of {' or '.join(map(repr, names))} among the rows "
-        f"{rows.start} to {rows.stop}: run cbir.extract again"
-    )
+def _search_shard(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Candidates]:
+    """A task of a cluster: the arrays' rows are those of some lines, ascending."""
+    found = _search_block(question, arrays, np.arange(len(lines)))
+    return {name: best._replace(row=lines[best.row]) for name, best in found.items()}
 
 
-def _nearest_by_cluster(client: "Client", st: Store, question: Question) -> dict[str, Candidates]:
-    """`nearest` with a few tasks for every worker, each over its own shards."""
-    n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    tasks = []
-    for shards in np.array_split(np.array(st.shards), min(4 * max(1, n_workers), len(st.shards))):
-        rows = shards[0].start, shards[-1].stop
-        tasks.append(client.submit(_search_rows, st.location, *rows, question, pure=False))
-    pieces = client.gather(tasks)
-    names = question.parts
-    return {name: Candidates.join([piece[name] for piece in pieces], question.k) for name in names}
+def _search_block(question: Question, arrays: Arrays, rows: Ints) -> dict[str, Candidates]:
+    """The k best of some rows."""
+    queries, parts_of, metric, k, device = question
+    sums = {}
+    for part, array in arrays.items():
+        pieces = (
+            array.pieces(rows) if isinstance(array, Shards) else [array[rows[0] :][: len(rows)]]
+        )
+        compared = (_sums(queries[part], _floats(p, part), metric, device) for p in pieces)
+        sums[part] = np.concatenate(list(compared), axis=2)
+    best = {}
+    for name, parts in parts_of.items():
+        dims = sum(queries[part].shape[1] for part in parts)
+        low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
+        limit = np.inf
+        if len(rows) >= k:
+            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
+            limit[np.isnan(limit)] = np.inf  # fewer rows than k are described
+        query, column = np.nonzero(low <= limit)
+        which, place = np.unique(column, return_inverse=True)
+        pairs = [(queries[part], _floats(arrays[part][rows[which]], part)) for part in parts]
+        distance = _distances(pairs, query, place, metric)
+        finite = np.isfinite(distance)
+        found = Candidates(query[finite], rows[column[finite]], distance[finite])
+        best[name] = Candidates.join([found], k)
+    return best
 
 
-def _search_rows(path: str, first: int, last: int, question: Question) -> dict[str, Candidates]:
-    """The task of `_nearest_by_cluster`: some rows of the store at `path`."""
-    st = shared_store(path)  # without a look for lost shards: they are found when they are read
-    return nearest(_store_blocks(st, question, first, last), question)
+def _floats(rows: Array, part: Part) -> Floats:
+    """A part of some rows, (n, D_part)."""
+    return np.ascontiguousarray(rows[:, part[1] : part[2]], dtype=np.float32)
+
+
+def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
+    """What the distances of (Q, D) queries and (n, D) rows are made of, with float32's errors.
+
+    For L1 the sums of absolute differences (1, Q, n). Else (3, Q, n): the dot products, the sums
+    of the queries' squares, the sums of the rows' squares.
+    """
+    if metric == "l1" and device is None:
+        return _l1(queries, rows)[None]
+    q, x = (torch.from_numpy(array).to(device or "cpu") for array in (queries, rows))
+    if metric == "l1":
+        return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
+    dots = (q @ x.T).cpu().numpy().astype(float)
+    q_squares, x_squares = (torch.linalg.vector_norm(array, dim=1).square() for array in (q, x))
+    q_squares, x_squares = q_squares.cpu().numpy()[:, None], x_squares.cpu().numpy()
+    return np.stack([dots, *np.broadcast_arrays(q_squares, x_squares)])
+
+
+def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[Doubles, Doubles]:
+    """Between what every distance lies, (Q, n) twice; NaN for rows of NaN.
+
+    total: `_sums`, added up over the parts. A sum of n terms in float32 is off by n roundings.
+    """
+    terms = CHUNK if metric == "l1" and device is None else dims
+    error = (terms + 8) * ROUNDING
+    with np.errstate(invalid="ignore", over="ignore"):
+        if metric == "l1":
+            low = total[0] * (1 - error) / dims
+            high = total[0] * (1 + error) / dims
+        else:
+            dots, q_squares, x_squares = total
+            squares = q_squares + x_squares
+        if metric == "l2":  # |q - x|^2 = q^2 + x^2 - 2 q x
+            slack = 2 * error * squares + 4 * dims * TINY
+            low = np.sqrt(np.maximum(0, squares - 2 * dots - slack)) / dims
+            high = np.sqrt(np.maximum(0, squares - 2 * dots + slack)) / dims
+        elif metric == "cosine":  # 1 - q x / (|q| |x|); a vector of zeros has cosine 0
+            norms = np.sqrt(q_squares * x_squares)
+            cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+            slack = 4 * error + 4 * dims * TINY / np.maximum(norms, TINY)
+            low, high = 1 - cosine - slack, 1 - cosine + slack
+    unknown = ~np.isfinite(high)  # float32 overflowed
+    low[unknown] = -np.inf
+    high[unknown] = np.inf
+    row_is_nan = np.isnan(total[-1])
+    low[row_is_nan] = np.nan
+    high[row_is_nan] = np.nan
+    return low, high
+
+
+def _distances(
+    pairs: Sequence[tuple[Floats, Floats]], query: Ints, row: Ints, metric: Metric
+) -> Doubles:
+    """Distances of query[i] and row[i] in float64, (n,). pairs: (queries, rows) of every part."""
+    exact = (_exact(queries, rows, query, row, metric) for queries, rows in pairs)
+    total, q_square, x_square = sum(exact, np.zeros(()))
+    dims = sum(rows.shape[1] for _, rows in pairs)
+    if metric == "l1":
+        return total / dims
+    if metric == "l2":
+        return np.sqrt(total) / dims
+    norms = np.sqrt(q_square * x_square)
+    cosine = np.where(np.isfinite(norms), 0.0, np.nan)
+    return 1 - np.divide(total, norms, out=cosine, where=norms > 0)
+
+
+def _compiled(**options: Any) -> Callable[[Function], Function]:
+    """`numba.njit` whose result is kept for the next process, where there is a place for it."""
+
+    def compile(function: Function) -> Function:
+        try:
+            return numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:  # no folder can be written
+            return numba.njit(nogil=True, **options)(function)
+
+    return compile
+
+
+@_compiled(fastmath={"reassoc", "contract"})
+def _l1(queries: Floats, rows: Floats) -> Doubles:
+    """Sums of absolute differences, (Q, n) float64.
+
+    A piece of four rows stays in the processor's first cache for all queries, and shares each load
+    of a query. Reassociation lets the compiler use vector registers; NaN stays NaN.
+    """
+    out = np.empty((queries.shape[0], rows.shape[0]))
+    last = rows.shape[0] - 1
+    dims = rows.shape[1]
+    for group in range((last + 4) // 4):
+        j = 4 * group
+        sums = np.zeros((queries.shape[0], 4))
+        for start in range(0, dims, CHUNK):
+            end = min(start + CHUNK, dims)
+            a = rows[j, start:end]
+            b = rows[min(j + 1, last), start:end]
+            c = rows[min(j + 2, last), start:end]
+            d = rows[min(j + 3, last), start:end]
+            for i in range(queries.shape[0]):
+                q = queries[i, start:end]
+                w = x = y = z = np.float32(0)
+                for t in range(q.shape[0]):
+                    w += abs(q[t] - a[t])
+                    x += abs(q[t] - b[t])
+                    y += abs(q[t] - c[t])
+                    z += abs(q[t] - d[t])
+                sums[i, 0] += w
+                sums[i, 1] += x
+                sums[i, 2] += y
+                sums[i, 3] += z
+        for i in range(queries.shape[0]):
+            for t in range(min(4, last + 1 - j)):
+                out[i, j + t] = sums[i, t]
+    return out
+
+
+@_compiled()
+def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
+    """What the distance of query[i] and row[i] is made of, in float64, (3, n).
+
+    Sums of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine), in one order on any
+    machine. Eight sums side by side, since one would wait for each addition.
+    """
+    out = np.zeros((3, len(query)))
+    l1 = metric == "l1"
+    l2 = metric == "l2"
+    for i in range(len(query)):
+        a = queries[query[i]]
+        b = rows[row[i]]
+        sums = np.zeros((3, 8))
+        for start in range(0, len(a), 8):
+            for lane in range(min(8, len(a) - start)):
+                q = np.float64(a[start + lane])
+                x = np.float64(b[start + lane])
+                if l1:
+                    sums[0, lane] += abs(q - x)
+                elif l2:
+                    sums[0, lane] += (q - x) * (q - x)
+                else:
+                    sums[0, lane] += q * x
+                    sums[1, lane] += q * q
+                    sums[2, lane] += x * x
+        for kind in range(3):
+            for lane in range(8):
+                out[kind, i] += sums[kind, lane]
+    return out

@@ -1,58 +1,101 @@
-"""The descriptor store: one Zarr v3 group, row i = image i, in a folder or at any fsspec URL.
+"""The descriptor store: files that NumPy and pandas open without this package.
 
-    codes     (N, D_1 + D_2)   y_{N+1}, y_{N+2}; float32, or float16 for half the size
-    conv      (N, sum C_m)     eta tilde
-    <name>    (N, D)           one array for every extra descriptor
-    coarse/   (N, bytes) uint8 a byte a value of every array above, for `search`; see coarse.py
-    files, labels, state       (N,) str; state: "" not described yet, "ok", or why it is unreadable
-    sizes     (N,) int64       bytes of each file when the store was made, -1 where unknown
-    attributes                 format, root, network, recipe, extras, dims, versions
+    store.json           format, network, recipe, extras, dimensions, dtype, rows a shard, versions
+    images.csv           the folder as it is now, a line an image: file, label, bytes, modified
+                         (ns), and row: shard * shard_size + place, where its descriptor lies
+    h/00000.npy ..       (rows, D_1 + D_2) float32 or float16, one file a shard and array
+    eta_conv/00000.npy ..
+    <extra>/00000.npy ..
+    done/00000.json      written last: file, bytes, modified, CRC-32 and state ("ok", or why it is
+                         unreadable) of each row; size and CRC-32 of the shard's files
 
-All arrays are cut at the same rows into shards, one file each. Within a shard, chunks of a few
-rows can be read by themselves. Stores of format cbir-2 have neither such chunks nor `coarse`.
-
-A shard's `state` is written last, and every file atomically and with a checksum: what is there is
-complete. h, eta_conv, eta and the parts y_6, w_1, .. are views: nothing is stored twice. An
-unreadable image keeps its row, as NaN.
+Every file is written beside its place and moved there. Shards are only ever added: where a folder
+has changed, new rows are appended, then images.csv is replaced. What no line names is dead, and
+comes to life again with its image. `len(store)`, `store.h[i]` and hits speak of lines.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import csv
+import errno
+import io
+import json
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import filelock
 import numpy as np
-import zarr
+import pandas as pd
 from numpy.typing import DTypeLike, NDArray
-from zarr.core.sync import sync
 
-from .coarse import encode, record_size
-from .common import AnyPath, did_you_mean
-from .descriptors import Recipe, check_recipe
+from .common import AnyPath, did_you_mean, write_atomically
 from .names import layer_names
-from .networks import Shapes
-from .shards import Index, Zarr, is_local, read_bytes, read_rows, write_shard
 
 Part = tuple[str, int, int]  # array name, first column, last column + 1
-Extras = Mapping[str, str | Recipe]
+Index: TypeAlias = Any  # whatever picks rows of an array
+Extras = Mapping[str, Any]  # {name: a word, or a recipe (dict)}
 
-FORMAT = "cbir-3"
-OLDER = "cbir-2"  # is read and completed as it is
-UNFINISHED = f"{FORMAT} being made"
-MOST = 10**8  # images in a store; more can only be a damaged or hostile one
+FORMAT = "cbir-4"
+FACTS = ["file", "bytes", "modified", "crc32", "state"]  # what done/ says of a row
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what disks without locks answer
+
+
+class Shards:
+    """One array of a store, (N, D) by lines, read from its files when indexed.
+
+    Files are mapped for as long as they are read: a mapping keeps its file open, and a process may
+    open few. Rows still to come are NaN.
+    """
+
+    def __init__(
+        self, folder: Path, width: int, dtype: DTypeLike, shard_size: int, rows: NDArray[np.int64]
+    ) -> None:
+        self.folder = folder
+        self.shape = (len(rows), width)
+        self.dtype = np.dtype(dtype)
+        self.shard_size = shard_size
+        self.rows = rows  # (N,), -1 where there is none
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        rows = np.asarray(self.rows[index])
+        flat = rows.ravel()
+        out = np.full((flat.size, self.shape[1]), np.nan, self.dtype)
+        for shard, places in by_shard(flat, self.shard_size):
+            out[places] = self._map(shard)[flat[places] % self.shard_size]
+        return out.reshape(*rows.shape, self.shape[1])
+
+    def _map(self, shard: int) -> NDArray[Any]:
+        # "c": for torch, which warns of what may not be written; nobody writes
+        return np.load(self.folder / f"{shard:05}.npy", mmap_mode="c", allow_pickle=False)
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        """Returns the lines of each shard, ascending."""
+        return [lines for _, lines in by_shard(self.rows, self.shard_size)]
+
+    def pieces(self, lines: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Yields the rows of some groups, (n, D): views of the files where they lie in order."""
+        for shard, which in by_shard(self.rows[lines], self.shard_size):
+            places = self.rows[lines[which]] % self.shard_size
+            if (np.diff(places) == 1).all():
+                yield self._map(shard)[places[0] : places[-1] + 1]
+            else:
+                yield self._map(shard)[places]
+
+    def take(self, lines: NDArray[np.int64]) -> "Shards":
+        """Returns the array of some lines only."""
+        return Shards(self.folder, self.shape[1], self.dtype, self.shard_size, self.rows[lines])
 
 
 class Rows:
     """Columns of arrays side by side, read when indexed: `rows[5]`, `rows[2:9]`, `rows[[3, 1]]`.
 
-    parts: [(Zarr or numpy array, first column, last column + 1), ..]. Items are float32, of
-    `rows.shape` (N, D). Raises ValueError where a shard is damaged.
+    parts: [(array, first column, last column + 1), ..]. Items are float32, of `rows.shape` (N, D).
     """
 
-    def __init__(self, *parts: tuple[Zarr, int, int]) -> None:
+    def __init__(self, *parts: tuple[Any, int, int]) -> None:
         self.parts = parts
         self.shape = (parts[0][0].shape[0], sum(end - first for _, first, end in parts))
         self.dtype = np.dtype(np.float32)
@@ -61,100 +104,103 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: Index) -> NDArray[np.float32]:
-        columns = [_read(array, rows)[..., first:end] for array, first, end in self.parts]
+        columns = [array[rows][..., first:end] for array, first, end in self.parts]
         return np.concatenate(columns, axis=-1, dtype=np.float32)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
 
-def _read(array: Zarr, rows: Index) -> NDArray[Any]:
-    """Rows of a Zarr or numpy array, however they are named."""
-    if isinstance(array, np.ndarray):
-        return array[rows]
-    with _named_damage(array):
-        return read_rows(array, rows) if array.ndim == 2 else array[rows]
-
-
-@contextmanager
-def _named_damage(array: Zarr) -> Iterator[None]:
-    """Says of which array a shard is damaged, and what to do."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # zstd's: checksum, truncation; ours
-        raise ValueError(
-            f"a shard of {array.name!r} in {array.store} is damaged ({error}): find its file by "
-            "`cbir.open_store(path).damaged()`, delete it and run cbir.extract again"
-        ) from error
-
-
 class Store:
-    """An open store of N images.
+    """An open store of N images, as it was when it was opened.
 
     Attributes:
         files, labels: N strings each.
         h, eta_conv, eta: (N, D) `Rows`; `store[name]` gives those of any of `descriptors`, or of
             several joined by "+".
-        shard_size: rows of a shard.
+        arrays: {"h", "eta_conv" and the extras: (N, D) array as stored}.
+        states: (N,) str: "ok", why an image is unreadable, or "" for one that is still to come.
         described: (N,) bool. unreadable: {file: reason}.
-        network, recipe, extras: what made it (dicts).
+        network, recipe, extras, dims, dtype: what made it.
+        damaged: {shard: its file that is lost or damaged}; such rows are still to come.
         computed: rows that the call of `extract` that returned this store had to compute.
     """
 
-    def __init__(self, group: Zarr, path: AnyPath) -> None:
-        attributes: dict[str, Any] = dict(group.attrs)
-        self._group = group
-        self._state: Zarr = group["state"]
-        self.shard_size: int = self._state.chunks[0]
-        self._final_states: NDArray[Any] | None = None
-        self.location = str(path)
-        self._folder = _identity(self.location)
-        self.root = Path(attributes["root"])
-        self.network: dict[str, Any] = attributes["network"]
-        self.recipe = check_recipe(**attributes["recipe"])  # older stores know no balance
-        self.extras: dict[str, str | Recipe] = {}
-        for name, what in attributes["extras"].items():
-            self.extras[name] = what if isinstance(what, str) else check_recipe(**what)
-        self.dims: Shapes = attributes["dims"]
-        self.versions: dict[str, str] = attributes["versions"]
-        self.computed = 0
-        self.arrays: dict[str, Zarr] = {n: group[n] for n in ("codes", "conv", *self.extras)}
-        self.codes, self.conv = self.arrays["codes"], self.arrays["conv"]
-        self.coarse: dict[str, Zarr] = {}
-        if attributes["format"] == FORMAT:
-            self.coarse = {
-                name: group[f"coarse/{name}"] for name in searched(self.arrays, self.extras)
-            }
-        self.descriptors = self._descriptors()
+    def __init__(self, path: AnyPath, check: bool = False) -> None:
+        """Opens a folder; `open_store` refuses a damaged one.
 
-    def layers(self, name: str) -> list[int]:
-        """Dimensions of the layers that an array consists of, one after the other."""
-        return layer_widths(self.dims, self.extras, name, self.arrays[name].shape[1])
+        Args:
+            path: the folder.
+            check: compares the files' CRC-32, not just their sizes.
+
+        Raises:
+            FileNotFoundError: there is no store.
+            ValueError: another version made it, or it is no sound store.
+        """
+        folder = Path(path)
+        self.location = str(path)
+        self.computed = 0
+        self.about = about = _read_about(folder)
+        try:
+            self.root = Path(about["root"])
+            self.network: dict[str, Any] = about["network"]
+            self.recipe: Any = about["recipe"]
+            self.extras: dict[str, Any] = about["extras"]
+            self.dims: Any = about["dims"]
+            self.dtype: str = about["dtype"]
+            self.versions: dict[str, str] = about["versions"]
+            self.shard_size: int = about["shard_size"]
+            if self.shard_size < 1:
+                raise ValueError(f"shards of {self.shard_size} rows")
+            self.table = pd.read_csv(
+                folder / "images.csv", dtype={"file": str, "label": str}, keep_default_na=False
+            )
+            self.known, self.damaged = _read_done(folder, self.shard_size, check)
+            self.files: list[str] = self.table["file"].tolist()
+            self.labels: list[str] = self.table["label"].tolist()
+            rows = self.table["row"].to_numpy(np.int64)
+            self.states = self.known["state"].reindex(rows, fill_value="").to_numpy(object)
+            there = np.where(self.states != "", rows, -1)
+            self.arrays: dict[str, Any] = {
+                name: Shards(folder / name, width, self.dtype, self.shard_size, there)
+                for name, width in about["widths"].items()
+            }
+            self.descriptors = self._descriptors()
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise ValueError(
+                f"{path} is no sound store ({type(error).__name__}: {error}): delete it and "
+                "extract it again"
+            ) from error
 
     def _descriptors(self) -> dict[str, list[Part]]:
-        """{descriptor: the columns that it is made of}."""
+        """Returns {descriptor: the columns that it is made of}."""
         whole = {name: [(name, 0, array.shape[1])] for name, array in self.arrays.items()}
-        h, eta_conv = whole.pop("codes"), whole.pop("conv")
+        h, eta_conv = whole.pop("h"), whole.pop("eta_conv")
         blocks = [channels for channels, *_ in self.dims["blocks"]]
-        block_names, code_names = layer_names(len(blocks), len(self.dims["codes"]))
-        joined = {"h": h, "eta_conv": eta_conv, "eta": h + eta_conv}
-        blocks_parts = _side_by_side("conv", block_names, blocks)
-        codes_parts = _side_by_side("codes", code_names, self.dims["codes"])
-        return joined | blocks_parts | codes_parts | whole
+        codes = self.dims["codes"]
+        block_names, code_names = layer_names(len(blocks), len(codes))
+        layers: dict[str, list[Part]] = {}
+        for array, names, widths in [("eta_conv", block_names, blocks), ("h", code_names, codes)]:
+            for name, end, width in zip(names, np.cumsum(widths, dtype=int).tolist(), widths):
+                layers[name] = [(array, end - width, end)]
+        return {"h": h, "eta_conv": eta_conv, "eta": h + eta_conv} | layers | whole
 
     def __len__(self) -> int:
-        return self.conv.shape[0]
+        return len(self.files)
 
     def __repr__(self) -> str:
         extras = f", extras {', '.join(self.extras)}" if self.extras else ""
         return (
             f"<cbir store: {len(self)} images, {len(self.unreadable)} unreadable, "
-            f"h {self.codes.shape[1]}, eta_conv {self.conv.shape[1]} dimensions{extras}, "
+            f"h {self.h.shape[1]}, eta_conv {self.eta_conv.shape[1]} dimensions{extras}, "
             f"network {self.network['name']}>"
         )
 
     def parts(self, descriptor: str) -> list[Part]:
-        """The columns that a descriptor is made of. Raises ValueError for an unknown one."""
+        """Returns the columns that a descriptor is made of. Raises ValueError for an unknown one.
+
+        `store.parts("eta")` -> [("h", 0, 8192), ("eta_conv", 0, 1472)]
+        """
         parts = []
         for name in descriptor.split("+"):
             if name not in self.descriptors:
@@ -166,64 +212,17 @@ class Store:
         return parts
 
     def __getitem__(self, descriptor: str) -> Rows:
-        parts = self.parts(descriptor)
-        self._check_in_place()
-        return Rows(*((self.arrays[name], first, end) for name, first, end in parts))
+        return Rows(*((self.arrays[name], *ends) for name, *ends in self.parts(descriptor)))
 
     def _ipython_key_completions_(self) -> list[str]:
-        """What IPython and Jupyter offer after `st["`."""
         return list(self.descriptors)
 
-    def read(self, name: str, rows: Index) -> NDArray[Any]:
-        """Rows of one array of `arrays`, as stored. Raises ValueError where a shard is damaged."""
-        self._check_in_place()
-        return _read(self.arrays[name], rows)
-
-    def _check_in_place(self) -> None:
-        """Raises ValueError where another store lies in this one's place by now."""
-        if isinstance(self.conv, np.ndarray):
-            return  # it is in memory
-        if _identity(self.location) != self._folder:
-            raise ValueError(
-                f"the store {self.location} was replaced or moved since it was opened, as "
-                "cbir.extract does where the folder of images has changed: open it again"
-            )
-
-    def read_coarse(self, name: str, shard: int) -> NDArray[np.uint8]:
-        """The records of one shard of an array, see `coarse`. Raises ValueError where damaged."""
-        self._check_in_place()
-        array = self.coarse[name]
-        if array.shape[1] == 0:  # h of a network without codes: there is no file
-            n_rows = min(self.shard_size, len(self) - shard * self.shard_size)
-            return np.empty((n_rows, 0), np.uint8)
-        if isinstance(array, np.ndarray):
-            return array[shard * self.shard_size : (shard + 1) * self.shard_size]
-        with _named_damage(array):
-            return read_bytes(array, shard)
-
-    def has_coarse(self, names: Iterable[str]) -> bool:
-        """Whether arrays can be searched by their bytes, and their rows then read one by one."""
-        found = [self.coarse.get(name) for name in names]
-        return all(isinstance(array, np.ndarray) or is_local(array) for array in found)
-
     def load(self) -> "Store":
-        """The same store with its arrays in memory, as float32: the fastest for many searches.
-
-        It takes 4 bytes a value, and one more for `search`. Raises ValueError where a shard is
-        damaged.
-        """
-        _ = self.files, self.labels, self.sizes  # read, so that the copy has them
+        """Returns the same store with its arrays in memory as float32, for many searches."""
         loaded = copy(self)
-        loaded._final_states = self.states()
         loaded.arrays = {
-            name: self.read(name, slice(None)).astype(np.float32, copy=False)
-            for name in self.arrays
+            name: array[:].astype(np.float32, copy=False) for name, array in self.arrays.items()
         }
-        loaded.codes, loaded.conv = loaded.arrays["codes"], loaded.arrays["conv"]
-        loaded.coarse = {}
-        for name in searched(self.arrays, self.extras):
-            rows, layers = loaded.arrays[name], self.layers(name)
-            loaded.coarse[name] = np.concatenate([encode(rows[s], layers) for s in self.shards])
         return loaded
 
     @property
@@ -241,257 +240,222 @@ class Store:
         """Eq. 16: (N, D_1 + D_2 + sum C_m)."""
         return self["eta"]
 
-    @cached_property
-    def files(self) -> list[str]:
-        """N names relative to `root`."""
-        return self._read_whole("files").tolist()
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """N class names, "" for none."""
-        return self._read_whole("labels").tolist()
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """(N,) bytes of each file when the store was made, -1 where unknown."""
-        return self._read_whole("sizes")
-
-    def _read_whole(self, name: str) -> NDArray[Any]:
-        self._check_in_place()
-        return _read(self._group[name], slice(None))
-
     def path(self, i: int) -> Path:
-        """Where image i lies (or lay, when it was described)."""
+        """Returns where image i lies (or lay, when it was described)."""
         return self.root / self.files[i]
 
     @property
     def described(self) -> NDArray[np.bool_]:
         """(N,) bool: which images have a descriptor."""
-        return self.states() == "ok"
-
-    def states(self) -> NDArray[Any]:
-        """(N,) str: "ok", why an image is unreadable, or "" for one that is still to come."""
-        if self._final_states is not None:  # no more can come
-            return self._final_states
-        states = self._read_whole("state")
-        if (states != "").all():
-            self._final_states = states
-        return states
+        return self.states == "ok"
 
     @property
     def unreadable(self) -> dict[str, str]:
         """{file: why it could not be read}."""
-        states = zip(self.files, self.states().tolist())
+        states = zip(self.files, self.states.tolist())
         return {file: state for file, state in states if state not in ("", "ok")}
 
-    @property
-    def shards(self) -> list[slice]:
-        """The rows of every shard."""
-        size = self.shard_size
-        return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
-    def missing(self) -> list[slice]:
-        """The shards that are still to be described, or have lost a file."""
-        state = self._state[:]
-        lost = {rows.start for rows, _ in self.damaged(lost_only=True)}
-        return [rows for rows in self.shards if rows.start in lost or (state[rows] == "").any()]
-
-    def damaged(self, lost_only: bool = False) -> list[tuple[slice, str]]:
-        """Files of complete shards that cannot be read: [(rows, file within the store), ..].
-
-        lost_only: only those that are gone; else everything is read.
-        """
-        state = self._state[:]
-        shards = list(enumerate(self.shards))
-        complete = [(i, rows) for i, rows in shards if (state[rows] != "").all()]
-        damaged = []
-        for array in (*self.arrays.values(), *self.coarse.values()):
-            files = _files_of(array)
-            for i, rows in complete:
-                described = state[rows] == "ok"
-                if array.shape[1] == 0 or not described.any():
-                    continue
-                file = f"c/{i}/0"
-                if file not in files or not (lost_only or _is_whole(array, i, rows, described)):
-                    damaged.append((rows, f"{array.path}/{file}"))
-        return damaged
-
-    def write(
-        self,
-        rows: slice,
-        arrays: Mapping[str, NDArray[np.floating]],
-        state: Sequence[str] | NDArray[Any],
-    ) -> None:
-        """Writes a whole shard: {array name: (n, D)}, n states. It is marked complete last."""
-        self._final_states = None
-        if (self._state[rows] != "").any():  # its files must not be taken for those to come
-            self._state[rows] = np.full(rows.stop - rows.start, "", dtype=object)
-        for name, array in self.arrays.items():
-            if array.shards is None:
-                array[rows] = arrays[name]
-            else:
-                write_shard(array, rows.start // self.shard_size, arrays[name])
-        for name, array in self.coarse.items():
-            array[rows] = encode(arrays[name], self.layers(name))
-        self._state[rows] = np.array(state, dtype=object)
+def by_shard(rows: NDArray[np.int64], shard_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yields every shard of some rows, and which of them lie there, ascending; -1 in none."""
+    shards = rows // shard_size
+    order = np.argsort(shards, kind="stable")
+    numbers, starts = np.unique(shards[order], return_index=True)
+    for shard, places in zip(numbers.tolist(), np.split(order, starts[1:])):
+        if shard >= 0:
+            yield shard, places
 
 
-def _identity(location: str) -> int | None:
-    """Tells a folder from another one that takes its place; None where there is no folder."""
-    try:
-        return os.stat(location).st_ino
-    except OSError:
-        return None
+def open_store(path: AnyPath, check: bool = False) -> Store:
+    """Opens the store in a folder.
 
+    Args:
+        path: the folder.
+        check: reads all files and compares their CRC-32; else just their sizes are compared.
 
-def searched(arrays: Iterable[str], extras: Extras) -> list[str]:
-    """The arrays that are kept as bytes too: nobody searches by windows."""
-    return [name for name in arrays if extras.get(name) != "windows"]
-
-
-def layer_widths(dims: Shapes, extras: Extras, name: str, width: int) -> list[int]:
-    """Dimensions of the layers of an array: those of the network, or one of all its `width`."""
-    blocks = [channels for channels, *_ in dims["blocks"]]
-    if name == "codes":
-        return list(dims["codes"])
-    if name == "conv" or isinstance(extras.get(name), dict):
-        return blocks
-    return [width]
-
-
-def _side_by_side(array: str, names: list[str], widths: list[int]) -> dict[str, list[Part]]:
-    """Parts that fill an array's columns from left to right: {name: [part]}."""
-    parts = {}
-    first = 0
-    for name, width in zip(names, widths):
-        parts[name] = [(array, first, first + width)]
-        first += width
-    return parts
-
-
-def _is_whole(array: Zarr, shard: int, rows: slice, described: NDArray[np.bool_]) -> bool:
-    """Whether a shard can be read and holds what its state promises."""
-    try:
-        if array.dtype == np.uint8:
-            return len(read_bytes(array, shard)) == len(described)
-        return not np.isnan(_read(array, rows)[described, 0]).any()
-    except ValueError:
-        return False
-
-
-def _files_of(array: Zarr) -> set[str]:
-    """The files of an array: {"zarr.json", "c/0/0", ..}."""
-
-    async def listed(prefix: str) -> set[str]:
-        return {key.removeprefix(prefix) async for key in array.store.list_prefix(prefix)}
-
-    return sync(listed(f"{array.path}/"))
-
-
-def local(path: AnyPath) -> Path | str:
-    """A `Path`, or as str the URL of a store that lies elsewhere; file:// is local."""
-    path = os.fspath(path).removeprefix("file://")
-    return path if "://" in path else Path(path).expanduser()
-
-
-def open_store(path: AnyPath) -> Store:
-    """The store at a folder or URL.
+    Returns:
+        The store. One that is being filled has what is there.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: another format, or shards whose files were lost.
+        ValueError: another version made it, or files are lost or damaged.
     """
-    store = find_store(path)
-    if store is None:
-        raise FileNotFoundError(f"no descriptor store at {path}: make one with cbir.extract")
-    lost = store.damaged(lost_only=True)
-    if lost:
+    store = Store(path, check)
+    for file in store.damaged.values():
         raise ValueError(
-            f"{len(lost)} shard files of the store {path} are lost, first {lost[0][1]}: run "
-            "cbir.extract again, it describes just these images"
+            f"{Path(path) / file} is lost or damaged: run cbir.extract again, it describes the "
+            "images of this file again"
         )
     return store
 
 
-def shared_store(path: AnyPath) -> Store:
-    """`find_store` where there must be one: just made, or on a worker of a cluster."""
-    store = find_store(path)
-    if store is None:
-        raise FileNotFoundError(
-            f"no descriptor store at {path} on this machine: the workers of a cluster must see it "
-            "under the same path as the one that made it"
-        )
-    return store
+def find_store(path: AnyPath, check: bool = False) -> Store | None:
+    """Returns the store in a folder, damaged or not; None where there is none."""
+    folder = Path(path)
+    there = any((folder / name).is_file() for name in ("store.json", "zarr.json"))
+    return Store(path, check) if there else None
 
 
-def find_store(path: AnyPath) -> Store | None:
-    """The store at `path`, lost shards and all; None where there is none, or an unfinished one."""
-    path = local(path)
-    group = open_group(path)
-    if group is None:
-        return None
-    found = group.attrs.get("format")
-    if found == UNFINISHED:
-        return None
-    if found not in (FORMAT, OLDER):
-        raise ValueError(
-            f"{path} has format {found!r}, this version reads {FORMAT!r}: delete it and extract "
-            "it again"
-        )
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Returns store.json. Raises as `Store` does."""
     try:
-        store = Store(group, path)
-        texts = [group[name] for name in ("files", "labels", "sizes")]
-        fitting = _arrays_fit(store, texts)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        found = about["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        if not (folder / "zarr.json").is_file():
+            raise FileNotFoundError(
+                f"no descriptor store at {folder}: make one with cbir.extract"
+            ) from None
+        found = "cbir-3"
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is no sound store ({type(error).__name__} {error}): delete it and extract it "
-            "again"
+            f"{folder / 'store.json'} is damaged ({error}): delete the store and extract it again"
         ) from error
-    if not fitting:
+    if found != FORMAT:
         raise ValueError(
-            f"{path} is no sound store, its arrays do not fit each other: delete it and extract "
-            "it again"
+            f"the store {folder} was made by an earlier version ({found}, this one reads {FORMAT}):"
+            " delete it and extract it again"
         )
-    lost = [array.path for array in texts if "c/0" not in _files_of(array)]
-    if lost:
-        raise ValueError(
-            f"the store {path} has lost its {' and '.join(lost)}: delete it and extract it again"
-        )
-    return store
+    return about
 
 
-def open_group(path: Path | str) -> Zarr | None:
-    """The Zarr group at a folder or URL; None where there is none.
+def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame, dict[int, str]]:
+    """Returns `FACTS` by row of the shards that are whole, and {shard: file} of damaged ones."""
+    columns: dict[str, list[Any]] = {key: [] for key in FACTS}
+    rows: list[int] = []
+    damaged = {}
+    for path in sorted(folder.glob("done/*.json")):
+        shard = int(path.stem)
+        try:
+            done = json.loads(path.read_text(encoding="utf-8"))
+            files = done["files"].items()
+        except (ValueError, KeyError):
+            damaged[shard] = f"done/{path.name}"
+            continue
+        for name, (size, crc) in files:
+            whole = (folder / name).is_file() and (folder / name).stat().st_size == size
+            if not whole or (check and checksum(folder / name) != crc):
+                damaged[shard] = name
+        if shard not in damaged:
+            rows += range(shard * shard_size, shard * shard_size + len(done["state"]))
+            for key, values in columns.items():
+                values += done[key]
+    return pd.DataFrame(columns, pd.Index(rows, dtype=int), dtype=object), damaged
+
+
+def checksum(path: Path) -> int:
+    """Returns the CRC-32 of a file; -1 where it cannot be read."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                crc = zlib.crc32(block, crc)
+    except OSError:
+        return -1
+    return crc
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def create(path: Path, about: Mapping[str, Any], table: pd.DataFrame) -> None:
+    """Makes an empty store, all at once.
+
+    Args:
+        path: a folder that is not there yet.
+        about: what store.json holds beside the format.
+        table: its images.
 
     Raises:
-        ImportError: the package for this kind of URL is missing.
+        FileExistsError: something else lies at `path`.
     """
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
+    aside = path.with_name(f".{path.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    write_about(aside, about)
+    write_table(aside, table)
+    for name in ("done", *about["widths"]):
+        (aside / name).mkdir()
+    aside.rename(path)
+
+
+def write_about(path: Path, about: Mapping[str, Any]) -> None:
+    """Writes store.json."""
+    write_atomically(path / "store.json", json.dumps({"format": FORMAT} | dict(about), indent=1))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes images.csv: a line an image, with file, label, bytes, modified and row."""
+    text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    write_atomically(path / "images.csv", text)
+
+
+def write_shard(
+    path: Path, shard: int, arrays: Mapping[str, NDArray[Any]], facts: pd.DataFrame
+) -> None:
+    """Writes a whole shard, and marks it as done when all its files are in place.
+
+    Args:
+        path: the store.
+        shard: the shard's number.
+        arrays: {array: (n, D)}.
+        facts: `FACTS`, n lines.
+    """
+    done = path / "done" / f"{shard:05}.json"
+    done.unlink(missing_ok=True)  # its files must not be taken for those to come
+    files = {}
+    for name, rows in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        content = buffer.getbuffer()
+        place = path / name / f"{shard:05}.npy"
+        aside = place.with_name(f".{place.name}.new")
+        aside.write_bytes(content)
+        aside.replace(place)
+        files[f"{name}/{place.name}"] = len(content), zlib.crc32(content)
+    write_atomically(done, json.dumps(facts[FACTS].to_dict("list") | {"files": files}))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time writes a store; BlockingIOError for another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.parent / f".{path.name}.lock"
+    lock: filelock.BaseFileLock = filelock.FileLock(file, timeout=0)
+    for last_try in (False, True):
+        try:
+            lock.acquire()
+            break
+        except filelock.Timeout:
+            # Where a disk has no locks, the file itself is one; an empty one is nobody's.
+            soft = isinstance(lock, filelock.SoftFileLock)
+            if last_try or not soft or file.stat().st_size:
+                raise BlockingIOError(
+                    f"another process is describing images into {path}: wait for it, or choose "
+                    f"another path. If there is none, delete its lock file {file}"
+                ) from None
+            file.unlink()
+        except OSError as error:
+            if last_try or error.errno not in NO_LOCKS:
+                raise
+            lock = filelock.SoftFileLock(file, timeout=0)
+            if file.exists() and not file.stat().st_size:
+                file.unlink()
     try:
-        return zarr.open_group(path, mode="r+", zarr_format=3)
-    except ImportError as error:
-        raise ImportError(
-            f"{path} needs another package ({error}): pip install 'cbir[s3]' brings that of s3://"
-        ) from error
-    except (FileNotFoundError, NotADirectoryError, FileExistsError, zarr.errors.ContainsArrayError):
-        return None
+        yield
+    finally:
+        lock.release()
 
 
-def _arrays_fit(store: Store, texts: Sequence[Zarr]) -> bool:
-    """Whether all arrays have the shapes and chunks that the attributes and each other demand."""
-    n = len(store)
-    shard = store._state.chunks[0]
-    per_image = all(array.shape == (n,) for array in (*texts, store._state))
-    in_one_chunk = all(array.chunks == (n,) for array in texts)
-    if not (1 <= n <= MOST and per_image and in_one_chunk):
-        return False
-    for array in store.arrays.values():
-        if array.ndim != 2 or array.dtype.kind != "f":
-            return False
-        if array.shape[0] != n or (array.shards or array.chunks) != (shard, max(1, array.shape[1])):
-            return False
-    for name, array in store.coarse.items():
-        size = record_size(store.layers(name))
-        if (array.shape, array.chunks, array.dtype) != ((n, size), (shard, max(1, size)), np.uint8):
-            return False
-    n_conv = sum(channels for channels, *_ in store.dims["blocks"])
-    return store.codes.shape[1] == sum(store.dims["codes"]) and store.conv.shape[1] == n_conv
+def differences(store: Store, about: Mapping[str, Any]) -> list[str]:
+    """Names the settings with which a store was not made: ["recipe q: 0.5, now 0.25"]."""
+
+    def flat(about: Mapping[str, Any]) -> dict[str, Any]:
+        parts = ("network", "recipe", "extras")
+        values = {f"{part} {key}": about[part][key] for part in parts for key in about[part]}
+        return values | {"dtype": about["dtype"]}
+
+    then, now = flat(store.about), flat(json.loads(json.dumps(about)))  # lists for tuples
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return [f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed]

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import statistics
-from .common import ROOT, AnyPath, Balance, Metric, Threshold, write_atomically
+from .common import PACKAGES, ROOT, AnyPath, Balance, Metric, Threshold, commit, write_atomically
 from .datasets import SCENES, choose_queries
 from .descriptors import AS_RELEASED, Windows, balanced, significant, split_windows, weigh, weigh_by
-from .environment import PACKAGES, commit
 from .evaluation import HISTOGRAM_DISTANCE, Evaluation, Rows, common_in_top_k, measure
 from .images import Images
 from .names import plain_name

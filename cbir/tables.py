@@ -209,17 +209,16 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(pages)
 
 
-def markdown(table: pd.DataFrame, bold: Any = False, float_format: str = "%.6f") -> str:
-    """Writes a table in Markdown, one line per row.
+def markdown(table: pd.DataFrame, bold: Any = False) -> str:
+    """Writes a table in Markdown, one line per row, floats with six decimals.
 
     Args:
         table: any DataFrame whose columns differ.
         bold: which of its cells are bold, an array of bool; default none.
-        float_format: how floats are written.
     """
 
     def write(value: object) -> str:
-        text = float_format % value if isinstance(value, float) else str(value)
+        text = f"{value:.6f}" if isinstance(value, float) else str(value)
         return text.replace("|", "\\|")
 
     text = table.astype(object).map(write, na_action="ignore").fillna("")

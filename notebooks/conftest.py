@@ -15,7 +15,7 @@ from compare_outputs import first_difference
 from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from cbir.project import EVIDENCE, PAPER
+from cbir.notebooks import EVIDENCE, PAPER
 
 folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
@@ -29,8 +29,7 @@ def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
     folder = Path(folders.name, notebook.path.stem)
     if notebook.path.stem in (*PAPER[2:], *EVIDENCE):
-        runs, _ = embedded_run()
-        shutil.copytree(runs / "embedded", folder / "embedded")
+        shutil.copytree(embedded_run() / "embedded", folder / "embedded")
     return folder
 
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from compare_outputs import texts
 
-from cbir.cli import PAPER
 from cbir.common import ROOT
+from cbir.notebooks import PAPER
+from cbir.run import OPTIONS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -83,10 +84,16 @@ PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_only_parameters_that_exist(profile):
-    known = set()
+    known = set(OPTIONS)
     for path in NOTEBOOKS:
         known |= set(papermill.inspect_notebook(str(path)))
     assert set(yaml.safe_load(profile.read_text(encoding="utf-8"))) <= known
+
+
+@pytest.mark.parametrize("page", ["report", "compare"])
+def test_pages_are_committed_without_outputs(page):
+    page = nbformat.read(ROOT / "notebooks" / "pages" / f"{page}.ipynb", as_version=4)
+    assert not any(outputs(page)) and not any(c.execution_count for c in code_cells(page))
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")

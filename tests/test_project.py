@@ -8,7 +8,6 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from cbir import project
 from cbir.common import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -30,6 +29,10 @@ def pins():
             name, number = line.lower().split("==")
             found[normal(name)] = number
     return found
+
+
+def test_dependencies_are_few():
+    assert len(PROJECT["dependencies"]) <= 18
 
 
 def test_constraints_pin_every_dependency():
@@ -77,13 +80,3 @@ def test_version_is_the_same_everywhere():
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cbir.__version__ == PROJECT["version"] == citation["version"]
-
-
-def test_notebooks_by_their_numbers():
-    assert project.by_number("3") == ["03_retrieval"]
-    assert [name[:2] for name in project.by_number("02-04,10")] == ["02", "03", "04", "10"]
-    for numbers in ("", "3,x", "02..04"):
-        with pytest.raises(ValueError, match="no notebook's number: write 10, or 02-07,10"):
-            project.by_number(numbers)
-    with pytest.raises(ValueError, match=r"no notebook 77: there are .*03_retrieval"):
-        project.by_number("77")

@@ -1,32 +1,282 @@
-"""End to end: `cbir reproduce` as a user types it, on the embedded set and on photographs."""
+"""Notebooks run headless: two small ones in full, and the paper's as `make reproduce` left them."""
 
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
-from importlib.metadata import version
-from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from compare_outputs import first_difference
-from conftest import check_self_contained, make_net, read_page, write_image
+from conftest import check_self_contained, read_page, write_image, write_notebook
 from embedded_run import embedded_run, reproduce
 from nbval.plugin import coalesce_streams
-from PIL import Image
 
 import cbir
-from cbir import cli, environment, notebooks
+from cbir import cli, common, notebooks
 from cbir.common import ROOT
+from cbir.notebooks import EVIDENCE, PAPER
 
-PAPER = cli.PAPER
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
+SMALL = ["02_extraction", "03_retrieval"]
+
+
+def read_metrics(path):
+    return json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+
+
+def all_files(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+# ---- two small notebooks ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder with two notebooks, one of four photographs, and one that is in the way."""
+    root = tmp_path_factory.mktemp("small")
+    describe = "net, database, queries = run.describe(profile, images, queries, network=network)"
+    write_notebook(
+        root / "notebooks" / "02_extraction.ipynb",
+        'profile = "embedded"  # kind\nimages = ""  # folder\nqueries = ""  # folder\n'
+        'network = "embedded"  # name\nrun_name = "embedded"  # name',
+        f"import cbir\nrun = cbir.Run(run_name)\n{describe}",
+        "run.record(images_of=profile, unreadable=database.unreadable, "
+        "images={'database': len(database), 'queries': len(queries)})",
+    )
+    write_notebook(
+        root / "notebooks" / "03_retrieval.ipynb",
+        'k = 5  # images\nfail = False  # fails\nrun_name = "embedded"  # name',
+        "import sys\nimport cbir\nrun = cbir.Run(run_name)\n_, database, queries = run.stores()",
+        "assert not fail, 'told to fail'",
+        "found = cbir.search(database, queries, 'eta', k=k)\n"
+        "row = dict(metric='same class', descriptor='eta', mean=0.5, low=float('nan'), high=1.0)\n"
+        "run.record(results=[row], executable=sys.executable, shape=list(found.indices.shape))",
+        "import matplotlib.pyplot as plt\nrun.save_figure(plt.figure(), 'mine', 'A <caption>')",
+    )
+    for i in range(4):
+        write_image(root / "photos" / "a" / f"{i}.png", seed=i)
+    (root / "photos" / "a" / "brökén <b>.png").write_text("no image")
+    write_image(root / "queries" / "one.png", seed=9)
+    (root / "photos" / "torch.py").write_text("raise ImportError('the photographs' own torch')")
+    kernel = root / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["no-such-python"], "display_name": "theirs", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(small):
+    """The run of both notebooks, started beside a torch.py, with another kernel called python3."""
+    log = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(small / "photos")
+        patched.setenv("JUPYTER_PATH", str(small / "jupyter"))
+        patched.setenv("CBIR_RUNS", str(small / "runs"))
+        patched.setenv("CBIR_NOTEBOOKS", str(small / "notebooks"))
+        folders = {"images": str(small / "photos"), "queries": str(small / "queries")}
+        given = {"network": "embedded", "k": 2, "dtype": "float16", **folders}
+        run = notebooks.reproduce("folder", "four", given, SMALL, log)
+    return run, given, log
+
+
+@pytest.fixture
+def again(done, small, monkeypatch):
+    """The same run, its notebooks and its folder, for another command."""
+    monkeypatch.setenv("CBIR_RUNS", str(small / "runs"))
+    monkeypatch.setenv("CBIR_NOTEBOOKS", str(small / "notebooks"))
+    return done
+
+
+def test_a_folder_of_four_runs_by_the_interpreter_of_the_command(done):
+    run, _, log = done
+    metrics = run.metrics
+    assert metrics["status"] == "complete" and metrics["images"] == {"database": 5, "queries": 1}
+    assert metrics["executable"] == sys.executable and metrics["shape"] == [1, 2]
+    assert list(metrics["unreadable"]) == ["a/brökén <b>.png"] and metrics["no_images"] == {
+        ".py": 1
+    }
+    assert "6 images to describe" in log.getvalue()
+    assert metrics["results"][0]["low"] is None  # JSON has no NaN
+    assert run.settings["dtype"] == "float16" and run.settings["weights"] == "default"
+    for name, about in metrics["notebooks"].items():
+        assert about["seconds"] > 0 and f"notebooks/{name}.ipynb" in about["files"]
+    assert metrics["notebooks"]["03_retrieval"]["parameters"]["k"] == 2
+
+
+def test_its_report_is_one_file_that_escapes_names(done):
+    run, _, _ = done
+    page = read_page(run.path / "report.html")
+    check_self_contained(page)
+    [figure] = page.find_all("figure")
+    assert figure.img["alt"] == figure.figcaption.text == "A <caption>"
+    text = page.get_text()
+    for part in ("brökén <b>.png", "0.500", "same class", "float16", "03_retrieval", "Run four"):
+        assert part in text
+    assert not page.find_all("b") and "import cbir" not in text
+
+
+def test_what_has_not_changed_is_not_executed_again(again):
+    run, given, _ = again
+    log = io.StringIO()
+    before = (run.path / "notebooks" / "03_retrieval.ipynb").stat().st_mtime_ns
+    notebooks.reproduce("folder", "four", given, SMALL, log)
+    assert "03_retrieval: unchanged" in log.getvalue()
+    assert before == (run.path / "notebooks" / "03_retrieval.ipynb").stat().st_mtime_ns
+    assert run.metrics["status"] == "complete"
+
+
+def test_a_mistake_leaves_a_finished_run_as_it_is(again, small):
+    run, given, _ = again
+    before = all_files(run.path)
+    write_image(small / "others" / "0.png")
+    write_image(small / "others" / "1.png")
+    for wrong, message in [
+        ({"images": str(small / "others")}, "made with images .*photos', now .*others'.*--name"),
+        ({"network": "efficientnet_lite0"}, "network 'embedded', now 'efficientnet_lite0'"),
+        ({"dtype": "float32"}, "dtype 'float16', now 'float32'"),
+        ({"k": 9}, "k = 9 is out of range for 5 images: choose 1 to 5"),
+        ({"fial": True}, r"no notebook has a parameter 'fial' \(did you mean 'fail'\?\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            notebooks.reproduce("folder", "four", given | wrong, SMALL)
+        assert before == all_files(run.path)
+
+
+def test_a_notebook_that_fails_keeps_what_was_done(again):
+    run, given, _ = again
+    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
+    words += ["--profile", "folder", "--name", "four", "--only", "02-03", "-p", "fail", "true"]
+    with pytest.raises(SystemExit, match="(?s)told to fail.*03_retrieval.ipynb has the cell"):
+        cli.main(["reproduce", *words])
+    assert run.metrics["status"] == "unfinished" and run.metrics["results"]
+    assert "unfinished" in read_page(run.path / "report.html").get_text()
+
+
+# ---- checked before anything is written ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--profile", "foldr"], r"unknown profile 'foldr' \(did you mean 'folder'\?\)"),
+        (["-p", "colour", "1"], "no notebook has a parameter 'colour'"),
+        (["-p", "cutoffs", "[1]"], "'cutoffs', but 05_evidence: see `cbir parameters cutoffs`"),
+        (["-p", "run_name", "mine"], "named by --name"),
+        (["--only", "3,x"], "'x' is no notebook's number: write 10, or 02-07,10"),
+        (["--only", "77"], "no notebook 77: there are .*03_retrieval"),
+        (["--profile", "folder"], "needs a folder of images"),
+        (
+            ["--profile", "folder", "-p", "images", "none", "-p", "network", "embedded"],
+            "no image f",
+        ),
+        (["--name", "../up"], "is no run name"),
+        (["-p", "recipe", "mine"], "unknown recipe 'mine'"),
+        (["-p", "metric", "l3"], "unknown metric 'l3'"),
+        (["-p", "q", "-1"], "q is a number, 0 or more, not -1"),
+        (["-p", "q", ".nan"], "q is a number, 0 or more, not nan"),
+        (["-p", "k", "abc"], "k is a whole number, 0 or more, not 'abc'"),
+        (["-p", "max_queries", "3.5"], "max_queries is a whole number, 0 or more, not 3.5"),
+        (["-p", "batch_size", "-1"], "batch_size is a whole number, 0 or more, not -1"),
+        (["-p", "crop", "maybe"], "crop is true or false, not 'maybe'"),
+        (["-p", "seed", "true"], "seed is a whole number, 0 or more, not True"),
+        (["-p", "dtype", "float99"], "unknown dtype 'float99'"),
+        (["-p", "network", "vgg61"], r"unknown network 'vgg61' \(did you mean"),
+        (["-p", "k", "0"], "k = 0 is out of range"),
+        (["-p", "images", "."], "take PROFILE=folder"),
+    ],
+)
+def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
+    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
+    with pytest.raises(SystemExit, match=message) as stop:
+        cli.main(["reproduce", *args])
+    assert str(stop.value).startswith("cbir: ") and "\n" not in str(stop.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words, advice",
+    [
+        (["-p", "network", "vgg16"], "-p network vgg16_conv, .*--profile photographs"),
+        (["-p", "network", "timm/resnet18"], "-p network vgg16_conv, .*efficientnet_lite0"),
+        (
+            ["--only", "08", "-p", "network", "embedded", "-p", "networks", "[resnet50]"],
+            "-p networks '.embedded",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_downloaded_stop_the_run(words, advice, tmp_path, offline):
+    """Before anything is written, and what to give instead is in the command's own words."""
+    write_image(tmp_path / "photos" / "1.png")
+    write_image(tmp_path / "photos" / "2.png")
+    folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
+    with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stopped:
+        cli.main(["reproduce", *folder, *words])
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    assert common.commit() == "no git checkout"
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+
+    def git(*args):
+        command = ["git", "-C", tmp_path, *author, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    assert common.commit() == "a git checkout, of which git says nothing"
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD").strip()
+    assert common.commit() == head
+    (tmp_path / "file").write_text("2")
+    assert common.commit() == f"{head}, with changes"
+
+
+@pytest.mark.linux
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs another user")
+def test_a_user_without_a_home_gets_a_run(tmp_path):
+    """Nor an entry in the list of users: a container under any number."""
+    tmp_path.chmod(0o777)
+    command = ["setpriv", "--reuid", "5001", "--clear-groups", "env", "-u", "HOME"]
+    command += [sys.executable, "-m", "cbir", "query", "photo.jpg", "--run", "none"]
+    there = {"CBIR_RUNS": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | there, cwd=tmp_path
+    )
+    if "Permission denied" in done.stderr:
+        pytest.skip("others may not run this interpreter")
+    assert re.fullmatch("cbir: no run 'none' .*", done.stderr.strip())
+
+
+# ---- the paper's notebooks, on the embedded images ----------------------------------------------
+
+
+def executed_cells(path):
+    """The code cells of a notebook, without those that papermill adds."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    return [c for c in code if "injected-parameters" not in c.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_embedded_run_prints_what_is_committed(name):
+    """As nbval compares the other notebooks: these are executed once, by `make reproduce`."""
+    committed = executed_cells(ROOT / "notebooks" / f"{name}.ipynb")
+    executed = executed_cells(embedded_run() / "embedded" / "notebooks" / f"{name}.ipynb")
+    assert [cell.source for cell in executed] == [cell.source for cell in committed]
+    for number, (before, after) in enumerate(zip(committed, executed, strict=True)):
+        outputs = coalesce_streams(before.outputs), coalesce_streams(after.outputs)
+        difference = first_difference(*outputs)
+        assert not difference, f"cell {number}: {difference}"
 
 
 def check_complete(path, missing=()):
@@ -37,93 +287,35 @@ def check_complete(path, missing=()):
         assert (path / name).stat().st_size > 100
     report = read_page(path / "report.html")
     check_self_contained(report)
-    shown = {figure["id"] for figure in report.find_all("figure")}
-    assert shown >= {f"figure-{name}" for name in drawn}
+    figures = {figure["id"]: figure for figure in report.find_all("figure")}
+    assert figures.keys() >= {f"figure-{name}" for name in drawn}
+    assert all(len(figure.img["alt"]) > 20 for figure in figures.values())
 
 
-def read_metrics(path):
-    return json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-
-
-def executed_cells(path):
-    """The code cells of a notebook, without those that papermill adds."""
-    cells = []
-    for cell in nbformat.read(path, as_version=4).cells:
-        added = "injected-parameters" in cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and not added:
-            cells.append(cell)
-    return cells
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    """The folder of runs with the run "embedded", and what the command printed."""
-    return embedded_run()
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_embedded_run_prints_what_is_committed(embedded, name):
-    """As nbval compares the other notebooks: these are executed once, here."""
-    runs, _ = embedded
-    committed = executed_cells(ROOT / "notebooks" / f"{name}.ipynb")
-    executed = executed_cells(runs / "embedded" / "notebooks" / f"{name}.ipynb")
-    assert [cell.source for cell in executed] == [cell.source for cell in committed]
-    for number, (before, after) in enumerate(zip(committed, executed, strict=True)):
-        outputs = coalesce_streams(before.outputs), coalesce_streams(after.outputs)
-        difference = first_difference(*outputs)
-        assert not difference, f"cell {number}: {difference}"
-
-
-def test_embedded_run_leaves_everything(embedded):
-    runs, printed = embedded
-    check_complete(runs / "embedded")
-    assert "1200 images described, 0 reused" in printed
-    table = pd.read_csv(runs / "embedded" / "table1.csv")
+def test_embedded_run_leaves_everything():
+    path = embedded_run() / "embedded"
+    check_complete(path)
+    table = pd.read_csv(path / "table1.csv")
     assert len(table) == 11
     assert table.iloc[-1]["query"] == "mean"
     assert table["class"].iloc[:10].nunique() == 10
     assert table.filter(regex="^(printed|published) ").shape[1] == 2 * 5
     assert table.filter(regex="^paper ").shape[1] == 4
     assert table.drop(columns="class").notna().all().all()
-
-
-def test_every_stage_is_recorded_with_all_that_it_depends_on(embedded):
-    runs, _ = embedded
-    metrics = read_metrics(runs / "embedded")
-    assert metrics["status"] == "complete"
-    assert [len(digest) for digest in metrics["hashes"].values()] == [64, 64]
-    for key in ("seconds", "memory", "dates", "environment", "parameters_of"):
-        assert set(metrics[key]) == set(PAPER), key
-    for memory in metrics["memory"].values():
-        assert 2**28 < memory < 2**33  # no kernel with torch fits into 256 MiB
-    environment = metrics["environment"]["02_extraction"]
-    assert environment["torch"] == version("torch")
-    assert environment["cores"] == str(os.cpu_count())
-    parameters = metrics["parameters_of"]["03_retrieval"]
-    assert parameters == notebooks.known_parameters("03_retrieval")
-
-
-def test_second_run_reuses_the_descriptors_and_says_so(embedded, tmp_path, monkeypatch, capsys):
-    runs = tmp_path
-    shutil.copytree(embedded[0] / "embedded", runs / "embedded")
-    monkeypatch.setenv("CBIR_RUNS", str(runs))
-    monkeypatch.setattr(cli, "PAPER", ["02_extraction"])  # the notebook that extracts
-    files = [file for file in runs.glob("embedded/stores/**/c/*") if file.is_file()]
-    before = [file.stat().st_mtime_ns for file in files]
-    metrics = read_metrics(runs / "embedded")
-    cli.main(["reproduce"])
-    assert "\n0 images described, 1200 reused" in capsys.readouterr().out
-    assert before == [file.stat().st_mtime_ns for file in files]
-    assert read_metrics(runs / "embedded")["results"] == metrics["results"]
+    metrics = read_metrics(path)
+    assert metrics["images_of"] == "embedded" and metrics["network"]["name"] == "embedded"
+    assert set(metrics["notebooks"]) == set(PAPER)
+    page = read_page(path / "report.html").get_text()
+    for part in ("The paper's claims", "Table I", "same class", "1000 database"):
+        assert part in page.replace(",", "")
 
 
 DESCRIPTORS = ["im", "h", "eta_conv", "eta"]
 
 
-def test_embedded_results_are_those_of_the_docs(embedded):
+def test_embedded_results_are_those_of_the_docs():
     """Every number of the table of the embedded run, against this run's metrics.json."""
-    runs, _ = embedded
-    results = read_metrics(runs / "embedded")["results"]
+    results = read_metrics(embedded_run() / "embedded")["results"]
     measured = {(row["metric"], row["descriptor"]): row for row in results}
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", page, re.M)
@@ -147,9 +339,8 @@ TABLE_1 = {
 
 
 @pytest.mark.parametrize("group, title", TABLE_1.items(), ids=TABLE_1)
-def test_table1_means_are_those_of_the_docs(embedded, group, title):
-    runs, _ = embedded
-    means = pd.read_csv(runs / "embedded" / "table1.csv").iloc[-1]
+def test_table1_means_are_those_of_the_docs(group, title):
+    means = pd.read_csv(embedded_run() / "embedded" / "table1.csv").iloc[-1]
     results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| {re.escape(title)} \| (.+) \|$", results, re.M).group(1)
     printed = [float(cell) for cell in row.split(" | ")]
@@ -157,355 +348,61 @@ def test_table1_means_are_those_of_the_docs(embedded, group, title):
     assert printed == pytest.approx(expected, abs=0.001)
 
 
-def test_embedded_scenes_show_what_the_network_learnt(embedded):
-    """Facts that no rounding changes: far above chance in class, colours by eta_conv, not by h."""
-    runs, _ = embedded
-    results = read_metrics(runs / "embedded")["results"]
-    means = {(row["metric"], row["descriptor"]): row["mean"] for row in results}
-    assert means["same class", "h"] > 0.9
-    assert means["same class", "eta"] > 0.9
-    assert means["histogram distance", "eta_conv"] < means["histogram distance", "h"]
+# ---- photographs --------------------------------------------------------------------------------
 
 
-CLASSES = {"Motorbikes": (200, 40, 40), "dolphin": (30, 60, 200), "lotus": (240, 180, 200)}
-
-
-@pytest.fixture
-def few_photographs(tmp_path):
-    """Class folders of photographs: from CBIR_PHOTOS where it is set, else pictures made here."""
-    for label, color in CLASSES.items():
-        folder = tmp_path / "photos" / label
-        folder.mkdir(parents=True)
-        if os.environ.get("CBIR_PHOTOS"):
-            source = Path(os.environ["CBIR_PHOTOS"], "caltech", label)
-            for photo in sorted(source.iterdir())[:6]:
-                shutil.copy(photo, folder)
-        else:
-            for i in range(6):
-                noise = np.random.default_rng(i).integers(-30, 30, (90 + 10 * i, 120, 3))
-                pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{label}_{i}.jpg")
+def write_photographs(folder):
+    """Three classes of six made-up photographs each, and three damaged ones in every class."""
+    for label in ("Motorbikes", "dolphin", "lotus"):
+        for i in range(6):
+            write_image(folder / label / f"{label}_{i}.jpg", (120, 90 + 10 * i), seed=i)
         for i in range(3):  # so many that some are drawn as queries
-            (folder / f"brökén {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
-    return tmp_path / "photos"
+            (folder / label / f"brökén {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
 
 
 @pytest.mark.slow
-def test_photographs_through_vgg16(few_photographs, tmp_path):
+@pytest.mark.parametrize("network", ["vgg16", "vgg16_conv"])
+def test_photographs_through_vgg16(network, tmp_path):
     """The whole width of VGG16, with random weights: no download, every path of a real run."""
-    parameters = ["-p", "images", few_photographs, "-p", "weights", "none"]
-    printed = reproduce(tmp_path, "--profile", "folder", *parameters)
-    check_complete(tmp_path / "folder")
-    unreadable = read_metrics(tmp_path / "folder")["unreadable"]
-    assert len(unreadable) == 9
-    assert all("brökén" in file for file in unreadable)
-    report = (tmp_path / "folder" / "report.html").read_text(encoding="utf-8")
-    assert "brökén 0.jpg" in report
+    write_photographs(tmp_path / "photos")
+    words = ["-p", "images", tmp_path / "photos", "-p", "network", network]
+    printed = reproduce(tmp_path, "--profile", "folder", *words, "-p", "weights", "none")
+    without_h = ("fig03", "fig04", "fig07", "fig08")
+    check_complete(tmp_path / "folder", missing=() if network == "vgg16" else without_h)
+    metrics = read_metrics(tmp_path / "folder")
+    assert len(metrics["unreadable"]) == 9 and "skipped, listed in the report: 9" in printed
+    assert "brökén 0.jpg" in (tmp_path / "folder" / "report.html").read_text(encoding="utf-8")
     store = cbir.open_store(tmp_path / "folder" / "stores" / "database")
-    assert store.h.shape[1] == 8192
-    assert store.eta_conv.shape[1] == 1472
-    assert store.eta.shape[1] == 9664
-    assert "reused" in printed
+    assert store.eta.shape[1] == (9664 if network == "vgg16" else 1472)
+    if network == "vgg16_conv":  # nothing that needs h
+        assert {row["descriptor"] for row in metrics["results"]} == {"eta_conv", "eta"}
 
 
-def test_photographs_without_classes_give_all_but_the_class_scores(
-    few_photographs, tmp_path, monkeypatch, capsys
-):
-    """A folder as it comes: damaged files, a note, and two queries, one of which is a copy."""
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(cli, "PAPER", PAPER[1:4])  # without the walkthrough
-    flat, queries = tmp_path / "flat", tmp_path / "queries"
-    flat.mkdir()
-    queries.mkdir()
-    photos = sorted(few_photographs.rglob("*.jpg"))
-    for i, photo in enumerate(photos):
-        shutil.copy(photo, flat / f"{i:02d}.jpg")
-    (flat / "notes.txt").write_text("mine")
-    copied, moved = [i for i, photo in enumerate(photos) if "brökén" not in photo.name][:2]
-    shutil.copy(flat / f"{copied:02d}.jpg", queries / "copied.jpg")
-    shutil.move(flat / f"{moved:02d}.jpg", queries / "moved.jpg")
-    folders = ["-p", "images", str(flat), "-p", "queries", str(queries)]
-    parameters = [*folders, "-p", "network", "embedded", "-p", "k", "3"]
-    cli.main(["reproduce", "--profile", "folder", "--name", "flat-run", *parameters])
+@pytest.mark.slow
+def test_photographs_without_classes_give_all_but_the_class_scores(tmp_path):
+    """A folder as it comes: damaged files, a note, two queries, one of which is a copy."""
+    for i in range(8):
+        write_image(tmp_path / "flat" / f"{i}.jpg", seed=i)
+    (tmp_path / "flat" / "notes.txt").write_text("mine")
+    write_image(tmp_path / "queries" / "copied.jpg", seed=3)
+    write_image(tmp_path / "queries" / "moved.jpg", seed=30)
+    words = ["-p", "images", tmp_path / "flat", "-p", "queries", tmp_path / "queries"]
+    words += ["-p", "network", "embedded", "-p", "k", "3", "--only", "02-05"]
+    reproduce(tmp_path, "--profile", "folder", "--name", "flat-run", *words)
     check_complete(tmp_path / "flat-run", missing=("fig01", "fig02", "fig03", "fig07"))
     metrics = read_metrics(tmp_path / "flat-run")
-    assert len(metrics["unreadable"]) == 9
     assert {row["metric"] for row in metrics["results"]} == {"histogram distance"}
     assert metrics["no_images"] == {".txt": 1}
-    assert metrics["images"] == {"database": 26, "queries": 2, "described now": 28, "reused": 0}
-    assert metrics["duplicates"] == [["copied.jpg", f"{copied:02d}.jpg"]]
-    table = pd.read_csv(tmp_path / "flat-run" / "table1.csv")
-    assert not len(table.filter(regex="^paper ").columns)
-    said = capsys.readouterr()
-    assert re.search(r"28 images to describe by embedded: about \d+ minutes in all\.", said.err)
-    assert f"drawn: {tmp_path / 'flat-run' / 'query' / 'query_copied.png'}" in said.err
-    assert "9 of 28 images skipped, listed in" in said.out
-    assert "Files left out, as they are no images: 1 .txt" in said.out
+    assert metrics["duplicates"] == [["copied.jpg", "3.jpg"]]
+    page = read_page(tmp_path / "flat-run" / "report.html").get_text()
+    assert "copied.jpg" in page and ".txt" in page and "The paper's claims" not in page
+    assert not pd.read_csv(tmp_path / "flat-run" / "table1.csv").filter(regex="^paper ").shape[1]
 
 
-@pytest.mark.slow
-def test_a_network_without_codes_gives_all_but_h(few_photographs, tmp_path):
-    """VGG16's convolutions alone, with random weights: no h, nothing joined with it, no IM-like."""
-    parameters = ["-p", "images", few_photographs, "-p", "network", "vgg16_conv"]
-    reproduce(tmp_path, "--profile", "folder", *parameters, "-p", "weights", "none")
-    check_complete(tmp_path / "folder", missing=("fig03", "fig04", "fig07", "fig08"))
-    results = read_metrics(tmp_path / "folder")["results"]
-    assert {row["descriptor"] for row in results} == {"eta_conv", "eta"}
-
-
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        (["--profile", "nowhere"], "unknown profile 'nowhere'"),
-        (["-p", "colour", "1"], "no notebook has a parameter"),
-        (["--profile", "folder"], "needs a folder of images"),
-        (
-            ["--profile", "folder", "-p", "images", "missing-folder", "-p", "network", "embedded"],
-            "no image folder",
-        ),
-        (["--name", "../up"], "is no run name"),
-        (["-p", "recipe", "mine"], "unknown recipe 'mine'"),
-        (["-p", "metric", "l3"], "unknown metric 'l3'"),
-        (["-p", "q", "-1"], "q is a number, 0 or more, not -1"),
-        (["-p", "q", "abc"], "q is a number, 0 or more, not 'abc'"),
-        (["-p", "q", ".nan"], "q is a number, 0 or more, not nan"),
-        (["-p", "q", "[1]"], "q is a number, 0 or more, not [1]"),
-        (["-p", "k", "abc"], "k is a whole number, 0 or more, not 'abc'"),
-        (["-p", "max_queries", "3.5"], "max_queries is a whole number, 0 or more, not 3.5"),
-        (["-p", "batch_size", "-1"], "batch_size is a whole number, 0 or more, not -1"),
-        (["-p", "crop", "maybe"], "crop is true or false, not 'maybe'"),
-        (["-p", "seed", "true"], "seed is a whole number, 0 or more, not True"),
-        (["-p", "dtype", "float99"], "unknown dtype 'float99'"),
-        (["-p", "network", "vgg61"], "unknown network 'vgg61'"),
-        (["-p", "k", "0"], "k = 0 is out of range"),
-        (["-p", "images", "."], "take PROFILE=folder"),
-    ],
-)
-def test_mistakes_get_one_clear_sentence(tmp_path, monkeypatch, args, message):
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["reproduce", *args])
-    assert message in stop.value.code.strip().splitlines()[-1]
-
-
-def test_nothing_is_written_before_all_is_checked(tmp_path, monkeypatch, capsys):
-    """A command for other images, or a slip of the pen, leaves a finished run as it is."""
-    for i in range(3):
-        write_image(tmp_path / "a" / f"{i}.png", seed=i)
-        write_image(tmp_path / "b" / f"{i}.png", seed=10 + i)
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", copy_instead_of_executing)
-    monkeypatch.setattr(cli, "PAPER", ["02_extraction", "03_retrieval"])
-    own = ["reproduce", "--profile", "folder", "-p", "network", "embedded", "-p", "images"]
-    few = ["-p", "k", "2"]
-    cli.main([*own, str(tmp_path / "a"), *few])
-    run = tmp_path / "runs" / "folder"
-    cbir.extract(tmp_path / "a", make_net(), run / "stores" / "database")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    lite = ["-p", "network", "efficientnet_lite0"]
-    for wrong, message in [
-        ([*own, str(tmp_path / "b"), *few], "images .*a', now .*b': give this one another --name"),
-        ([*own, str(tmp_path / "a"), *few, *lite], "network 'embedded', now 'efficientnet_lite0'"),
-        ([*own, str(tmp_path / "a"), "-p", "k", "4"], "k = 4 is out of range for 2 images"),
-        ([*own, str(tmp_path / "a"), *few, "-p", "network", "lite"], "unknown network 'lite'"),
-    ]:
-        with pytest.raises(SystemExit, match=message):
-            cli.main(wrong)
-        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match="k = 4 is out of range"):
-        cli.main([*own, str(tmp_path / "a"), "-p", "k", "4", "--name", "new"])
-    assert not (tmp_path / "runs" / "new").exists()
-
-
-def test_an_interruption_is_one_line(tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", interrupt)
-    with pytest.raises(SystemExit, match="interrupted; the same command, given again, goes on"):
-        cli.main(["reproduce"])
-
-
-def copy_instead_of_executing(source, output, **_):
-    shutil.copy(source, output)
-
-
-COMMANDS = {
-    "reproduce": ["reproduce", "-p", "q", "0.25"],
-    "evidence": ["evidence", "-p", "k", "7"],
-}
-ORDERS = [["evidence"], ["evidence", "reproduce"], ["reproduce", "evidence", "reproduce"]]
-
-
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_evidence_is_recorded_beside_reproduce_in_any_order(tmp_path, monkeypatch, order):
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", copy_instead_of_executing)
-    for module in (cli, notebooks):
-        monkeypatch.setattr(module, "PAPER", ["02_extraction"])
-        monkeypatch.setattr(module, "EVIDENCE", ["03_retrieval"])
-    for command in order:
-        cli.main([*COMMANDS[command], "--name", "both"])
-    lines = set()
-    parameters = {}
-    stages = set()
-    if "reproduce" in order:
-        lines.add("cbir reproduce --profile embedded --name both -p q 0.25")
-        parameters["q"] = 0.25
-        stages.add("02_extraction")
-    if "evidence" in order:
-        lines.add("cbir evidence --profile embedded --name both -p k 7")
-        parameters["k"] = 7
-        stages.add("03_retrieval")
-    metrics = read_metrics(tmp_path / "both")
-    assert set(metrics["command"].splitlines()) == lines
-    assert metrics["status"] == "complete"
-    assert {key: metrics["parameters"].get(key) for key in ("q", "k")} == {"q": None} | parameters
-    assert set(metrics["seconds"]) == stages
-    assert (tmp_path / "both" / "report.html").is_file()
-
-
-def test_a_run_that_fails_keeps_what_is_through_and_has_a_report(tmp_path, monkeypatch):
-    def execute(source, output, **_):
-        if "03" in source:
-            raise RuntimeError("kernel died")
-        shutil.copy(source, output)
-
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
-    with pytest.raises(RuntimeError, match="kernel died"):
-        notebooks.reproduce(notebooks=["02_extraction", "03_retrieval"], log=io.StringIO())
-    metrics = read_metrics(tmp_path / "embedded")
-    assert metrics["status"] == "unfinished"
-    assert list(metrics["seconds"]) == list(metrics["memory"]) == ["02_extraction"]
-    warning = read_page(tmp_path / "embedded" / "report.html").find(class_="warning")
-    assert "This run is unfinished" in warning.get_text()
-
-
-def test_a_notebook_that_would_give_the_same_is_left_as_it_is(tmp_path, monkeypatch):
-    """All that a result depends on: parameters, cells, descriptors, and what is still there."""
-    executed = []
-
-    def execute(source, output, **_):
-        executed.append(Path(source).stem)
-        shutil.copy(source, output)
-        if "03" in source:
-            for kind in ("png", "pdf"):
-                file = tmp_path / "embedded" / "figures" / f"fig03.{kind}"
-                file.parent.mkdir(exist_ok=True)
-                Image.new("RGB", (4, 4)).save(file)
-
-    def again(**parameters):
-        executed.clear()
-        log = io.StringIO()
-        names = ["01_walkthrough", "02_extraction", "03_retrieval"]
-        notebooks.reproduce(parameters=parameters, notebooks=names, log=log)
-        assert [name for name in names if f"{name}: unchanged" in log.getvalue()] == [
-            name for name in names if name not in executed
-        ]
-        return [name[:2] for name in executed]
-
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
-    assert again() == ["01", "02", "03"]
-    assert again() == ["02"]  # looks at the images each time
-    assert again(k=3) == ["02", "03"]
-    assert again(k=3) == ["02"]
-    (tmp_path / "embedded" / "figures" / "fig03.pdf").unlink()
-    assert again(k=3) == ["02", "03"]
-    (tmp_path / "embedded" / "notebooks" / "01_walkthrough.ipynb").unlink()
-    assert again(k=3) == ["01", "02"]
-    write_image(tmp_path / "images" / "0.png")
-    cbir.extract(tmp_path / "images", make_net(), tmp_path / "embedded" / "stores" / "database")
-    assert again(k=3) == ["01", "02", "03"]  # other images
-
-
-def test_a_notebook_that_failed_is_executed_again(tmp_path, monkeypatch):
-    def execute(source, output, parameters, **_):
-        shutil.copy(source, output)
-        if parameters["k"] == 4:
-            raise RuntimeError("kernel died")
-        executed.append(parameters["k"])
-
-    def run(k):
-        notebooks.reproduce(parameters={"k": k}, notebooks=["03_retrieval"], log=io.StringIO())
-
-    executed = []
-    monkeypatch.setenv("CBIR_RUNS", str(tmp_path))
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
-    run(3)
-    with pytest.raises(RuntimeError):
-        run(4)
-    run(3)  # what lies there is the failed one
-    assert executed == [3, 3]
-
-
-HOLD = "x = b'1' * {} * 10 ** 6; input()"
-
-
-def hold(megabytes):
-    """A process that holds so much memory until it gets a line."""
-    command = [sys.executable, "-c", HOLD.format(megabytes)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE)
-
-
-def test_peak_memory_is_that_of_the_processes_that_the_block_starts():
-    """200 MB of a child, 100 MB of its own child, two bare interpreters; not what runs already."""
-    grandchild = [sys.executable, "-c", HOLD.format(100)]
-    # It starts its own child while it is small: a fork has the size of its parent for a moment.
-    child = f"import subprocess; own = subprocess.Popen({grandchild!r}); "
-    child += "x = b'1' * 200 * 10 ** 6; own.wait()"
-    with hold(500) as before, notebooks.peak_memory() as samples:
-        command = [sys.executable, "-c", child]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as started:
-            deadline = time.monotonic() + 120
-            while max(samples) < 300e6 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            started.communicate(b"\n")
-        before.communicate(b"\n")
-    assert 300e6 < max(samples) < 400e6
-    with notebooks.peak_memory() as samples:
-        pass
-    assert max(samples) == 0
-
-
-def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    assert environment.commit() == "no git checkout"
-    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-
-    def git(*args):
-        command = ["git", "-C", tmp_path, *author, *args]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    git("init")
-    no_commit_yet = "a git checkout, of which git says nothing"
-    assert environment.commit() == no_commit_yet
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
-    git("commit", "-m", "one")
-    git("tag", "v1")
-    head = git("rev-parse", "HEAD").strip()
-    assert environment.commit() == head
-    (tmp_path / "file").write_text("2")
-    assert environment.commit() == f"{head}, with changes"
-
-
-@pytest.mark.parametrize(
-    "words, advice",
-    [
-        (["-p", "network", "vgg16"], "-p network vgg16_conv, .*--profile photographs"),
-        (["-p", "network", "timm/resnet18"], "-p network vgg16_conv, .*efficientnet_lite0"),
-        (["--only", "08", "-p", "networks", "[resnet50]"], "-p networks '.embedded"),
-    ],
-)
-def test_weights_that_cannot_be_downloaded_stop_the_run(words, advice, tmp_path, offline):
-    """Before anything is written, and what to give instead is in the command's own words."""
-    write_image(tmp_path / "photos" / "1.png")
-    write_image(tmp_path / "photos" / "2.png")
-    folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
-    with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stopped:
-        cli.main(["reproduce", *folder, *words])
-    assert "\n" not in str(stopped.value)
-    assert not (tmp_path / "runs").exists()
+def test_evidence_after_a_run_takes_none_of_its_parameters():
+    """At most 14 parameters in 02, 8 in those that only open its stores."""
+    assert len(notebooks.parameters("02_extraction")) <= 14
+    for name in [*PAPER, *EVIDENCE]:
+        if name not in ("02_extraction", "09_explore"):
+            assert len(notebooks.parameters(name)) <= 8, name
+            assert not {"images", "profile", "weights"} & notebooks.parameters(name).keys(), name

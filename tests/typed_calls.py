@@ -13,9 +13,9 @@ import cbir
 store = cbir.open_store("store")
 network = cbir.load_network()
 
-assert_type(cbir.search(store, "a.jpg"), cbir.Found)
+assert_type(cbir.search(store, "a.jpg"), cbir.Hits)
 assert_type(cbir.search("store", np.zeros((9, 9, 3), np.uint8)).files, list[list[str]])
-assert_type(cbir.search(store, "a.jpg", ["h", "eta"]), dict[str, cbir.Found])
+assert_type(cbir.search(store, "a.jpg", ["h", "eta"]), dict[str, cbir.Hits])
 assert_type(cbir.search(store.eta[:], store.eta[0]), cbir.Hits)
 assert_type(store.eta[:], NDArray[np.float32])
 
