@@ -173,7 +173,8 @@ def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any
     text = about.set_axis(pd.MultiIndex.from_product([[""], about]), axis=1).join(text)
     won = won.reindex(columns=text.columns, fill_value=False)
     for title, groups in TABLES.items():
-        columns: list[Any] = [column for column in list(text) if column[0] in ("", *groups)]
+        named: list[Any] = list(text)
+        columns = [column for column in named if column[0] in ("", *groups)]
         heads = [(GROUPS.get(group, ""), name(d) if group else d) for group, d in columns]
         index = pd.MultiIndex.from_tuples(heads)
         yield title, text[columns].set_axis(index, axis=1), won[columns].set_axis(index, axis=1)
