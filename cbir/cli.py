@@ -202,3 +202,7 @@ def _parameters(args: argparse.Namespace) -> None:
     for (name, default, comment), where in sorted(found.items()):
         if name in (args.names or names):
             print(f"{name:<19} {default:<12} {comment} [{' '.join(where)}]")
+
+
+if __name__ == "__main__":
+    main()

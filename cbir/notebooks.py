@@ -196,7 +196,9 @@ def _check_images(settings: Mapping[str, Any], k: int) -> None:
     if places[0] in ("embedded", "folder"):
         n = len(load_images(*places, **{key: settings[key] for key in DRAWN})[0])
         if k > n:
-            raise ValueError(f"k = {k} is out of range for {n} images: choose 1 to {n}, by -p k {n}")
+            raise ValueError(
+                f"k = {k} is out of range for {n} images: choose 1 to {n}, by -p k {n}"
+            )
 
 
 def absolute(name: str, value: Any) -> Any:

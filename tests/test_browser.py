@@ -51,7 +51,7 @@ def world(tmp_path_factory):
 
 def start(folder, *arguments):
     """`cbir explore` of the store, in the folder; its log is server.log."""
-    command = [sys.executable, "-m", "cbir", "explore", "--store", str(folder / "store")]
+    command = [sys.executable, "-m", "cbir.cli", "explore", "--store", str(folder / "store")]
     with open(folder / "server.log", "w") as log:
         return subprocess.Popen(
             [*command, "--no-browser", *arguments],

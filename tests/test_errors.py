@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_net, write_image
+from conftest import make_net
 from torch import nn
 
 import cbir
@@ -26,47 +26,25 @@ def store(folder, tmp_path):
     return cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
 
 
+FLAT = nn.Sequential(nn.Flatten())
 YS = [torch.ones(1, 2, 5, 5), torch.ones(1, 2, 2, 2)]
 ROWS = np.ones((3, 4), np.float32)
 
-# What is called, and what its error must say.
+# What is called, and what its error must say, where no other file asks.
 MISTAKES = [
-    (
-        lambda: cbir.named_recipe("as_release"),
-        r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'",
-    ),
-    (
-        lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"),
-        r"unknown threshold 'relativ' \(did you mean 'relative'\?\)",
-    ),
-    (
-        lambda: cbir.conv_descriptor(YS),
-        r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)",
-    ),
-    (
-        lambda: cbir.Network(make_net().module, ["on"]),
-        r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules",
-    ),
+    (lambda: cbir.named_recipe("as_release"), r"\(did you mean 'as_released'\?\): choose one of"),
+    (lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"), r"\(did you mean 'relative'\?\)"),
+    (lambda: cbir.conv_descriptor(YS), r"block 1 is \(5, 5\): .*; cbir.Network\(.., trim=True\)"),
+    (lambda: cbir.Network(make_net().module, ["on"]), r"mean 'one'\?\).*named_modules"),
     (lambda: cbir.Network(make_net().module, []), "name the submodules whose outputs are y_1"),
-    (
-        lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes,
-        "block '0' gives .* name it in `codes`",
-    ),
+    (lambda: cbir.Network(FLAT, ["0"]).shapes, "block '0' gives .* name it in `codes`"),
     (lambda: cbir.search(ROWS, ROWS, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
     (lambda: cbir.search(ROWS, ROWS, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
     (lambda: cbir.search(ROWS[0], ROWS), "one row an image"),
     (lambda: cbir.search(ROWS, ROWS, ["h"]), "pass the store, or one array"),
     (lambda: cbir.search(ROWS, ROWS[:, 1:], k=1), "the same descriptor of the same network"),
     (lambda: cbir.search(ROWS, ["a.jpg"], k=1), "pass that, not an array"),
-    (lambda: cbir.load_network("vgg-16"), r"unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"),
-    (
-        lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"),
-        r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file",
-    ),
-    (
-        lambda: cbir.load_network("timm/mobilenetv3_smal_100"),
-        r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)",
-    ),
+    (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"mean 'mobilenetv3_small_100'\?\)"),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
     (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
@@ -80,12 +58,6 @@ def test_what_to_do_next(call, message):
 
 
 def test_folders_and_files_that_are_not_there(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"images/dgo \(did you mean 'dog'\?\)"):
-        cbir.list_images(folder / "dgo")
-    with pytest.raises(FileNotFoundError, match=r"00.png \(it is a file\)"):
-        cbir.list_images(folder / "cat" / "00.png")
-    with pytest.raises(FileNotFoundError, match=r"no image folder at .*/nowhere/at/all$"):
-        cbir.list_images(tmp_path / "nowhere" / "at" / "all")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder that has images in it"):
         cbir.list_images(tmp_path / "empty")
@@ -122,14 +94,3 @@ def test_stores(store, folder, tmp_path):
 def test_a_store_offers_its_descriptors_to_the_tab_key(store):
     """What IPython asks an object for."""
     assert {"h", "eta_conv", "eta", "w_1", "mac"} <= set(store._ipython_key_completions_())
-
-
-def test_weights_that_are_none(tmp_path):
-    torch.save([1], tmp_path / "list.pth")
-    hint = r"holds a list, not a state dict: write one by torch.save\("
-    with pytest.raises(ValueError, match=hint):
-        cbir.load_network("embedded", weights=tmp_path / "list.pth")
-    write_image(tmp_path / "weights.png").rename(tmp_path / "weights.pth")
-    hint = r"not a readable state dict \(.*\): write one by torch.save\("
-    with pytest.raises(ValueError, match=hint):
-        cbir.load_network("embedded", weights=tmp_path / "weights.pth")

@@ -182,7 +182,6 @@ MISTAKES = """--profile foldr|unknown profile 'foldr' .did you mean 'folder'
 -p seed true|seed is a whole number, 0 or more, not True
 -p dtype float99|unknown dtype 'float99'
 -p network vgg61|unknown network 'vgg61' .did you mean
--p query_names none.jpg|no query 'none.jpg'
 -p images .|take PROFILE=folder"""
 
 
@@ -240,8 +239,7 @@ def test_a_user_without_a_home_gets_a_run(tmp_path):
     tmp_path.chmod(0o777)
     command = ["setpriv", "--reuid", "5001", "--clear-groups", "env", "-u", "HOME"]
     command += [sys.executable, "-m", "cbir", "query", "photo.jpg", "--run", "none"]
-    there = {"CBIR_RUNS": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
-    there |= os.environ | there
+    there = os.environ | {"CBIR_RUNS": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=there, cwd=tmp_path)
     if "Permission denied" in done.stderr:
         pytest.skip("others may not run this interpreter")
