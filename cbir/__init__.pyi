@@ -28,10 +28,7 @@ from .trained import (
 )
 from .color import (
     color_histogram as color_histogram,
-    density_overlap as density_overlap,
     histogram_distance as histogram_distance,
-    parzen_density as parzen_density,
-    parzen_overlap as parzen_overlap,
     published_distances as published_distances,
 )
 from .datasets import (

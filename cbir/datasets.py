@@ -6,7 +6,9 @@ The profiles are the embedded scenes, a folder of photographs, Imagenette and Im
 import hashlib
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from .common import ROOT, AnyPath, did_you_mean, images_folder, unknown_choice
 from .images import Images, ImageSet, list_images
 
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 PROFILES = ("embedded", "folder", "imagenette", "imagenet")
 SCENES = ROOT / "data" / "scenes"  # the embedded images
 
@@ -38,6 +41,7 @@ def load_images(
     Args:
         profile: "embedded" takes the scenes of data/scenes; "folder" takes two folders, and of
             their files those that are images by their suffix or have none;
+            images in a query folder inside the image folder are left out of the database;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
             torchvision.datasets.ImageNet, train/ and val/ with a folder a class. Of the last two
@@ -51,11 +55,11 @@ def load_images(
         query_names: queries that stay in the draw, named as in `choose_queries`.
 
     Returns:
-        The database and the queries.
+        The database and the queries; their `skipped` tells what was left out of the folders.
 
     Raises:
-        ValueError: the profile is unknown, a folder is missing or not wanted, or a query's name
-            fits several images.
+        ValueError: the profile is unknown, a folder is missing or not wanted, its classes would be
+            "train" and "val", or a query's name fits several images.
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """
@@ -86,17 +90,42 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
             "the profile 'folder' needs a folder of images: -p images FOLDER, and -p queries "
             "FOLDER if there are any (IMAGES=.., QUERIES=.. for make)"
         )
-    if queries:
-        return _only_images(images), _only_images(queries)
-    return hold_out(_only_images(images), seed=seed)
+    database = _only_images(images)
+    if not queries:
+        _check_classes(database)
+        return hold_out(database, seed=seed)
+    query_images = _only_images(queries)
+    inside = query_images.root
+    if database.root in inside.parents:  # else each query would find itself
+        rows = [i for i in range(len(database)) if inside not in database.path(i).parents]
+        skipped = database.skipped | {"of the queries": len(database) - len(rows)}
+        database = replace(database[rows], skipped=skipped)
+    if not database.files:
+        raise ValueError(f"all images of {images} are queries: give another folder")
+    _check_classes(database)
+    _check_classes(query_images)
+    return database, query_images
 
 
 def _only_images(folder: AnyPath) -> ImageSet:
     """The images of a folder, without the notes and tables that lie beside them."""
-    images, others = list_images(folder).split_by_suffix()
+    images, skipped = list_images(folder).split_by_suffix()
     if not images.files:
-        raise ValueError(f"no images in {folder}, only {', '.join(others)} files")
+        raise ValueError(f"no images in {folder}, only {', '.join(skipped)} files")
     return images
+
+
+def _check_classes(images: ImageSet) -> None:
+    """Raises ValueError if the folders that give the classes are train/ and val/."""
+    classes = sorted(set(images.labels) - {""})
+    if classes and all(label.casefold() in SPLITS for label in classes):
+        database = next((c for c in classes if c.casefold().startswith("train")), classes[0])
+        others = [label for label in classes if label != database]
+        queries = f" QUERIES={images.root / others[-1]}" if others else ""
+        raise ValueError(
+            f"the classes of {images.root} would be {', '.join(classes)}: take "
+            f"IMAGES={images.root / database}{queries} (-p images, -p queries)"
+        )
 
 
 def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
@@ -110,7 +139,7 @@ def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
 
     def load(split: str) -> ImageSet:
         images = list_images(root / name / split)
-        return ImageSet(images.root, images.files, [class_names[wnid] for wnid in images.labels])
+        return replace(images, labels=[class_names[wnid] for wnid in images.labels])
 
     return load("train"), load("val")
 
@@ -203,11 +232,14 @@ def choose_queries(
 
 def _row_of(images: Images, name: str) -> int:
     """The row of a full name, or else of a name's last parts."""
-    rows = [i for i, file in enumerate(images.files) if file == str(name)]
+    # An accent is one character or two (NFC, NFD), by the system that wrote the name.
+    name = unicodedata.normalize("NFC", str(name))
+    files = [unicodedata.normalize("NFC", file) for file in images.files]
+    rows = [i for i, file in enumerate(files) if file == name]
     if not rows:
-        rows = [i for i, file in enumerate(images.files) if file.endswith(f"/{name}")]
+        rows = [i for i, file in enumerate(files) if file.endswith(f"/{name}")]
     if not rows:
-        hint = did_you_mean(name, [Path(file).name for file in images.files])
+        hint = did_you_mean(name, [Path(file).name for file in files])
         raise FileNotFoundError(
             f"no query {name!r} among the {len(images)} images of {images.root.name}{hint}"
         )

@@ -27,15 +27,6 @@ class Recipe(TypedDict, total=False):
 
 Windows = Sequence[tuple[torch.Tensor, int]]  # from `window_means`
 
-AS_PRINTED: Recipe = dict(
-    q=0.5, threshold="absolute", counting="count", scale="mean", balance="none"
-)
-AS_RELEASED: Recipe = dict(
-    q=0.5, threshold="relative", counting="union", scale="as_released", balance="none"
-)
-UNIT_LENGTH: Recipe = AS_PRINTED | Recipe(balance="l2")
-RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED, "unit_length": UNIT_LENGTH}
-
 
 class Descriptors(NamedTuple):
     """`h` (B, D_1 + D_2), `eta_conv` (B, sum C_m) and, from both, `eta`; float32."""
@@ -47,13 +38,6 @@ class Descriptors(NamedTuple):
     def eta(self) -> torch.Tensor:
         """Eq. 16: [h, eta_conv], (B, D_1 + D_2 + sum C_m)."""
         return torch.cat([self.h, self.eta_conv], dim=1)
-
-
-def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
-    """Returns a recipe of `RECIPES`, with changes. Raises ValueError like `check_recipe`."""
-    if name not in RECIPES:
-        raise ValueError(unknown_choice("recipe", name, RECIPES))
-    return check_recipe(**RECIPES[name] | changes)
 
 
 def check_recipe(
@@ -73,6 +57,19 @@ def check_recipe(
     if not 0 <= q <= upper:  # also refuses NaN
         raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
     return recipe
+
+
+AS_PRINTED = check_recipe()
+AS_RELEASED = check_recipe(threshold="relative", counting="union", scale="as_released")
+UNIT_LENGTH = check_recipe(balance="l2")
+RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED, "unit_length": UNIT_LENGTH}
+
+
+def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
+    """Returns a recipe of `RECIPES`, with changes. Raises ValueError like `check_recipe`."""
+    if name not in RECIPES:
+        raise ValueError(unknown_choice("recipe", name, RECIPES))
+    return check_recipe(**RECIPES[name] | changes)
 
 
 def significant(
@@ -133,21 +130,12 @@ def window(side: Sequence[int], last: Sequence[int], name: str = "this block") -
     """
     rows, cols = side[0] // last[0], side[1] // last[1]
     if (rows * last[0], cols * last[1]) != tuple(side) or rows == 0 or cols == 0:
-        raise ValueError(
-            f"{name} is {tuple(side)}: not a whole multiple of the last block's {tuple(last)}; "
-            "cbir.Network(.., trim=True) cuts the surplus rows and columns"
-        )
+        hint = f"of the last block's {tuple(last)}; cbir.Network(.., trim=True) cuts what is over"
+        raise ValueError(f"{name} is {tuple(side)}: not a whole multiple {hint}")
     return rows, cols
 
 
-def conv_descriptor(
-    ys: Sequence[torch.Tensor],
-    q: float = 0.5,
-    threshold: Threshold = "absolute",
-    counting: Counting = "count",
-    scale: Scale = "mean",
-    balance: Balance = "none",
-) -> torch.Tensor:
+def conv_descriptor(ys: Sequence[torch.Tensor], **recipe: Unpack[Recipe]) -> torch.Tensor:
     """Eq. 8-15: the descriptor eta_conv of the convolutional blocks.
 
     Eq. 14 sums over block m's fine grid, w_m = sum(z_m * y_m) / sum(z_m). As z_m is constant in
@@ -156,15 +144,17 @@ def conv_descriptor(
     Args:
         ys: [y_1, .., y_N], N >= 1 tensors (B, C_m, H_m, W_m) >= 0. Each side is a whole multiple
             of y_N's.
-        q: the threshold's value.
-        threshold: which neurons of y_N are significant, see `significant`.
-        counting: how channels add up in z_m, see `significance_map`. "union" uses that one map
-            for w_N too, where "count" gives each channel its own z_{N,k}.
-        scale: "mean" is Eq. 14. "as_released" multiplies w_m by s_m^2 / C_m, where s_m is the
-            window's side in block m.
-        balance: "none" joins the parts w_m as they are, as printed. "l1" and "l2" divide each by
-            its norm, so that no block outweighs the others. (`describe` and `extract` do the same
-            to the codes.) A part of zeros stays.
+        q: the threshold's value; default 0.5.
+        threshold: "absolute" (the default) or "relative": which neurons of y_N are significant,
+            see `significant`.
+        counting: "count" (the default) or "union": how channels add up in z_m, see
+            `significance_map`. "union" uses that one map for w_N too, where "count" gives each
+            channel its own z_{N,k}.
+        scale: "mean" (the default) is Eq. 14. "as_released" multiplies w_m by s_m^2 / C_m, where
+            s_m is the window's side in block m.
+        balance: "none" (the default) joins the parts w_m as they are. "l1" and "l2" divide each
+            by its norm, so that no block outweighs the others. (`describe` and `extract` do the
+            same to the codes.) A part of zeros stays.
 
     Returns:
         (B, sum C_m) of y_N's dtype, at least float32. A channel (for "union" an image) without
@@ -173,7 +163,6 @@ def conv_descriptor(
     Raises:
         ValueError: sides that do not divide, or a recipe without meaning.
     """
-    recipe = check_recipe(q, threshold, counting, scale, balance)
     return weigh(window_means(ys), **recipe)
 
 
@@ -204,9 +193,7 @@ def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[to
     return means, codes
 
 
-def split_windows(
-    windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]
-) -> list[tuple[torch.Tensor, int]]:
+def split_windows(windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]) -> Windows:
     """Restores `window_means` from the flat rows that the extra "windows" of a store keeps.
 
     Args:
@@ -225,43 +212,35 @@ def split_windows(
 def weigh(means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
     """Eq. 8 and 13-15 on `window_means`, (B, sum C_m): the second half of `conv_descriptor`."""
     recipe = check_recipe(**recipe)
-    y_N, _ = means[-1]
-    z_N = significant(y_N, recipe["q"], recipe["threshold"])  # (B, C_N, H_N, W_N)
-    return weigh_by(z_N, means, recipe["counting"], recipe["scale"], recipe["balance"])
+    z_N = significant(means[-1][0], recipe["q"], recipe["threshold"])  # (B, C_N, H_N, W_N)
+    return weigh_by(z_N, means, **recipe)
 
 
-def weigh_by(
-    z_N: torch.Tensor,
-    means: Windows,
-    counting: Counting = "count",
-    scale: Scale = "mean",
-    balance: Balance = "none",
-) -> torch.Tensor:
+def weigh_by(z_N: torch.Tensor, means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
     """Eq. 13-15 for any selection of neurons.
 
     Args:
         z_N: (B, C_N, H_N, W_N) bool, the neurons of y_N that count as significant.
         means: from `window_means`.
-        counting: as in `conv_descriptor`.
-        scale: as in `conv_descriptor`.
-        balance: as in `conv_descriptor`.
+        recipe: as in `conv_descriptor`; of it only counting, scale and balance matter.
 
     Returns:
         (B, sum C_m) float.
     """
+    recipe = check_recipe(**recipe)
     *earlier, (y_N, _) = means
     z_N = z_N.to(y_N.dtype)
-    z = significance_map(z_N, counting).to(y_N.dtype)  # (B, H_N, W_N)
+    z = significance_map(z_N, recipe["counting"]).to(y_N.dtype)  # (B, H_N, W_N)
     z = z / z.sum(dim=(1, 2), keepdim=True).clamp_min(1)  # Eq. 14's division; 0 / 0 is 0
     ws = [torch.einsum("bij,bkij->bk", z, y) for y, _ in earlier]  # (B, C_m)
-    if counting == "union":
+    if recipe["counting"] == "union":
         w_N = torch.einsum("bij,bkij->bk", z, y_N)
     else:  # channel k over its own z_{N,k}
         w_N = (y_N * z_N).sum(dim=(2, 3)) / z_N.sum(dim=(2, 3)).clamp_min(1)
-    if scale == "as_released":
+    if recipe["scale"] == "as_released":
         ws = [w * (cells / w.shape[1]) for w, (_, cells) in zip(ws, earlier)]
         w_N = w_N / w_N.shape[1]
-    return torch.cat(balanced([*ws, w_N], balance), dim=1)  # Eq. 15
+    return torch.cat(balanced([*ws, w_N], recipe["balance"]), dim=1)  # Eq. 15
 
 
 def balanced(parts: Sequence[torch.Tensor], balance: Balance) -> list[torch.Tensor]:
@@ -290,9 +269,7 @@ def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Des
     return Descriptors(join(codes, eta_conv, recipe.get("balance", "none")), eta_conv)
 
 
-def join(
-    codes: Sequence[torch.Tensor], like: torch.Tensor, balance: Balance = "none"
-) -> torch.Tensor:
+def join(codes: Sequence[torch.Tensor], like: torch.Tensor, balance: Balance) -> torch.Tensor:
     """Eq. 7: h = [y_{N+1}, y_{N+2}], (B, D_1 + D_2), of `like`'s dtype; without codes (B, 0)."""
     if not codes:
         return like.new_zeros(len(like), 0)

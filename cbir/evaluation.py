@@ -6,7 +6,7 @@ An image of unknown class (its label is "") is relevant to no query, and has no 
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,8 @@ class Measure(NamedTuple):
     digits: int
 
 
-MEASURES = {
-    "class P@k": Measure("max", 2),
-    "class AP": Measure("max", 2),
-    "background P@k": Measure("max", 2),
-    "palette P@k": Measure("max", 2),
-    "both P@k": Measure("max", 2),
-    HISTOGRAM_DISTANCE: Measure("min", 3),
-}
+_SHARES = ["class P@k", "class AP", "background P@k", "palette P@k", "both P@k"]
+MEASURES = dict.fromkeys(_SHARES, Measure("max", 2)) | {HISTOGRAM_DISTANCE: Measure("min", 3)}
 
 
 def measure(name: str) -> Measure:
@@ -92,9 +86,7 @@ def _searched(indices: Rows) -> NDArray[np.bool_]:
     return np.all(indices >= 0, axis=1)
 
 
-def average_precision(
-    query_values: ArrayLike, database_values: ArrayLike, indices: ArrayLike
-) -> Values:
+def average_precision(query_values: ArrayLike, database_values: ArrayLike, indices: Rows) -> Values:
     """Computes the average precision of every query over a ranking; mAP is its mean.
 
     AP = 1 / min(R, K) * the sum, over those ranks j <= K that hold a relevant row, of the
@@ -111,7 +103,6 @@ def average_precision(
         (Q,) float64, NaN for queries without a relevant row or not searched for (indices of -1).
     """
     query_values, database_values = np.asarray(query_values), np.asarray(database_values)
-    indices = np.asarray(indices)
     relevant = database_values[indices] == query_values[:, None]  # (Q, K)
     precision = relevant.cumsum(axis=1) / np.arange(1, indices.shape[1] + 1)
     in_database = [(database_values == value).sum() for value in query_values]  # R
@@ -137,8 +128,7 @@ def distance_by_layer(a: ArrayLike, b: ArrayLike, widths: Sequence[int]) -> Valu
     a, b = np.asarray(a, float), np.asarray(b, float)
     if sum(widths) != a.shape[1]:
         raise ValueError(f"layers of {list(widths)} dimensions do not make up {a.shape[1]}")
-    by_dimension = np.nanmean(np.abs(a - b), axis=0)
-    layers = np.split(by_dimension, np.cumsum(widths)[:-1])
+    layers = np.split(np.nanmean(np.abs(a - b), axis=0), np.cumsum(widths)[:-1])
     return np.array([layer.sum() for layer in layers])
 
 
@@ -157,9 +147,7 @@ class Evaluation:
         chance: {factor: how often a random image of the database has the query's value}.
     """
 
-    def __init__(
-        self, database: Store, queries: Store, colors: Sequence[ArrayLike] | None = None
-    ) -> None:
+    def __init__(self, database: Store, queries: Store, colors: Sequence[Any] = ()) -> None:
         """Reads what is known about the images.
 
         Args:
@@ -170,10 +158,7 @@ class Evaluation:
         """
         of_image, of_query = known_factors(database), known_factors(queries)
         of_image[~database.described] = None
-        self.of_image, self.of_query = (
-            of_image.where(of_image != ""),
-            of_query.where(of_query != ""),
-        )
+        self.of_image, self.of_query = (known.where(known != "") for known in (of_image, of_query))
         self.factors = list(of_query.columns.intersection(of_image.columns))
         self.chance = {}
         for factor in self.factors:
@@ -181,9 +166,7 @@ class Evaluation:
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
         self.colors = [np.asarray(stored) for stored in colors] if colors else None
-        image_colors, query_colors = self.colors or (None, None)
-        self._color_of_image = _color_of(database, image_colors)
-        self._color_of_query = _color_of(queries, query_colors)
+        self._color_of = [*map(_color_of, (database, queries), self.colors or (None, None))]
         self._near_distances: dict[float, Values] = {}
 
     def shares(
@@ -210,42 +193,35 @@ class Evaluation:
                 columns["class AP"] = average_precision(*values, indices)
         return pd.DataFrame(columns, index=range(len(indices)))
 
-    def __call__(
-        self,
-        indices: Rows,
-        k: int = 5,
-        cutoffs: Sequence[int] = (),
-        ap: bool = False,
-        near: float | None = None,
-    ) -> pd.DataFrame:
+    def __call__(self, indices: Rows, k: int = 5, near: float = 0, **options: Any) -> pd.DataFrame:
         """Measures rankings by all that is known, colours too.
 
         Args:
             indices: as in `shares`.
             k: as in `shares`.
-            cutoffs: as in `shares`.
-            ap: as in `shares`.
             near: share of the database that counts as near to a query in colour. With it, classes
                 and `colors` there is "both P@k": the share of hits of the same class and near.
+            options: `cutoffs` and `ap` of `shares`.
 
         Returns:
             A row per query: the columns of `shares`, "both P@k" and "histogram distance".
         """
-        scores = self.shares(indices, k, cutoffs, ap)
+        scores = self.shares(indices, k, **options)
         distances = self._color_distances(indices[:, :k])
         if near and "class" in self.factors and self.colors:
-            wanted, values = self.of_query["class"], self.of_image["class"].to_numpy(object)
-            same = values[indices[:, :k]] == wanted.to_numpy(object)[:, None]
+            wanted, values = (known["class"].to_numpy() for known in (self.of_query, self.of_image))
+            same = values[indices[:, :k]] == wanted[:, None]
             both = (same & (distances <= self._near_distance(near)[:, None])).mean(axis=1)
             scores[f"both P@{k}"] = np.where(scores[f"class P@{k}"].notna(), both, np.nan)
         return scores.assign(**{HISTOGRAM_DISTANCE: distances.mean(axis=1)})
 
     def _color_distances(self, indices: Rows) -> Values:
         """Returns histogram distances of the queries to their hits: (Q, k), NaN if not searched."""
+        of_image, of_query = self._color_of
         distances = np.full(indices.shape, np.nan)
         for query in np.flatnonzero(_searched(indices)).tolist():
-            found = [self._color_of_image(row) for row in indices[query].tolist()]
-            distances[query] = histogram_distance(self._color_of_query(query), found)
+            found = [of_image(row) for row in indices[query].tolist()]
+            distances[query] = histogram_distance(of_query(query), found)
         return distances
 
     def _near_distance(self, near: float) -> Values:
@@ -256,11 +232,9 @@ class Evaluation:
         if near not in self._near_distances:
             assert self.colors  # `__call__` looks
             of_images, of_queries = self.colors
-            distances = np.full(len(of_queries), np.nan)
-            for query in np.flatnonzero(np.isfinite(of_queries).all(axis=1)):
-                to_images = histogram_distance(of_images, of_queries[query])
-                distances[query] = np.nanquantile(to_images, near)
-            self._near_distances[near] = distances
+            of_images = of_images[np.isfinite(of_images).all(axis=1)]
+            distances = (histogram_distance(of_images, color) for color in of_queries)
+            self._near_distances[near] = np.array([np.quantile(d, near) for d in distances])
         return self._near_distances[near]
 
 
@@ -288,8 +262,7 @@ def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_
     """
     x, y = np.asarray(maximised, float), np.asarray(minimised, float)
     as_good = (x >= x[:, None]) & (y <= y[:, None])  # (n, n): the column's point beats the row's
-    better = (x > x[:, None]) | (y < y[:, None])
-    beaten = (as_good & better).any(axis=1)
+    beaten = (as_good & ((x > x[:, None]) | (y < y[:, None]))).any(axis=1)
     return ~beaten & np.isfinite(x) & np.isfinite(y)
 
 

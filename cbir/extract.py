@@ -224,7 +224,7 @@ def _find_rows(
         found = [f for f in facts if size < 0 or time_of.get(f.Index, f.modified) == time]
         if not found and any(fact.crc32 >= 0 for fact in facts):
             crc = checksum(images.path(line))
-            found = [fact for fact in facts if fact.crc32 == crc]
+            found = [fact for fact in facts if fact.crc32 == crc != -1]
         for fact in found[:1]:
             facts_of[file].remove(fact)  # a file that is listed twice has two rows
             rows[line] = fact.Index
@@ -364,7 +364,7 @@ class Describer:
             if "color" in self.extras.values():
                 colors = torch.from_numpy(source.arrays["color"][readable])
             batches.append(self._from_windows(windows, source.dims["blocks"], colors))
-        return _rows(batches, states, widths, dtype), states, crc32.to_numpy()
+        return _rows(batches, states, widths, dtype), states, crc32.to_numpy(np.int64)
 
     @torch.inference_mode()
     def _from_windows(

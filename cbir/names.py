@@ -17,6 +17,8 @@ class Label(NamedTuple):
     marker: str = BASELINE_MARKER
 
 
+_BASELINES = {"average": "average of all", "spoc": "SPoC", "mac": "MAC", "gem": "GeM"}
+_BASELINES |= {"rmac": "R-MAC", "crow": "CroW", "pyramid": "pyramid pooling"}
 # The colours are Okabe and Ito's, told apart by colour-blind readers too (their black as a dark
 # grey); in grey some of them are alike, hence the markers.
 LABELS = {
@@ -26,13 +28,7 @@ LABELS = {
     "eta": Label("η", r"$\eta$", "#D55E00", "D"),
     "h+color": Label("h + colour", r"$h$ + colour", "#CC79A7", "X"),
     "h+average": Label("h + average", r"$h$ + average", "#0072B2", "p"),
-    "average": Label("average of all", "average of all"),
-    "spoc": Label("SPoC", "SPoC"),
-    "mac": Label("MAC", "MAC"),
-    "gem": Label("GeM", "GeM"),
-    "rmac": Label("R-MAC", "R-MAC"),
-    "crow": Label("CroW", "CroW"),
-    "pyramid": Label("pyramid pooling", "pyramid pooling"),
+    **{name: Label(text, text) for name, text in _BASELINES.items()},
     "color": Label("colour histogram", "colour histogram", "#009E73", "P"),
 }
 NAMES = {descriptor: label.name for descriptor, label in LABELS.items()}
@@ -51,8 +47,7 @@ def label(descriptor: str) -> Label:
     if is_part(base):
         letter, index = base.split("_")
         found = Label(letter + index.translate(_SUBSCRIPTS), f"${base}$")
-    behind = comma + remark
-    return found._replace(name=found.name + behind, symbol=found.symbol + behind)
+    return found._replace(name=found.name + comma + remark, symbol=found.symbol + comma + remark)
 
 
 def plain_name(descriptor: str) -> str:

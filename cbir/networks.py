@@ -7,6 +7,7 @@ known by name.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from enum import Enum
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Self, TypedDict
@@ -22,10 +23,8 @@ from .common import did_you_mean
 
 Device = str | torch.device
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
-Note = Callable[[str, nn.Module, Any, torch.Tensor], None]  # name, submodule, its inputs, output
 Reduce = Callable[[torch.Tensor, Sequence[int], str], Any]  # y_m, (H_N, W_N), "block m"
-IMAGENET_MEAN = [0.485, 0.456, 0.406]
-IMAGENET_STD = [0.229, 0.224, 0.225]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
@@ -83,20 +82,15 @@ class Network:
         head: nn.Module | None = None,
     ) -> None:
         known = dict(module.named_modules())
-        missing = [n for n in [*blocks, *codes] if n not in known]
-        if missing:
-            raise ValueError(
-                f"no such submodule: {missing}{did_you_mean(missing[0], known)}; this network has "
-                f"e.g. {[n for n in known if n][:8]}: module.named_modules() gives all"
-            )
+        self.blocks, self.tapped_codes = list(blocks), list(codes)
+        self._taps = [*blocks, *codes]
+        if missing := [name for name in self._taps if name not in known]:
+            hint = did_you_mean(missing[0], known) or f", but e.g. {list(known)[1:9]}"
+            raise ValueError(f"no such submodule: {missing}{hint}; see module.named_modules()")
         if not blocks:
-            raise ValueError(
-                "a network needs at least one block: name the submodules whose outputs are y_1..y_N"
-            )
+            raise ValueError("there is no block: name the submodules whose outputs are y_1..y_N")
         # channels_last: 1.4x on CPUs, and what GPUs prefer
         self.module = module.eval().to(memory_format=torch.channels_last)
-        self.blocks = list(blocks)
-        self.tapped_codes = list(codes)
         self.head = head.eval() if head else None
         self.codes: list[str] = [*codes, *getattr(head, "names", [])]
         self.transform = transform or resize_transform()
@@ -136,27 +130,25 @@ class Network:
         Raises:
             ValueError: the pass does not reach a submodule.
         """
-        size = batch.shape[1:]
-        if size not in self._looked_ahead:
+        if (size := batch.shape[1:]) not in self._looked_ahead:
             self._looked_ahead[size] = self._look_ahead(batch[:1])
         overwritten, grid = self._looked_ahead[size]
         ys: dict[str, Any] = {}
         codes: dict[str, torch.Tensor] = {}
 
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            y = output.clone() if name in overwritten else output
+            if name in self.tapped_codes:
+                codes[name] = y.flatten(1)
             if name in self.blocks:
-                y = output.clamp_min(0) if self.rectify else output
+                y = y.clamp_min(0) if self.rectify else y
                 if self.trim:  # a block smaller than the last stays, to be refused later
                     rows, columns = (n // unit * unit or n for n, unit in zip(y.shape[-2:], grid))
                     y = y[..., :rows, :columns]
-                if reduce and name != self.blocks[-1]:
-                    ys[name] = reduce(y, grid, f"block {self.blocks.index(name) + 1}")
-                else:
-                    ys[name] = y.clone() if name in overwritten else y
-            if name in self.tapped_codes:
-                codes[name] = (output.clone() if name in overwritten else output).flatten(1)
+                title = f"block {self.blocks.index(name) + 1}"
+                ys[name] = reduce(y, grid, title) if reduce and name != self.blocks[-1] else y
 
-        self._run(batch, [*self.blocks, *self.tapped_codes], keep)
+        self._run(batch, self._taps, keep)
         by_head = self.head(ys[self.blocks[-1]]) if self.head else []
         tapped = [codes[name] for name in self.tapped_codes]  # (B, D) each
         return Activations([ys[name] for name in self.blocks], tapped + by_head)
@@ -166,17 +158,14 @@ class Network:
         options = (self.transform, self.name, self.rectify, self.trim)
         return Network(self.module, self.blocks, (), *options, head)
 
-    def _run(self, batch: torch.Tensor, names: Iterable[str], note: Note) -> None:
+    def _run(self, batch: torch.Tensor, names: Iterable[str], note: Callable[..., None]) -> None:
         """Runs a forward pass in which every named submodule reports its output."""
         batch = batch.to(self.device, self.dtype, non_blocking=True)
-        known = dict(self.module.named_modules())
-        # one hook per submodule, even if it is both a block and a code
-        hooks = [known[n].register_forward_hook(partial(note, n)) for n in dict.fromkeys(names)]
-        try:
+        with ExitStack() as hooks:
+            for name in dict.fromkeys(names):  # one hook even if it is both a block and a code
+                module = self.module.get_submodule(name)
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
             self.module(batch.to(memory_format=torch.channels_last))
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _look_ahead(self, batch: torch.Tensor) -> tuple[set[str], torch.Size]:
         """Runs one image to find the taps that a later in-place layer overwrites, and y_N's sides.
@@ -184,15 +173,13 @@ class Network:
         Such taps must be cloned: an in-place ReLU would reach into them.
         """
         taps: dict[str, tuple[torch.Tensor, int]] = {}
-        names = [*self.blocks, *self.tapped_codes]
 
         def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             taps[name] = (output, output._version)
 
         with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
-            self._run(batch.clone(), names, keep)
-        silent = [name for name in names if name not in taps]
-        if silent:
+            self._run(batch.clone(), self._taps, keep)
+        if silent := [name for name in self._taps if name not in taps]:
             raise ValueError(f"no forward pass reaches these submodules: {silent}; name others")
         overwritten = {name for name, (y, version) in taps.items() if y._version != version}
         return overwritten, taps[self.blocks[-1]][0].shape[-2:]
@@ -224,22 +211,12 @@ class Network:
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
             if y.ndim != 4:
-                raise ValueError(
-                    f"block {name!r} gives {tuple(y.shape)}, not maps (B, C, H, W): "
-                    "name it in `codes`, or a layer before it"
-                )
+                raise ValueError(f"block {name!r} gives {[*y.shape]}, not maps: name it in `codes`")
             if y.min() < 0:
-                raise ValueError(
-                    f"block {name!r} gives negative activations: "
-                    "tap it after its ReLU, or pass rectify=True"
-                )
+                raise ValueError(f"block {name!r} is negative: tap its ReLU, or pass rectify=True")
         for name, output in zip([*self.blocks, *self.codes], [*ys, *codes]):
             if not output.isfinite().all():
-                raise ValueError(
-                    f"{name!r} of {self.name!r} gives values that are not finite: its weights are "
-                    "damaged or lack this layer (IMAGENET1K_FEATURES has convolutions only: use "
-                    "'vgg16_conv')"
-                )
+                raise ValueError(f"{name!r} is not finite: try other weights, or 'vgg16_conv'")
         return Shapes(blocks=[tuple(y.shape[1:]) for y in ys], codes=[c.shape[1] for c in codes])
 
     @cached_property
@@ -249,21 +226,16 @@ class Network:
         A layer is its name, its class's name and the shape of its output for one image. If a tap
         point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
         """
-        taps = {*self.blocks, *self.tapped_codes}
         layers: list[tuple[str, str, tuple[int, ...]]] = []
 
         def note(name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            shape = tuple(output.shape[1:])
-            kinds = [kind.__name__ for kind in LAYERS if isinstance(module, kind)]
-            if isinstance(module, nn.AdaptiveAvgPool2d) and name not in taps:
-                return  # VGG's does nothing at its own input size
-            if kinds or not layers or layers[-1][0] in taps:
-                layers.append((name, [*kinds, type(module).__name__][0], shape))
-            else:
-                layers[-1] = (name, layers[-1][1], shape)
+            kind = next((k.__name__ for k in LAYERS if isinstance(module, k)), "")
+            if not kind and layers and layers[-1][0] not in self._taps:
+                kind = layers.pop()[1]
+            layers.append((name, kind or type(module).__name__, tuple(output.shape[1:])))
 
-        modules = self.module.named_modules()
-        names = [name for name, module in modules if isinstance(module, LAYERS) or name in taps]
+        known = self.module.named_modules()  # VGG's adaptive pool does nothing at its input size
+        names = [n for n, m in known if n in self._taps or isinstance(m, LAYERS[:-1])]
         with torch.inference_mode():
             self._run(self.probe(), names, note)
         for name, layer in self.head.named_modules() if self.head else ():
@@ -274,17 +246,12 @@ class Network:
     @property
     def provenance(self) -> dict[str, Any]:
         """All that a descriptor depends on besides the image and the recipe, as JSON has it."""
-        provenance: dict[str, Any] = {
-            "name": self.name,
-            "weights_hash": self.weights_hash,
-            "blocks": self.blocks,
-            "codes": self.codes,
-            "transform": transform_identity(self.transform),
-        }
-        provenance |= {option: True for option in ("rectify", "trim") if getattr(self, option)}
+        made_by = {k: getattr(self, k) for k in ("name", "weights_hash", "blocks", "codes")}
+        made_by["transform"] = transform_identity(self.transform)
+        made_by |= {option: True for option in ("rectify", "trim") if getattr(self, option)}
         if self.dtype != torch.float32:
-            provenance["precision"] = str(self.dtype).removeprefix("torch.")
-        return provenance
+            made_by["precision"] = str(self.dtype).removeprefix("torch.")
+        return made_by
 
 
 def noise_image() -> Image.Image:
@@ -302,16 +269,12 @@ def transform_identity(transform: Transform) -> dict[str, Any]:
     """
     identity: Any = transform
     match getattr(transform, "transforms", None):
-        case [
-            T.Resize(max_size=None, antialias=True) as resize,
-            *crop,
-            T.ToImage(),
-            T.ToDtype(dtype=torch.float32, scale=True),
-            T.Normalize(mean=mean, std=std),
-        ] if [type(step) for step in crop] in ([], [T.CenterCrop]):
-            cropped = crop[0].size if crop else None
-            identity = {"size": resize.size, "crop": cropped, "mean": mean, "std": std}
-            identity["interpolation"] = resize.interpolation
+        case [T.Resize() as fit, *crop, T.ToImage(), T.ToDtype() as to, T.Normalize() as norm]:
+            options = [fit.max_size, fit.antialias, to.dtype, to.scale, *map(type, crop)]
+            usual = [None, True, torch.float32, True]
+            if options in (usual, [*usual, T.CenterCrop]):
+                identity = {"size": fit.size, "crop": crop[0].size if crop else None}
+                identity |= {"interpolation": fit.interpolation, "mean": norm.mean, "std": norm.std}
     return json.loads(json.dumps(identity, default=_identity))
 
 
@@ -319,17 +282,15 @@ def _identity(thing: Any) -> Any:
     """Stands for a thing that JSON does not know, without its address in memory."""
     if hasattr(thing, "tolist"):  # tensors and arrays
         return thing.tolist()
-    if isinstance(thing, Enum):
-        return thing.value
-    if isinstance(thing, torch.dtype):
-        return str(thing)
+    if isinstance(thing, Enum | torch.dtype):
+        return getattr(thing, "value", str(thing))
     if isinstance(thing, partial):
         return {"name": "functools.partial", "of": [thing.func, thing.args, thing.keywords]}
     if hasattr(thing, "__qualname__"):
         return {"name": f"{thing.__module__}.{thing.__qualname__}"}
     parts = dict(thing.named_children()) if isinstance(thing, nn.Module) else {}
-    parts |= {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_"}
-    parts.pop("training", None)  # nn.Module's
+    attributes = getattr(thing, "__dict__", {}).items()  # "training" is nn.Module's
+    parts |= {name: value for name, value in attributes if name[0] != "_" and name != "training"}
     return _identity(type(thing)) | parts
 
 
@@ -354,17 +315,13 @@ def resize_transform(
     Returns:
         A function: RGB image -> (3, size, size) float tensor.
     """
-    if crop:
-        resize = [T.Resize(size * 256 // 224, interpolation), T.CenterCrop(size)]
-    else:
-        resize = [T.Resize((size, size), interpolation)]
-    to_float = [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
-    return T.Compose([*resize, *to_float, T.Normalize(list(mean), list(std))])
+    side = [size * 256 // 224] if crop else [size, size]
+    steps = [T.Resize(side, interpolation), *([T.CenterCrop(size)] if crop else [])]
+    steps += [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
+    return T.Compose([*steps, T.Normalize(list(mean), list(std))])
 
 
-def split_transform(
-    transform: Transform,
-) -> tuple[Transform, Callable[[torch.Tensor], torch.Tensor]]:
+def split_transform(transform: Transform) -> tuple[Transform, nn.Module]:
     """What a transform does with each image by itself, and what it can do with a batch at once.
 
     Args:
@@ -392,16 +349,13 @@ def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArr
     Returns:
         The picture, (H, W, 3) uint8.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    for step in getattr(transform, "transforms", []):
-        if isinstance(step, T.Normalize):
-            mean, std = step.mean, step.std
+    steps = [s for s in getattr(transform, "transforms", []) if isinstance(s, T.Normalize)]
+    mean, std = (steps[-1].mean, steps[-1].std) if steps else (IMAGENET_MEAN, IMAGENET_STD)
     rgb = image.cpu().permute(1, 2, 0) * torch.tensor(std) + torch.tensor(mean)  # (H, W, 3)
     return (255 * rgb).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def pick_device(device: Device = "auto") -> torch.device:
     """A torch device by its name; "auto" is the GPU where there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(auto if device == "auto" else device)

@@ -1,7 +1,6 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,8 +33,7 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
         for x, row in enumerate(rows.itertuples()):
             drawn = drawn_as or row.descriptor
             point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
-            if "," in row.descriptor:
-                point["markerfacecolor"] = "white"
+            point["markerfacecolor"] = "white" if "," in row.descriptor else color(drawn)
             ends = [[row.mean - row.low], [row.high - row.mean]]
             ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
         ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
@@ -62,22 +60,14 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
         ax.
     """
     front = table[table.front].sort_values("x")
-    line = {"color": "#BBBBBB", "linewidth": 1, "label": "Pareto front"}
-    ax.step(front.x, front.y, where="pre", zorder=1, **line)
+    ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
     for row in table.itertuples():
-        shade = color(row.descriptor)
-        ax.errorbar(
-            row.x,
-            row.y,
-            [[row.y - row.y_low], [row.y_high - row.y]],
-            [[row.x - row.x_low], [row.x_high - row.x]],
-            fmt=marker(row.descriptor),
-            markersize=4,
-            color=shade,
-            markerfacecolor=shade if row.front else "white",
-            ecolor=to_rgba(shade, 0.35),
-            elinewidth=0.8,
-        )
+        point = {"fmt": marker(row.descriptor), "color": color(row.descriptor), "markersize": 4}
+        point |= {"ecolor": to_rgba(point["color"], 0.35), "elinewidth": 0.8}
+        point["markerfacecolor"] = point["color"] if row.front else "white"
+        across = [[row.x - row.x_low], [row.x_high - row.x]]
+        up = [[row.y - row.y_low], [row.y_high - row.y]]
+        ax.errorbar(row.x, row.y, up, across, **point)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     ax.locator_params(nbins=6)
     ax.margins(0.05)
@@ -95,9 +85,7 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
-def heat_map(
-    ax: Axes, table: pd.DataFrame, best: Literal["max", "min"] = "max", text: str = "%.2f"
-) -> Axes:
+def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
     """Draws a table as coloured cells with the numbers in them; light is good.
 
     Groups of columns (a MultiIndex) are parted by lines. Cells of NaN stay empty.
@@ -111,25 +99,21 @@ def heat_map(
     Returns:
         ax.
     """
-    values = table.to_numpy(float)
-    n_rows, n_columns = values.shape
+    values = np.ma.masked_invalid(table.to_numpy(float))
     cmap = plt.get_cmap("cividis" if best == "max" else "cividis_r")
-    edges = np.arange(n_columns + 1) - 0.5, np.arange(n_rows + 1) - 0.5
-    masked = np.ma.masked_invalid(values)
-    cells = ax.pcolormesh(*edges, masked, cmap=cmap, edgecolors="white", linewidth=0.4)
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            light = np.dot(cmap(cells.norm(value))[:3], (0.3, 0.6, 0.1))
-            ax.text(column, row, text % value, color="black" if light > 0.5 else "white", **INSIDE)
-    ax.set_yticks(range(n_rows), map(symbol, table.index))
+    cells = ax.pcolormesh(values, cmap=cmap, edgecolors="white", linewidth=0.4)
+    for (row, column), value in np.ma.ndenumerate(values):
+        ink = "black" if np.dot(cmap(cells.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
+        ax.text(column + 0.5, row + 0.5, text % value, color=ink, **INSIDE)
+    ax.set_yticks(np.arange(len(table)) + 0.5, map(symbol, table.index))
     columns = pd.Index(list(table.columns))  # of tuples, that has levels
-    ax.set_xticks(range(n_columns), columns.get_level_values(-1))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns.get_level_values(-1))
     if columns.nlevels > 1:
-        numbers = pd.Series(range(n_columns), columns.get_level_values(0))
-        for group, members in numbers.groupby(level=0, sort=False):
-            ax.text(members.mean(), -0.65, group, **INSIDE | {"va": "bottom"})
-            if members.iloc[0] > 0:
-                ax.axvline(members.iloc[0] - 0.5, color="white", linewidth=3)
+        places = pd.Series(range(len(columns)), columns.get_level_values(0))
+        for group, of_group in places.groupby(level=0, sort=False):
+            ax.text(of_group.mean() + 0.5, -0.15, group, **INSIDE | {"va": "bottom"})
+            if of_group.iloc[0] > 0:
+                ax.axvline(of_group.iloc[0], color="white", linewidth=3)
     ax.invert_yaxis()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -150,15 +134,11 @@ def curves(
     Returns:
         axes.
     """
-    names = names or {}
-    explained: set[str] = set()
+    texts = {curve: symbol(curve) for curve in table.curve} | dict(names or {})
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for curve, points in rows.groupby("curve", sort=False):
             line = {"color": color(curve), "marker": marker(curve), "markersize": 3}
-            (drawn,) = ax.plot(points[x], points.value, linewidth=1, **line)
-            if curve not in explained:
-                drawn.set_label(names.get(curve, symbol(curve)))
-        explained |= set(rows.curve)
+            ax.plot(points[x], points.value, linewidth=1, label=texts.pop(curve, None), **line)
         ax.set(title=metric, xlabel=x)
         ax.locator_params(nbins=5)
         ax.margins(y=0.1)
@@ -185,20 +165,16 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
     to_scale = pd.api.types.is_any_real_numeric_dtype(table["x"].infer_objects())
     positions = values if to_scale else np.arange(len(values))
     apart = 0.01 * (np.ptp(positions) or 1) if to_scale else 0.12
-    descriptors = table["descriptor"].unique()
-    shifts = apart * (np.arange(len(descriptors)) - (len(descriptors) - 1) / 2)
-    table = table.assign(
-        position=table["x"].map(dict(zip(values, positions)))
-        + table["descriptor"].map(dict(zip(descriptors, shifts)))
-    )
+    numbers, descriptors = table["descriptor"].factorize()
+    position = positions[table["x"].factorize()[0]]
+    table = table.assign(position=position + apart * (numbers - (len(descriptors) - 1) / 2))
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for descriptor, points in rows.groupby("descriptor", sort=False):
             points = points.sort_values("position")
             ends = [points["mean"] - points["low"], points["high"] - points["mean"]]
             style = {"color": color(descriptor), "marker": marker(descriptor), "markersize": 3}
             style |= {"linestyle": "-" if to_scale else "", "linewidth": 1, "capsize": 2}
-            style["label"] = symbol(descriptor)
-            ax.errorbar(points["position"], points["mean"], ends, **style)
+            ax.errorbar(points["position"], points["mean"], ends, label=symbol(descriptor), **style)
         texts = [f"{value:g}" if to_scale else str(value) for value in values]
         ax.set_xticks(positions, texts, rotation=0 if to_scale else 20)
         ax.set(title=metric, xlabel=name)
@@ -222,11 +198,9 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))
-    layers = {"Blues": [], "Oranges": [], "Greys": []}
-    for layer in table.columns:
-        palettes = {"y": "Blues", "w": "Oranges"} if is_part(layer) else {}
-        layers[palettes.get(layer[0], "Greys")].append(layer)
-    for palette, group in layers.items():
+    kinds = [layer[0] if is_part(layer) else "" for layer in table.columns]
+    for kind, palette in {"y": "Blues", "w": "Oranges", "": "Greys"}.items():
+        group = table.columns[[each == kind for each in kinds]]
         for depth, layer in zip(np.arange(1, len(group) + 1) / len(group), group):
             shade = plt.get_cmap(palette)(0.25 + 0.6 * depth)
             style = {"color": shade, "edgecolor": "white", "linewidth": 0.5, "height": 0.7}

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
+Pooling = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+
 
 def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
     """Divides every row by its L2 norm; with `parts`, every part of a row by its own.
@@ -35,14 +37,9 @@ def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray
     if sum(widths) != rows.shape[1]:
         raise ValueError(f"parts of {widths} dimensions do not make {rows.shape[1]}")
     pieces = np.split(rows, np.cumsum(widths)[:-1], axis=1)
-    return np.concatenate([_unit(piece) for piece in pieces], axis=1)
-
-
-def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    if rows.shape[1] == 0:
-        return rows
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
+    norms = [np.linalg.norm(piece, axis=1, keepdims=True) for piece in pieces]
+    units = [piece / np.where(norm > 0, norm, 1) for piece, norm in zip(pieces, norms)]
+    return np.concatenate(units, axis=1)
 
 
 class Whitening(NamedTuple):
@@ -144,11 +141,9 @@ def rmac(ys: Sequence[torch.Tensor], scales: int = 3) -> torch.Tensor:
     sum. That whitening needs a fit over the regions of a database, and is left out here.
     """
     y = ys[-1].float()
-    total = torch.zeros_like(y[:, :, 0, 0])
-    for top, left, side in regions(y.shape[2], y.shape[3], scales):
-        maxima = y[:, :, top : top + side, left : left + side].amax(dim=(2, 3))
-        total = total + F.normalize(maxima, dim=1)
-    return total
+    squares = regions(y.shape[2], y.shape[3], scales)
+    maxima = [y[:, :, i : i + side, j : j + side].amax(dim=(2, 3)) for i, j, side in squares]
+    return sum((F.normalize(each, dim=1) for each in maxima), torch.zeros_like(maxima[0]))
 
 
 def regions(height: int, width: int, scales: int = 3) -> list[tuple[int, int, int]]:
@@ -160,21 +155,15 @@ def regions(height: int, width: int, scales: int = 3) -> list[tuple[int, int, in
     """
     short, long = sorted((height, width))
     m = 1
-    if short < long:
-        m = min(range(2, long + 2), key=lambda m: abs(_overlap(short, long, m) - 0.4))
+    if short < long:  # 1 - (long - short) / (m - 1) / short is the overlap of two neighbours
+        m = min(range(2, long + 2), key=lambda m: abs(1 - (long - short) / (m - 1) / short - 0.4))
     found = []
     for l in range(1, scales + 1):
         side = max(1, 2 * short // (l + 1))
-        n_rows = l + m - 1 if height > short else l
-        n_cols = l + m - 1 if width > short else l
-        for top in _starts(height, side, n_rows):
-            found += [(top, left, side) for left in _starts(width, side, n_cols)]
+        tops = _starts(height, side, l + (m - 1) * (height > short))
+        lefts = _starts(width, side, l + (m - 1) * (width > short))
+        found += [(top, left, side) for top in tops for left in lefts]
     return found
-
-
-def _overlap(short: int, long: int, m: int) -> float:
-    """The share of a square of side `short` that its neighbour covers, m of them along `long`."""
-    return 1 - (long - short) / (m - 1) / short
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:
@@ -212,12 +201,6 @@ def pyramid(ys: Sequence[torch.Tensor], levels: Sequence[int] = (1, 2, 4)) -> to
     return torch.cat([F.adaptive_max_pool2d(y, level).flatten(1) for level in levels], dim=1)
 
 
-POOLINGS: dict[str, Callable[[Sequence[torch.Tensor]], torch.Tensor]] = {
-    "average": average,
-    "spoc": spoc,
-    "mac": mac,
-    "gem": gem,
-    "rmac": rmac,
-    "crow": crow,
-    "pyramid": pyramid,
-}
+POOLINGS: dict[str, Pooling] = dict(
+    average=average, spoc=spoc, mac=mac, gem=gem, rmac=rmac, crow=crow, pyramid=pyramid
+)

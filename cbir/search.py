@@ -10,11 +10,11 @@ parts, so that all descriptors are searched in one pass.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar, overload
 
 import numba
@@ -44,13 +44,11 @@ Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Seq
 Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is columns of}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-ROWS = 2**12  # rows that are refined at a time
-COPIED = 2**25  # bytes of an array that is not float32 as it lies in memory, copied at a time
+ROWS = 2**11  # rows that a thread searches at a time
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
 TINY = 2.0**-126  # float32 products below it vanish
-_kernel = Lock()  # numba's simplest threading layer dies of two callers at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,9 @@ class Hits:
 
         Raises ValueError where an array was searched.
         """
-        files = _check_store(self.store, "names").files
+        if self.store is None:
+            raise _needs_store("asked for names")
+        files = self.store.files
         return [[files[i] for i in row if i >= 0] for row in self.indices]
 
     def show(self, n: int = 5) -> "Figure":
@@ -90,25 +90,19 @@ class Hits:
 
         from . import figures
 
-        store = _check_store(self.store, "pictures")
-        if self.queries is None:
-            raise ValueError(
-                "the queries were descriptors, not pictures: `files` has the names of what was "
-                "found"
-            )
+        if self.queries is None or self.store is None:
+            raise ValueError("the queries were descriptors, not pictures: `files` has the names")
         rows = range(min(n, len(self.indices)))
         with plt.rc_context():
             figures.use_style()
             fig, axes = figures.grid(len(rows), 1 + self.indices.shape[1], left=0.25)
-            figures.retrieval(axes, self.queries, store, self, rows=rows)
+            figures.retrieval(axes, self.queries, self.store, self, rows=rows)
             plt.close(fig)  # else a notebook would show it twice
         return fig
 
 
-def _check_store(store: Store | None, what: str) -> Store:
-    if store is None:
-        raise ValueError(f"an array was searched, which has no {what}: search a store")
-    return store
+def _needs_store(what: str) -> ValueError:
+    return ValueError(f"an array cannot be {what}: pass the store, which knows its images")
 
 
 @overload
@@ -180,7 +174,12 @@ def search(
         arrays = {part: st.arrays[part[0]] for its in parts.values() for part in its}
     else:
         st = np.asarray(st)
-        _check_array(st, descriptor, client)
+        if st.ndim != 2:
+            raise ValueError(
+                f"dimensions do not match: the database is {st.shape}, not (N, D): one row an image"
+            )
+        if client is not None or not isinstance(descriptor, str):
+            raise _needs_store("searched by a cluster, or by several descriptors")
         parts = {names[0]: [("rows", 0, st.shape[1])]}
         arrays = {parts[names[0]][0]: st}
     if not 1 <= k <= len(st):
@@ -199,11 +198,7 @@ def search(
         some = asked[first : first + QUERIES]
         queries_of = {part: column[some] for part, column in columns.items()}
         question = Question(queries_of, parts, metric, k, device)
-        if client is None:
-            found = nearest(arrays, question)
-        else:
-            found = _nearest_by_cluster(client, arrays, question)
-        for name, best in found.items():
+        for name, best in nearest(arrays, question, client).items():
             if len(best.row) < k * len(some):
                 raise ValueError(
                     f"k = {k} is more than the number of described images among the {len(st)}"
@@ -211,18 +206,6 @@ def search(
             hits[name].indices[some] = best.row.reshape(-1, k)
             hits[name].distances[some] = best.distance.reshape(-1, k)
     return hits[descriptor] if isinstance(descriptor, str) else hits
-
-
-def _check_array(array: Array, descriptor: object, client: object) -> None:
-    if array.ndim != 2:
-        raise ValueError(
-            f"dimensions do not match: the database is {array.shape}, not (N, D): one row an image"
-        )
-    if client is not None or not isinstance(descriptor, str):
-        raise ValueError(
-            "only a store can be searched by a cluster, or by several descriptors: "
-            "pass the store, or one array and neither"
-        )
 
 
 def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | dict[str, Array]:
@@ -234,23 +217,19 @@ def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | d
     if isinstance(queries, (str, os.PathLike, Image.Image)):
         queries = [queries]
     if not isinstance(queries, np.ndarray):
+        if not len(queries):
+            raise ValueError("no queries: the list is empty")
         files = [query for query in queries if isinstance(query, (str, os.PathLike))]
-        if 0 < len(files) == len(queries):
-            _check_can_describe(st)  # before the files are looked for
+        if len(files) == len(queries):
+            if not isinstance(st, Store):  # before the files are looked for
+                raise _needs_store("searched for images")
             return list_images(files)
-        if files or any(_is_picture(query) for query in queries):
+        if files or any(isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3 for q in queries):
             return Pictures([_picture(query) for query in queries])
     rows = np.asarray(queries)
-    if rows.ndim == 3:
-        return Pictures([_picture(rows)])
-    if rows.ndim == 4:
-        return Pictures([_picture(pixels) for pixels in rows])
+    if rows.ndim in (3, 4):
+        return Pictures([_picture(pixels) for pixels in (rows if rows.ndim == 4 else [rows])])
     return np.atleast_2d(rows)
-
-
-def _is_picture(query: Picture) -> bool:
-    """Whether a query is an image in memory, and not a row of a descriptor."""
-    return isinstance(query, Image.Image) or (isinstance(query, np.ndarray) and query.ndim == 3)
 
 
 def _picture(picture: Picture) -> AnyPath | Image.Image:
@@ -300,20 +279,12 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
             )
 
 
-def _check_can_describe(st: Store | Array) -> Store:
-    if isinstance(st, Store):
-        return st
-    raise ValueError(
-        "images can only be searched for in a store, which knows how it was described: "
-        "pass that, not an array of it"
-    )
-
-
 def _describe_images(
     st: Store | Array, images: Images, names: list[str], net: Network | None
 ) -> dict[str, Floats]:
     """Images, described like those of a store; rows of NaN where one cannot be read."""
-    st = _check_can_describe(st)
+    if not isinstance(st, Store):
+        raise _needs_store("searched for images")
     made_by = network_of(st.network, net, folder=Path(st.location).parent)
     parts = {name: st.parts(name) for name in names}
     needed = {part[0] for its in parts.values() for part in its}
@@ -374,9 +345,6 @@ class Candidates(NamedTuple):
         return cls(query[kept], row[kept], distance[kept])
 
 
-NOTHING = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-
-
 class Question(NamedTuple):
     """What is asked: see `search`.
 
@@ -390,99 +358,79 @@ class Question(NamedTuple):
     device: Device
 
 
-def nearest(arrays: Arrays, question: Question) -> dict[str, Candidates]:
-    """The k rows nearest to every query, by every descriptor. Rows with NaN are never found.
+def nearest(
+    arrays: Arrays, question: Question, client: "Client | None" = None
+) -> dict[str, Candidates]:
+    """Finds the k rows nearest to every query, by every descriptor: the best of every block's best.
 
-    arrays: {part: the array that it is columns of}, all of N rows.
+    arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
     """
-    queries, parts_of, metric, k, _ = question
-    n_queries = len(next(iter(queries.values())))
-    best = dict.fromkeys(parts_of, NOTHING)
-    limits = {name: np.full(n_queries, np.inf) for name in best}  # distance of the k-th so far
-    for block in _blocks(arrays):
-        rows = np.concatenate(block)
-        sums = {part: _block_sums(array, block, part, question) for part, array in arrays.items()}
-        for name, parts in parts_of.items():
-            dims = sum(queries[part].shape[1] for part in parts)
-            total = sum((sums[part] for part in parts), np.zeros(()))
-            low, high = _bounds(total, metric, dims, question.device)
-            if len(rows) >= k:
-                kth = np.partition(high, k - 1, axis=1)[:, k - 1]
-                limits[name] = np.fmin(limits[name], kth)
-            query, column = np.nonzero(low <= limits[name][:, None])
-            which, place = np.unique(column, return_inverse=True)
-            pairs = [(queries[part], _floats(arrays[part][rows[which]], part)) for part in parts]
-            distance = _distances(pairs, query, place, metric)
-            finite = np.isfinite(distance)
-            found = Candidates(query[finite], rows[column[finite]], distance[finite])
-            best[name] = Candidates.join([best[name], found], k)
-            full, counts = np.unique(best[name].query, return_counts=True)
-            last = np.cumsum(counts) - 1
-            limits[name][full[counts == k]] = best[name].distance[last[counts == k]]
-    return best
+    blocks = _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
+    if client is None:
+        # Our kernel has no threads of its own: they would wait for each other after every shard.
+        ours = question.metric == "l1" and question.device is None
+        with ThreadPoolExecutor(cores() if ours else 1) as pool:
+            found = list(pool.map(partial(_search_block, question, arrays), blocks))
+    else:
+        tasks = [({p: array.take(rows) for p, array in arrays.items()}, rows) for rows in blocks]
+        found = list(run_on_workers(client, _search_shard, question, tasks))
+    none = np.empty(0, np.int64)
+    nothing = Candidates(none, none, np.empty(0))
+    return {
+        name: Candidates.join([nothing, *(best[name] for best in found)], question.k)
+        for name in question.parts
+    }
 
 
-def _blocks(arrays: Arrays) -> Iterator[list[Ints]]:
-    """All rows in blocks of about `ROWS`: those of some shards each, or of a piece in memory."""
-    block: list[Ints] = []
-    for rows in _pieces(arrays):
-        if block and sum(map(len, block)) + len(rows) > ROWS:
-            yield block
-            block = []
-        block.append(rows)
-    if block:
-        yield block
+def _blocks(array: Array | Shards, size: int) -> list[Ints]:
+    """All rows in blocks: at least one shard, and as many as have about `size` rows."""
+    if isinstance(array, np.ndarray):
+        return np.split(np.arange(len(array)), range(size, len(array), size))
+    blocks: list[list[Ints]] = []
+    for rows in array.groups():
+        if not blocks or sum(map(len, blocks[-1])) + len(rows) > size:
+            blocks.append([])
+        blocks[-1].append(rows)
+    return [np.concatenate(block) for block in blocks]
 
 
-def _pieces(arrays: Arrays) -> Iterable[Ints]:
-    """Rows that are compared at once: those of a shard, or as many as an array may be copied of."""
-    step = ROWS
+def _search_shard(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Candidates]:
+    """A task of a cluster: the arrays' rows are those of some lines, ascending."""
+    found = _search_block(question, arrays, np.arange(len(lines)))
+    return {name: best._replace(row=lines[best.row]) for name, best in found.items()}
+
+
+def _search_block(question: Question, arrays: Arrays, rows: Ints) -> dict[str, Candidates]:
+    """The k best of some rows."""
+    queries, parts_of, metric, k, device = question
+    sums = {}
     for part, array in arrays.items():
-        if isinstance(array, Shards):
-            return array.groups()
-        if array.dtype != np.float32 or not array[:1, part[1] : part[2]].flags.c_contiguous:
-            step = min(step, max(1, COPIED // max(1, 4 * array.shape[1])))
-    return np.split(np.arange(len(array)), range(step, len(array), step))
+        pieces = (
+            array.pieces(rows) if isinstance(array, Shards) else [array[rows[0] :][: len(rows)]]
+        )
+        compared = (_sums(queries[part], _floats(p, part), metric, device) for p in pieces)
+        sums[part] = np.concatenate(list(compared), axis=2)
+    best = {}
+    for name, parts in parts_of.items():
+        dims = sum(queries[part].shape[1] for part in parts)
+        low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
+        limit = np.inf
+        if len(rows) >= k:
+            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
+            limit[np.isnan(limit)] = np.inf  # fewer rows than k are described
+        query, column = np.nonzero(low <= limit)
+        which, place = np.unique(column, return_inverse=True)
+        pairs = [(queries[part], _floats(arrays[part][rows[which]], part)) for part in parts]
+        distance = _distances(pairs, query, place, metric)
+        finite = np.isfinite(distance)
+        found = Candidates(query[finite], rows[column[finite]], distance[finite])
+        best[name] = Candidates.join([found], k)
+    return best
 
 
 def _floats(rows: Array, part: Part) -> Floats:
     """A part of some rows, (n, D_part)."""
     return np.ascontiguousarray(rows[:, part[1] : part[2]], dtype=np.float32)
-
-
-def _block_sums(
-    array: Array | Shards, block: list[Ints], part: Part, question: Question
-) -> Doubles:
-    """`_sums` of a part of all rows of a block."""
-    sums = []
-    for rows in block:
-        if isinstance(array, Shards):
-            piece = array.piece(rows)
-        else:
-            piece = array[rows[0] : rows[-1] + 1]
-        compared = question.queries[part], _floats(piece, part)
-        sums.append(_sums(*compared, question.metric, question.device))
-    return np.concatenate(sums, axis=2)
-
-
-def _nearest_by_cluster(
-    client: "Client", arrays: Arrays, question: Question
-) -> dict[str, Candidates]:
-    """`nearest` with one task a shard."""
-    tasks = []
-    for lines in _pieces(arrays):
-        tasks.append(({part: array.take(lines) for part, array in arrays.items()}, lines))
-    pieces = list(run_on_workers(client, _search_shard, question, tasks))
-    best = {}
-    for name in question.parts:
-        best[name] = Candidates.join([NOTHING, *(piece[name] for piece in pieces)], question.k)
-    return best
-
-
-def _search_shard(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Candidates]:
-    """A task: the arrays' rows are those of some lines, ascending."""
-    found = nearest(arrays, question)
-    return {name: best._replace(row=lines[best.row]) for name, best in found.items()}
 
 
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
@@ -492,18 +440,14 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
     of the queries' squares, the sums of the rows' squares.
     """
     if metric == "l1" and device is None:
-        with _kernel:
-            return _l1(queries, rows)[None]
-    q, x, einsum = queries, rows, np.einsum  # type: Any, Any, Any
-    if device is not None:
-        q, x = (torch.tensor(array, device=device) for array in (queries, rows))
-        einsum = torch.einsum
-        if metric == "l1":
-            return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
-    terms = [q @ x.T, einsum("ij,ij->i", q, q)[:, None], einsum("ij,ij->i", x, x)]
-    if device is not None:
-        terms = [term.cpu().numpy() for term in terms]
-    return np.stack(np.broadcast_arrays(*terms)).astype(float)
+        return _l1(queries, rows)[None]
+    q, x = (torch.from_numpy(array).to(device or "cpu") for array in (queries, rows))
+    if metric == "l1":
+        return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
+    dots = (q @ x.T).cpu().numpy().astype(float)
+    q_squares, x_squares = (torch.linalg.vector_norm(array, dim=1).square() for array in (q, x))
+    q_squares, x_squares = q_squares.cpu().numpy()[:, None], x_squares.cpu().numpy()
+    return np.stack([dots, *np.broadcast_arrays(q_squares, x_squares)])
 
 
 def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[Doubles, Doubles]:
@@ -559,14 +503,14 @@ def _compiled(**options: Any) -> Callable[[Function], Function]:
 
     def compile(function: Function) -> Function:
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # no folder can be written
-            return numba.njit(**options)(function)
+            return numba.njit(nogil=True, **options)(function)
 
     return compile
 
 
-@_compiled(parallel=True, fastmath={"reassoc", "contract"})
+@_compiled(fastmath={"reassoc", "contract"})
 def _l1(queries: Floats, rows: Floats) -> Doubles:
     """Sums of absolute differences, (Q, n) float64.
 
@@ -576,7 +520,7 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
     out = np.empty((queries.shape[0], rows.shape[0]))
     last = rows.shape[0] - 1
     dims = rows.shape[1]
-    for group in numba.prange((last + 4) // 4):
+    for group in range((last + 4) // 4):
         j = 4 * group
         sums = np.zeros((queries.shape[0], 4))
         for start in range(0, dims, CHUNK):

@@ -16,18 +16,16 @@ from .evaluation import Rows, Values, measure
 MARGIN = 0.02  # in P@k: the loss that non-inferiority allows, stated before any comparison
 SIGNIFICANCE = 0.05  # of Holm's p
 FEWEST = 20  # values; a percentile bootstrap interval of fewer is too narrow
+DRAWS = 2000  # samples of a bootstrap interval
+FLIPS = 10_000  # draws of signs where there are too many to count
 EXACT = 14  # differences, up to which all 2^n flips of their signs are counted
 
 
-def bootstrap_interval(
-    values: ArrayLike, n: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Computes the percentile bootstrap interval of a mean over queries.
+def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
+    """Computes the 95 % percentile bootstrap interval of a mean over queries.
 
     Args:
         values: (Q,) float; NaN is left out.
-        n: how many samples are drawn.
-        level: coverage of the interval.
         seed: seed of the draws.
 
     Returns:
@@ -38,13 +36,12 @@ def bootstrap_interval(
     values = values[np.isfinite(values)]
     if not len(values):
         return np.nan, np.nan, np.nan
-    mean = float(values.mean())
-    if len(values) < FEWEST:
-        return mean, np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(n)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return mean, float(low), float(high)
+    low = high = np.nan
+    if len(values) >= FEWEST:
+        rng = np.random.default_rng(seed)
+        means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(DRAWS)]
+        low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist()
+    return float(values.mean()), low, high
 
 
 class PairedDifference(NamedTuple):
@@ -63,28 +60,18 @@ class PairedDifference(NamedTuple):
     p: float
 
 
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    n: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    flips: int = 10_000,
-) -> PairedDifference:
+def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedDifference:
     """Computes how much greater the values a are than b, query by query.
 
     The interval is `bootstrap_interval`'s of a - b: what makes a query easy or hard for both
     cancels. p is that of the permutation test that flips the signs of the differences: the share
     of flips whose mean is as far from 0. Up to `EXACT` queries it is exact, over all 2^Q flips;
-    for more, flips are drawn at random and the observed signs are one more of them.
+    for more, `FLIPS` are drawn at random and the observed signs are one more of them.
 
     Args:
         a: (Q,) float.
         b: (Q,) float of the same queries; a query is left out if either is NaN.
-        n: how many samples are drawn for the interval.
-        level: coverage of the interval.
         seed: seed of the draws.
-        flips: how many are drawn if there are too many to count.
 
     Returns:
         A `PairedDifference`, of NaN if no query is left.
@@ -112,10 +99,10 @@ def paired_difference(
     else:
         rng = np.random.default_rng(seed)
         count = 1  # the observed signs
-        for start in range(0, flips, 100):  # a hundred at a time: many queries need little memory
-            count += as_far(2 * rng.integers(0, 2, (min(100, flips - start), n_queries)) - 1)
-        p = count / (1 + flips)
-    return PairedDifference(*bootstrap_interval(differences, n, level, seed), p)
+        for _ in range(0, FLIPS, 100):  # a hundred at a time: many queries need little memory
+            count += as_far(2 * rng.integers(0, 2, (100, n_queries)) - 1)
+        p = count / (1 + FLIPS)
+    return PairedDifference(*bootstrap_interval(differences, seed), p)
 
 
 def holm(p: ArrayLike) -> Values:
@@ -166,12 +153,11 @@ def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int =
     option: list[Any] = [None] * len(values)
     for chosen_on, reported_on in itertools.permutations(halves(len(values), seed)):
         means = values.iloc[chosen_on].mean()
-        if means.isna().all():
-            continue
-        chosen = int(np.argmax(means) if best == "max" else np.argmin(means))
-        value[reported_on] = values.iloc[reported_on, chosen]
-        for row in reported_on.tolist():
-            option[row] = values.columns[chosen]  # it may be a tuple
+        if means.notna().any():
+            chosen = int(np.argmax(means) if best == "max" else np.argmin(means))
+            value[reported_on] = values.iloc[reported_on, chosen]
+            for row in reported_on.tolist():
+                option[row] = values.columns[chosen]  # it may be a tuple
     return pd.DataFrame({"value": value, "option": option}, index=values.index)
 
 
@@ -188,10 +174,8 @@ def means(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     Returns:
         Columns metric, descriptor, mean, low, high.
     """
-    rows = []
-    for metric, descriptor in itertools.product(next(iter(scores.values())), scores):
-        interval = bootstrap_interval(scores[descriptor][metric], seed=seed)
-        rows.append([metric, descriptor, *interval])
+    pairs = itertools.product(next(iter(scores.values())), scores)
+    rows = [(m, d, *bootstrap_interval(scores[d][m], seed)) for m, d in pairs]
     return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high"])
 
 
@@ -209,12 +193,9 @@ def comparisons(
         Columns metric, descriptor, those of `PairedDifference`, p_holm and verdict; all rows are
         one family, see `as_family`.
     """
-    of_reference = scores[reference]
-    others = [descriptor for descriptor in scores if descriptor != reference]
-    rows = []
-    for metric, other in itertools.product(of_reference, others):
-        difference = paired_difference(of_reference[metric], scores[other][metric], seed=seed)
-        rows.append([metric, other, *difference])
+    ours = scores[reference]
+    pairs = itertools.product(ours, [d for d in scores if d != reference])
+    rows = [(m, d, *paired_difference(ours[m], scores[d][m], seed)) for m, d in pairs]
     columns = ["metric", "descriptor", *PairedDifference._fields]
     return as_family(pd.DataFrame(rows, columns=columns))
 
@@ -248,10 +229,8 @@ def with_interval(mean: float, low: float, high: float, digits: int = 3, sign: s
 
     Without an interval (NaN) it is the mean alone; without a mean, "".
     """
-    if not np.isfinite(mean):
-        return ""
-    text = f"{mean:{sign}.{digits}f}"
-    if np.isfinite(low) and np.isfinite(high):
+    text = f"{mean:{sign}.{digits}f}" if np.isfinite(mean) else ""
+    if np.isfinite([mean, low, high]).all():
         text += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
     return text
 

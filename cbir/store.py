@@ -68,19 +68,21 @@ class Shards:
         return out.reshape(*rows.shape, self.shape[1])
 
     def _map(self, shard: int) -> NDArray[Any]:
-        return np.load(self.folder / f"{shard:05}.npy", mmap_mode="r", allow_pickle=False)
+        # "c": for torch, which warns of what may not be written; nobody writes
+        return np.load(self.folder / f"{shard:05}.npy", mmap_mode="c", allow_pickle=False)
 
     def groups(self) -> list[NDArray[np.int64]]:
         """Returns the lines of each shard, ascending."""
         return [lines for _, lines in by_shard(self.rows, self.shard_size)]
 
-    def piece(self, lines: NDArray[np.int64]) -> NDArray[Any]:
-        """Returns the rows of a group, (n, D): a view of the file where they lie in order."""
-        shard, first = divmod(int(self.rows[lines[0]]), self.shard_size)
-        places = self.rows[lines] % self.shard_size
-        if (np.diff(places) == 1).all():
-            return self._map(shard)[first : first + len(places)]
-        return self._map(shard)[places]
+    def pieces(self, lines: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Yields the rows of some groups, (n, D): views of the files where they lie in order."""
+        for shard, which in by_shard(self.rows[lines], self.shard_size):
+            places = self.rows[lines[which]] % self.shard_size
+            if (np.diff(places) == 1).all():
+                yield self._map(shard)[places[0] : places[-1] + 1]
+            else:
+                yield self._map(shard)[places]
 
     def take(self, lines: NDArray[np.int64]) -> "Shards":
         """Returns the array of some lines only."""
@@ -148,6 +150,8 @@ class Store:
             self.dtype: str = about["dtype"]
             self.versions: dict[str, str] = about["versions"]
             self.shard_size: int = about["shard_size"]
+            if self.shard_size < 1:
+                raise ValueError(f"shards of {self.shard_size} rows")
             self.table = pd.read_csv(
                 folder / "images.csv", dtype={"file": str, "label": str}, keep_default_na=False
             )
@@ -162,7 +166,7 @@ class Store:
                 for name, width in about["widths"].items()
             }
             self.descriptors = self._descriptors()
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(
                 f"{path} is no sound store ({type(error).__name__}: {error}): delete it and "
                 "extract it again"
@@ -336,7 +340,7 @@ def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame
             rows += range(shard * shard_size, shard * shard_size + len(done["state"]))
             for key, values in columns.items():
                 values += done[key]
-    return pd.DataFrame(columns, index=rows), damaged
+    return pd.DataFrame(columns, pd.Index(rows, dtype=int), dtype=object), damaged
 
 
 def checksum(path: Path) -> int:

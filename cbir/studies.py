@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -22,27 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import statistics
-from .common import (
-    PACKAGES,
-    ROOT,
-    AnyPath,
-    Balance,
-    Metric,
-    Threshold,
-    commit,
-    write_atomically,
-)
+from .common import PACKAGES, ROOT, AnyPath, Balance, Metric, Threshold, commit, write_atomically
 from .datasets import SCENES, choose_queries
-from .descriptors import (
-    AS_RELEASED,
-    Recipe,
-    Windows,
-    balanced,
-    significant,
-    split_windows,
-    weigh,
-    weigh_by,
-)
+from .descriptors import AS_RELEASED, Windows, balanced, significant, split_windows, weigh, weigh_by
 from .evaluation import HISTOGRAM_DISTANCE, Evaluation, Rows, common_in_top_k, measure
 from .images import Images
 from .names import plain_name
@@ -54,6 +37,8 @@ Array: TypeAlias = NDArray[np.float32]
 Scores: TypeAlias = dict[str, pd.DataFrame]  # {descriptor: what `Evaluation` gives}
 Tables: TypeAlias = dict[str, pd.DataFrame]
 ByOption: TypeAlias = dict[float, pd.DataFrame]  # a row per query, by a threshold or a share
+Parts: TypeAlias = Sequence[str] | Mapping[str, float]
+Some: TypeAlias = Sequence[int] | None
 
 RESULTS = ROOT / "data" / "results"
 WAYS: dict[str, Balance] = {"as they are": "none", "unit length": "l2"}
@@ -82,9 +67,7 @@ def made_by() -> dict[str, Any]:
     return {"code": commit(), "Python": platform.python_version(), "packages": packages}
 
 
-def write_results(
-    path: AnyPath, about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
-) -> Path:
+def write_results(path: AnyPath, about: Mapping[str, Any], tables: Tables) -> Path:
     """Writes results as JSON with six decimals, a line per row: so files can be compared.
 
     Args:
@@ -95,15 +78,11 @@ def write_results(
     Returns:
         The file's path.
     """
-
-    def as_json(value: object, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
-
+    as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
     written = []
     for name, table in tables.items():
         rounded = table.round(6).astype(object).where(table.notna(), None)
-        rows = rounded.to_dict("split", index=False)["data"]
-        lines = ",\n".join(f"   {as_json(row)}" for row in rows)
+        lines = ",\n".join(f"   {as_json(row)}" for row in rounded.to_numpy().tolist())
         columns = as_json(list(table.columns))
         written.append(f'  {as_json(name)}: {{"columns": {columns}, "rows": [\n{lines}\n  ]}}')
     head = as_json(about, indent=1).replace("\n", "\n ")
@@ -114,9 +93,8 @@ def write_results(
 def read_results(path: AnyPath) -> Results:
     """Reads what `write_results` wrote. Raises FileNotFoundError if there is no such file."""
     content = json.loads(Path(path).read_text(encoding="utf-8"))
-    tables = {}
-    for name, table in content["tables"].items():
-        tables[name] = pd.DataFrame(table["rows"], columns=table["columns"])
+    kept = content["tables"].items()
+    tables = {name: pd.DataFrame(of["rows"], columns=of["columns"]) for name, of in kept}
     return Results(content["about"], tables)
 
 
@@ -148,9 +126,7 @@ def amounts(z_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Args:
         z_N: (B, C_N, H_N, W_N) bool.
     """
-    neurons = z_N.float().mean(dim=(1, 2, 3))
-    positions = z_N.any(dim=1).float().mean(dim=(1, 2))
-    return neurons, positions
+    return z_N.float().mean(dim=(1, 2, 3)), z_N.any(dim=1).float().mean(dim=(1, 2))
 
 
 def weight_on(z: torch.Tensor, mask: NDArray[np.floating]) -> torch.Tensor:
@@ -182,10 +158,8 @@ def classes_kept(
     """
     with torch.inference_mode():
         predicted = scores(y_N).argmax(1)
-        kept = {}
-        for name, mask in masks.items():
-            kept[name] = float((scores(y_N * mask).argmax(1) == predicted).float().mean())
-    return kept
+        same = {name: scores(y_N * mask).argmax(1) == predicted for name, mask in masks.items()}
+    return {name: float(kept.float().mean()) for name, kept in same.items()}
 
 
 def object_masks(images: Images) -> NDArray[np.float32] | None:
@@ -247,9 +221,11 @@ class Experiment:
         self, database: Store, queries: Store, high_q: float, k: int = 5, seed: int = 0
     ) -> None:
         self.database, self.queries, self.k, self.seed = database, queries, k, seed
-        relative = Recipe(q=0.5, threshold="relative")
-        self.recipes = {"q = 0.5": Recipe(q=0.5), "high q": Recipe(q=high_q), "relative": relative}
-        self.recipes["as released"] = AS_RELEASED
+        self.recipes: dict[str, Any] = {"q = 0.5": {"q": 0.5}, "high q": {"q": high_q}}
+        self.recipes |= {
+            "relative": {"q": 0.5, "threshold": "relative"},
+            "as released": AS_RELEASED,
+        }
         self.selections = [*self.recipes, "elsewhere"]
         self.judge = Evaluation(database, queries, (database["color"][:], queries["color"][:]))
         self.parts = {name: (database[name][:], queries[name][:]) for name in ("h", "color")}
@@ -266,58 +242,45 @@ class Experiment:
 
     def add(self, functions: Mapping[str, Callable[[Windows], torch.Tensor]]) -> None:
         """Makes more parts of the images' window means: {part: function}, see `weigh`."""
-        for name in functions:
-            self._layers[name] = [channels for channels, *_ in self.database.dims["blocks"]]
-        both = []
-        for store in (self.database, self.queries):
-            pieces: dict[str, list[Array]] = {name: [] for name in functions}
+        pieces: dict[str, tuple[list[Array], list[Array]]] = {name: ([], []) for name in functions}
+        for split, store in enumerate((self.database, self.queries)):
             for start in range(0, len(store), 64):  # images at a time
                 flat = torch.from_numpy(store["windows"][start : start + 64])
                 windows = split_windows(flat, store.dims["blocks"])
                 for name, function in functions.items():
-                    pieces[name].append(function(windows).float().numpy())
-            both.append({name: np.concatenate(rows) for name, rows in pieces.items()})
-        self.parts |= {name: (both[0][name], both[1][name]) for name in functions}
+                    pieces[name][split].append(function(windows).float().numpy())
+        for name, (images, queries) in pieces.items():
+            self.parts[name] = np.concatenate(images), np.concatenate(queries)
+            self._layers[name] = [channels for channels, *_ in self.database.dims["blocks"]]
 
     def descriptors(self) -> dict[str, list[str]]:
         """Returns the descriptors that are compared, each with its parts."""
-        joined = {"h": ["h"], "average": ["average"], "h+average": ["h", "average"]}
-        joined["h+color"] = ["h", "color"]
+        joined = {name: name.split("+") for name in ("h", "average", "h+average", "h+color")}
         joined |= {f"eta_conv, {name}": [name] for name in self.selections}
         joined |= {f"eta, {name}": ["h", name] for name in self.selections}
-        if not self._layers["h"]:  # a network without codes
-            return {name: parts for name, parts in joined.items() if "h" not in parts}
-        return joined
+        codes = self._layers["h"]  # of some networks there are none
+        return {name: parts for name, parts in joined.items() if codes or "h" not in parts}
 
-    def rows(
-        self, parts: Sequence[str], balance: Balance, factors: Sequence[float] | None = None
-    ) -> tuple[Array, Array]:
+    def rows(self, parts: Parts, balance: Balance) -> tuple[Array, Array]:
         """Joins parts into one descriptor.
 
         Args:
-            parts: keys of `parts`.
+            parts: keys of `parts`, or {key: what the part is multiplied by}.
             balance: as in `conv_descriptor`; of every layer of every part.
-            factors: what each part is multiplied by.
 
         Returns:
             Database (N, D) and queries (Q, D), float32.
         """
-        both = []
-        for split in range(2):
-            layers = []
-            for part, factor in zip(parts, factors or [1.0] * len(parts)):
-                of_part = torch.from_numpy(self.parts[part][split]).split(self._layers[part], dim=1)
-                layers += [factor * layer for layer in balanced(of_part, balance)]
-            both.append(torch.cat(layers, dim=1).numpy())
-        return both[0], both[1]
+        layers: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        factors = parts if isinstance(parts, Mapping) else dict.fromkeys(parts, 1.0)
+        for part, factor in factors.items():
+            for joined, rows in zip(layers, self.parts[part]):
+                of_part = torch.from_numpy(rows).split(self._layers[part], dim=1)
+                joined += [factor * layer for layer in balanced(of_part, balance)]
+        return torch.cat(layers[0], dim=1).numpy(), torch.cat(layers[1], dim=1).numpy()
 
     def found(
-        self,
-        parts: Sequence[str],
-        balance: Balance = "none",
-        metric: Metric = "l1",
-        within: Sequence[int] | None = None,
-        factors: Sequence[float] | None = None,
+        self, parts: Parts, balance: Balance = "none", metric: Metric = "l1", within: Some = None
     ) -> Rows:
         """Searches by a descriptor; what was found before is remembered.
 
@@ -326,33 +289,28 @@ class Experiment:
             balance: as in `rows`.
             metric: as in `search`.
             within: the rows of the database that are searched; default all.
-            factors: as in `rows`.
 
         Returns:
             (Q, k) rows of the database.
         """
-        key = (*parts, balance, metric, tuple(within or ()), tuple(factors or ()))
+        key = (str(parts), balance, metric, *(within or ()))
         if key not in self._found:
-            images, queries = self.rows(parts, balance, factors)
+            images, queries = self.rows(parts, balance)
             rows = np.arange(len(images)) if within is None else np.asarray(within)
             k = min(self.k, int(self.database.described[rows].sum()))
             hits = search(images[rows], queries, metric=metric, k=k).indices
             self._found[key] = np.where(hits < 0, -1, rows[hits])
         return self._found[key]
 
-    def scores(self, balance: Balance = "none", metric: Metric = "l1") -> Scores:
+    def scores(self, balance: Balance = "none") -> Scores:
         """Judges all descriptors: {descriptor: what `Evaluation` gives}."""
-        return {
-            name: self.judge(self.found(parts, balance, metric), k=self.k)
-            for name, parts in self.descriptors().items()
-        }
+        parts = self.descriptors()
+        return {name: self.judge(self.found(parts[name], balance), k=self.k) for name in parts}
 
     def mean_distance(self, part: str, balance: Balance = "none") -> float:
         """Estimates the mean L1 distance (a sum, not divided) of 2000 random pairs."""
         rng = np.random.default_rng(self.seed)
-        images, queries = self.rows([part], balance)
-        a = images[rng.integers(0, len(images), 2000)]
-        b = queries[rng.integers(0, len(queries), 2000)]
+        a, b = (rows[rng.integers(0, len(rows), 2000)] for rows in self.rows([part], balance))
         return float(np.nanmean(np.abs(a - b).sum(axis=1)))
 
     def share(self, part: str, balance: Balance = "none") -> float:
@@ -369,33 +327,26 @@ class Experiment:
             balance: as in `rows`.
         """
         of_h, of_part = self.mean_distance("h", balance), self.mean_distance(part, balance)
-        factors = [(1 - share) / of_h, share / of_part]
-        return self.found(["h", part], balance, factors=factors)
+        return self.found({"h": (1 - share) / of_h, part: share / of_part}, balance)
 
     def by_share(self, part: str, shares: Iterable[float]) -> pd.DataFrame:
         """Judges `found_at_share`: a row per share with "share" and the means of `Evaluation`."""
-        rows = []
-        for share in shares:
-            judged = self.judge(self.found_at_share(part, share), k=self.k)
-            rows.append({"share": share} | judged.mean().to_dict())
-        return pd.DataFrame(rows)
+        found = {share: self.found_at_share(part, share) for share in shares}
+        judged = {share: self.judge(indices, k=self.k).mean() for share, indices in found.items()}
+        return pd.DataFrame(judged).T.rename_axis("share").reset_index()
 
     def common_by_share(self, part: str, shares: Iterable[float]) -> pd.DataFrame:
         """Counts the hits that [h, part] has in common with its parts, by the share of the part.
 
         Returns a row per share: "share", and the shares of common hits "with h" and "with η̃".
         """
-        rows = []
-        for share in shares:
-            found, row = self.found_at_share(part, share), {"share": share}
-            for name, alone in {"with h": "h", "with η̃": part}.items():
-                row[name] = float(np.nanmean(common_in_top_k(found, self.found([alone]))))
-            rows.append(row)
-        return pd.DataFrame(rows)
+        found = {share: self.found_at_share(part, share) for share in shares}
+        table = pd.DataFrame({"share": list(found)})
+        for name, alone in {"with h": self.found(["h"]), "with η̃": self.found([part])}.items():
+            table[name] = [np.nanmean(common_in_top_k(each, alone)) for each in found.values()]
+        return table
 
-    def common(
-        self, selection: str, balance: Balance = "none", within: Sequence[int] | None = None
-    ) -> "pd.Series[float]":
+    def common(self, selection: str, balance: Balance = "none", within: Some = None) -> Any:
         """Counts the hits that pairs of descriptors have in common.
 
         Args:
@@ -411,15 +362,14 @@ class Experiment:
         found = {d: self.found(p, balance, within=within) for d, p in (parts | controls).items()}
         pairs = [("h", "eta_conv"), ("eta", "h"), ("eta", "eta_conv")]
         pairs += itertools.product(controls, parts)
-        shares = {(a, b): np.nanmean(common_in_top_k(found[a], found[b])) for a, b in pairs}
-        return pd.Series(shares)
+        return pd.Series({p: np.nanmean(common_in_top_k(found[p[0]], found[p[1]])) for p in pairs})
 
     def subset(self, n: int) -> list[int]:
         """Draws rows of n images of the database, balanced over the classes."""
         return sorted(choose_queries(self.database, n, self.seed))
 
 
-def compared(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def compared(scores: Scores, seed: int = 0) -> pd.DataFrame:
     """Compares every η, h and h + average query by query with what they must beat.
 
     The controls are h + average (η without a selection), h, and for every η the η̃ of its selection.
@@ -434,36 +384,28 @@ def compared(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     """
     pairs = []
     for name in scores:
-        if name in ("h", "h+average", "h+color") or name.startswith("eta,"):
+        if name.startswith(("h", "eta,")):
             pairs += [(name, control) for control in (CONTROL, "h") if control != name]
         if name.startswith("eta,"):
             pairs.append((name, name.replace("eta,", "eta_conv,")))
     return _differences(scores, pairs, seed)
 
 
-def _differences(
-    scores: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]], seed: int
-) -> pd.DataFrame:
+def _differences(scores: Scores, pairs: Iterable[tuple[str, str]], seed: int) -> pd.DataFrame:
     """Subtracts, for each pair of descriptors and each measure, the second from the first."""
     rows = []
     for descriptor, control in pairs:
-        if control in scores:
-            for metric, values in scores[descriptor].items():
-                of_control = scores[control][metric]
-                difference = statistics.paired_difference(values, of_control, seed=seed)
-                rows.append([metric, descriptor, control, *difference])
+        for metric, values in scores[control].items() if control in scores else ():
+            difference = statistics.paired_difference(scores[descriptor][metric], values, seed)
+            rows.append([metric, descriptor, control, *difference])
     return pd.DataFrame(rows, columns=PAIR)
 
 
 # ---- several networks on several sets of images: notebook 11 ------------------------------------
 
 
-MIXED = {  # descriptors whose share is set: {descriptor: the part beside h}
-    CONTROL: "average",
-    "eta, q = 0.5": "q = 0.5",
-    "eta, relative": "relative",
-    "h+color": "color",
-}
+MIXED = {CONTROL: "average", "eta, q = 0.5": "q = 0.5", "eta, relative": "relative"}
+MIXED["h+color"] = "color"  # descriptors whose share is set: {descriptor: the part beside h}
 NEURONS = [0.05, 0.02, 0.01, 0.005, 0.002, 0.001]  # shares that absolute thresholds select
 FRACTIONS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]  # of an image's maximum: relative ones
 SHARES = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]  # 0 is h alone
@@ -489,36 +431,29 @@ def tables(trials: Mapping[tuple[str, str], Experiment], sizes: Sequence[int]) -
         * "by_share": means by a share that is set;
         * "common": common hits of 50.
     """
-    made: dict[tuple[str, str], Tables] = {}
+    made: dict[str, dict[tuple[str, str], pd.DataFrame]] = defaultdict(dict)
     for key, trial in trials.items():
         metrics = [f"class P@{trial.k}", HISTOGRAM_DISTANCE]
         scores = {}
         for way, balance in WAYS.items():
             scores[way] = {name: s[metrics] for name, s in trial.scores(balance).items()}
         of_all = {way: statistics.means(s, trial.seed) for way, s in scores.items()}
-        own_shares = [
-            [part, *(trial.share(part, balance) for balance in WAYS.values())]
-            for part in ["average", *trial.selections]
-        ]
-        thresholds, chosen_q = _thresholds(trial, scores)
+        made["scores"][key] = _stacked(of_all, "way")
+        made["compared"][key] = _compared(scores, trial.seed)
+        made["thresholds"][key], chosen_q = _thresholds(trial, scores)
         by_share, chosen_share = _by_share(trial, metrics)
-        made[key] = {
-            "scores": _stacked(of_all, "way"),
-            "compared": _compared(scores, trial.seed),
-            "thresholds": thresholds,
-            "chosen": pd.concat([chosen_q, chosen_share], ignore_index=True),
-            "shares": pd.DataFrame(own_shares, columns=["selection", *WAYS]),
-            "by_share": by_share,
-            "common": _common(trial, sizes),
-        }
-    joined = {}
-    for name in next(iter(made.values())):
-        joined[name] = _stacked({key: of[name] for key, of in made.items()}, "set", "network")
+        chosen = pd.concat([chosen_q, chosen_share])
+        made["chosen"][key] = chosen[["way", *chosen.columns.drop("way")]]
+        made["shares"][key] = shares = pd.DataFrame({"selection": ["average", *trial.selections]})
+        for way, balance in WAYS.items():
+            shares[way] = [trial.share(part, balance) for part in shares.selection]
+        made["by_share"][key] = by_share
+        made["common"][key] = _common(trial, sizes)
+    joined = {name: _stacked(by_key, "set", "network") for name, by_key in made.items()}
     family = pd.concat([joined["compared"], joined["chosen"]], ignore_index=True)
     family = statistics.as_family(family)
-    is_chosen = family.chosen.notna()
-    joined["compared"] = family[~is_chosen].drop(columns=["chosen", "value"])
-    joined["chosen"] = family[is_chosen]
+    joined["compared"] = family[family.chosen.isna()].drop(columns=["chosen", "value"])
+    joined["chosen"] = family[family.chosen.notna()]
     return joined
 
 
@@ -536,9 +471,7 @@ def _compared(scores: Mapping[str, Scores], seed: int) -> pd.DataFrame:
     return _stacked({way: _differences(s, pairs, seed) for way, s in scores.items()}, "way")
 
 
-def _thresholds(
-    trial: Experiment, scores: Mapping[str, Scores]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _thresholds(trial: Experiment, scores: dict[str, Scores]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means by q; and η by the q that is best in class on the other half."""
     metrics = list(scores["unit length"][CONTROL])
     y_N = last_block(trial.queries)
@@ -551,18 +484,17 @@ def _thresholds(
         neurons = {q: float(amounts(significant(y_N, q, kind))[0].mean()) for q in qs}
         for way, balance in WAYS.items():
             of_eta = {}
-            for q in qs:
-                for name, parts in {"eta_conv": [part_of[q]], "eta": ["h", part_of[q]]}.items():
-                    judged = trial.judge(trial.found(parts, balance), k=trial.k)[metrics]
-                    rows.append([way, name, kind, q, neurons[q], *judged.mean()])
-                of_eta[q] = judged  # the last one, of eta
+            for q, (name, beside) in itertools.product(qs, {"eta_conv": [], "eta": ["h"]}.items()):
+                found = trial.found([*beside, part_of[q]], balance)
+                of_eta[q] = judged = trial.judge(found, k=trial.k)[metrics]  # of eta: the last one
+                rows.append([way, name, kind, q, neurons[q], *judged.mean()])
             precision = pd.DataFrame({q: of_q[metrics[0]] for q, of_q in of_eta.items()})
             best = statistics.by_other_half(precision, "max", trial.seed).option
             control = {CONTROL: scores[way][CONTROL]}
             name = f"eta, {kind} q chosen"
             chosen.append(_chosen(name, of_eta, best, control, trial.seed).assign(way=way))
     columns = ["way", "descriptor", "threshold", "q", "neurons", *metrics]
-    return pd.DataFrame(rows, columns=columns), pd.concat(chosen)[["way", *chosen[0].columns[:-1]]]
+    return pd.DataFrame(rows, columns=columns), pd.concat(chosen)
 
 
 def _chosen(
@@ -593,37 +525,30 @@ def nearest_that_keep_the_class(by_share: ByOption, seed: int = 0) -> "pd.Series
     Returns:
         A share per query.
     """
-    options = list(by_share)
     precision, distances = np.stack([judged.T for judged in by_share.values()], axis=2)  # (Q, n)
     shares = pd.Series(0.0, index=by_share[0.0].index)
     for chosen_on, reported_on in itertools.permutations(statistics.halves(len(shares), seed)):
         of_class = np.nanmean(precision[chosen_on], axis=0)
-        keep = of_class >= of_class[options.index(0.0)] - statistics.MARGIN
+        keep = of_class >= of_class[list(by_share).index(0.0)] - statistics.MARGIN
         of_color = np.where(keep, np.nanmean(distances[chosen_on], axis=0), np.inf)
-        shares.iloc[reported_on] = options[int(np.argmin(of_color))]
+        shares.iloc[reported_on] = list(by_share)[int(np.argmin(of_color))]
     return shares
 
 
 def _by_share(trial: Experiment, metrics: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means by share; and at unit length, by the share chosen on the other half."""
-    rows = []
-    judged: dict[str, ByOption] = {}
+    rows, chosen = [], []
+    of_control: Scores = {}
     for (way, balance), (name, part) in itertools.product(WAYS.items(), MIXED.items()):
-        judged[name] = {}  # of the last way, at unit length, some are chosen
-        for share in SHARES:
-            found = trial.found_at_share(part, share, balance)
-            judged[name][share] = trial.judge(found, k=trial.k)[metrics]
-            means_of = judged[name][share].mean().to_dict()
-            rows.append({"way": way, "descriptor": name, "share": share} | means_of)
-    best = {name: nearest_that_keep_the_class(of, trial.seed) for name, of in judged.items()}
-    of_control = _choose(judged[CONTROL], best[CONTROL])
-    chosen = []
-    for name, by_share in judged.items():
-        controls = {"h": by_share[0.0]}
-        if name != CONTROL:
-            controls[f"{CONTROL}, share chosen"] = of_control
-        chosen.append(_chosen(f"{name}, share chosen", by_share, best[name], controls, trial.seed))
-    return pd.DataFrame(rows), _stacked({"unit length": pd.concat(chosen)}, "way")
+        found = {share: trial.found_at_share(part, share, balance) for share in SHARES}
+        judged = {share: trial.judge(found[share], k=trial.k)[metrics] for share in SHARES}
+        rows += [[way, name, share, *judged[share].mean()] for share in SHARES]
+        if way == "unit length":  # the control is the first
+            best, title = nearest_that_keep_the_class(judged, trial.seed), f"{name}, share chosen"
+            controls = {"h": judged[0.0]} | of_control
+            chosen.append(_chosen(title, judged, best, controls, trial.seed).assign(way=way))
+            of_control = of_control or {title: _choose(judged, best)}
+    return pd.DataFrame(rows, columns=["way", "descriptor", "share", *metrics]), pd.concat(chosen)
 
 
 def _common(trial: Experiment, sizes: Sequence[int]) -> pd.DataFrame:
@@ -632,8 +557,7 @@ def _common(trial: Experiment, sizes: Sequence[int]) -> pd.DataFrame:
     rows = []
     for way, selection, size in itertools.product(WAYS, trial.recipes, sizes):
         if size <= n:
-            within = trial.subset(size) if size < n else None
-            shares = trial.common(selection, WAYS[way], within)
+            shares = trial.common(selection, WAYS[way], trial.subset(size) if size < n else None)
             shares.index = [f"{plain_name(a)} and {plain_name(b)}" for a, b in shares.index]
             row = {"way": way, "selection": selection, "images": size}
             rows.append(row | (50 * shares).to_dict())
@@ -663,9 +587,9 @@ def verdict_table() -> pd.DataFrame:
     columns = ["set", "network", "way", "metric", "descriptor", "control"]
     cells = {}
     for pair in pd.concat([scenes, photographs]).to_dict("records"):
-        numbers = pair["mean"], pair["low"], pair["high"]
-        difference = statistics.with_interval(*numbers, measure(pair["metric"]).digits + 1, "+")
-        cells[*(pair[name] for name in columns)] = f"{difference} {pair['verdict']}"
+        numbers = pair["mean"], pair["low"], pair["high"], measure(pair["metric"]).digits + 1, "+"
+        text = f"{statistics.with_interval(*numbers)} {pair['verdict']}"
+        cells[*(pair[name] for name in columns)] = text
     claims = pd.read_csv(RESULTS / "claims.csv", keep_default_na=False)
     for title, (images, network) in SETTINGS.items():
         of_title = claims.assign(set=images, network=claims.network.replace("", network))

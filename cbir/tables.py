@@ -1,27 +1,23 @@
 """Table I: histogram distances per query and descriptor, ours beside the paper's."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
 from .common import ROOT
+from .evaluation import Rows, Values
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
-FORMULAS: dict[str, dict[str, bool]] = {  # `published_distances`, and without its two oddities
-    "published": {},
-    "no overflow": dict(overflow=False),
-    "no clipping": dict(clip=False),
-    "neither": dict(overflow=False, clip=False),
-}
+FORMULAS = {"published": {}, "no overflow": dict(overflow=False), "no clipping": dict(clip=False)}
+FORMULAS["neither"] = dict(overflow=False, clip=False)  # of `published_distances`' two oddities
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 TABLES = {  # Table I is shown as two
     "Table I, by the text: L1 / 75": ["printed"],
@@ -29,12 +25,8 @@ TABLES = {  # Table I is shown as two
 }
 DIGITS = 3  # decimals of Table I as it is shown
 
-Picture = NDArray[np.uint8]  # (H, W, 3)
 
-
-def color_histograms(
-    images: Images, rows: Iterable[int] | NDArray[np.integer]
-) -> dict[int, NDArray[np.float64]]:
+def color_histograms(images: Images, rows: Iterable[int] | Rows) -> dict[int, Values]:
     """Computes the colour histograms of some images, one after the other.
 
     Args:
@@ -45,31 +37,30 @@ def color_histograms(
         {row: (75,) array}, NaN for an image that cannot be read any more; a warning names it.
     """
     histograms = {int(row): np.full(75, np.nan) for row in rows}
-    for row in histograms:
-        for pixels in _pixels(images, [row]):
-            histograms[row] = color_histogram(pixels)
+    for _ in _pixels(images, list(histograms), histograms):
+        pass  # one after the other
     return histograms
 
 
-def _pixels(images: Images, rows: Iterable[int]) -> Iterator[Picture]:
+def _pixels(images: Images, rows: Iterable[int], seen: dict[int, Values]) -> Iterator[Any]:
     """Opens images, one at a time: a photograph at full size has tens of megabytes.
 
-    Files may vanish after an image was described. Those are left out, with a warning.
+    Files may vanish after an image was described. Those are left out, with a warning. The colour
+    histograms of the others are added to `seen`: {row: histogram}.
     """
     for row in rows:
         try:
-            yield np.asarray(open_image(images.path(row)))
+            pixels = np.asarray(open_image(images.path(row)))
         except UnreadableImage as error:
             text = f"{images.files[row]} is left out of the colour histograms: {error}"
             warnings.warn(text, stacklevel=3)
+        else:
+            seen[row] = color_histogram(pixels)
+            yield pixels
 
 
 def table1(
-    queries: Images,
-    database: Images,
-    hits: Mapping[str, NDArray[np.integer]],
-    rows: Sequence[int],
-    papers: bool = True,
+    queries: Images, database: Images, hits: dict[str, Rows], rows: list[int], papers: bool = True
 ) -> pd.DataFrame:
     """Computes Table I for some queries.
 
@@ -89,10 +80,15 @@ def table1(
     lines = []
     for number, row in enumerate(rows, start=1):
         line = {"query": number, "class": queries.labels[row]}
-        for query in _pixels(queries, [row]):
+        of_query: dict[int, Values] = {}
+        for query in _pixels(queries, [row], of_query):
             for descriptor, indices in hits.items():
-                distances = _mean_distances(query, _pixels(database, indices[row]))
-                line[f"printed {descriptor}"], line[f"published {descriptor}"] = distances
+                seen: dict[int, Values] = {}
+                published = published_distances(query, _pixels(database, indices[row], seen))
+                if seen:
+                    printed = histogram_distance(of_query[row], list(seen.values()))
+                    line[f"printed {descriptor}"] = printed.mean()
+                    line[f"published {descriptor}"] = published.mean()
         lines.append(line)
     columns = [f"{group} {descriptor}" for group in ("printed", "published") for descriptor in hits]
     table = pd.DataFrame(lines, columns=["query", "class", *columns])
@@ -106,21 +102,6 @@ def table1(
     return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
 
-def _mean_distances(query: Picture, retrieved: Iterable[Picture]) -> tuple[float, float]:
-    """Returns the mean distance of images, by L1 / 75 and by the published formula."""
-    histograms = []
-
-    def passing() -> Iterator[Picture]:  # every file is read once, for both
-        for pixels in retrieved:
-            histograms.append(color_histogram(pixels))
-            yield pixels
-
-    published = published_distances(query, passing())
-    if not histograms:
-        return np.nan, np.nan
-    return histogram_distance(color_histogram(query), histograms).mean(), published.mean()
-
-
 def published_means() -> pd.DataFrame:
     """Reads the distances printed in Figs 7-10 and for the later baselines, the mean of every row.
 
@@ -129,8 +110,8 @@ def published_means() -> pd.DataFrame:
     """
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
-    in_order = means[printed.descriptor.unique()]
-    return in_order.rename(columns=PUBLISHED).rename_axis(columns=None)
+    means = means[printed.descriptor.unique()]  # in their order
+    return means.rename(columns=PUBLISHED).rename_axis(columns=None)
 
 
 def published_common() -> "pd.Series[int]":
@@ -177,9 +158,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return summed.convert_dtypes().rename(plain_name)  # counts stay whole numbers
 
 
-def _two_tables(
-    table: pd.DataFrame, name: Callable[[str], str]
-) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any]:
     """Splits Table I: by the text's formula; by the published one, beside the paper's numbers.
 
     Yields the title, the cells as text ("=" if several win a row), and which are bold. Columns
@@ -191,36 +170,33 @@ def _two_tables(
     text = distances.map(f"{{:.{DIGITS}f}}".format).mask(distances.isna(), "")
     text = text.mask(tied, text + " =")
     about = table[["query", "class"] if table["class"].any() else ["query"]].astype(object)
+    text = about.set_axis(pd.MultiIndex.from_product([[""], about]), axis=1).join(text)
+    won = won.reindex(columns=text.columns, fill_value=False)
     for title, groups in TABLES.items():
-        of_title = distances.columns[distances.columns.get_level_values(0).isin(groups)]
-        heads = [("", column) for column in about]
-        heads += [(GROUPS[column[0]], name(column[1])) for column in of_title]
-        columns = pd.MultiIndex.from_tuples(heads)
-        bold = np.hstack([np.zeros(about.shape, bool), won[of_title]])
-        cells = np.hstack([about, text[of_title]])
-        yield title, pd.DataFrame(cells, columns=columns), pd.DataFrame(bold, columns=columns)
+        columns: list[Any] = [c for c in text.columns.tolist() if c[0] in ("", *groups)]
+        heads = [(GROUPS.get(group, ""), name(d) if group else d) for group, d in columns]
+        index = pd.MultiIndex.from_tuples(heads)
+        yield title, text[columns].set_axis(index, axis=1), won[columns].set_axis(index, axis=1)
 
 
 def to_html(table: pd.DataFrame) -> str:
     """Typesets Table I as two tables for a page, the winners of each row in bold."""
-    parts = enumerate(_two_tables(table, plain_name))
-    pages = [_style(*part, "html").set_uuid(f"table1_{n}").to_html() for n, part in parts]
-    return "<br>\n".join(pages)
+    parts = enumerate(_styled(table, plain_name, "html"))
+    return "<br>\n".join(part.set_uuid(f"table1_{n}").to_html() for n, part in parts)
 
 
 def to_latex(table: pd.DataFrame) -> str:
     """Typesets Table I as two tables for LaTeX, the winners of each row in bold."""
-    styled = [_style(*part, "latex") for part in _two_tables(table, symbol)]
-    return "\n".join(part.to_latex(convert_css=True, hrules=True) for part in styled)
+    parts = _styled(table, symbol, "latex")
+    return "\n".join(part.to_latex(convert_css=True, hrules=True) for part in parts)
 
 
-def _style(
-    title: str, text: pd.DataFrame, bold: pd.DataFrame, escape: Literal["html", "latex"]
-) -> Styler:
-    """Typesets one of the two tables."""
-    weights = bold.map({True: "font-weight: bold", False: ""}.get)
-    styled = text.style.hide(axis="index").apply(lambda _: weights, axis=None)
-    return styled.set_caption(title).format(escape=escape)
+def _styled(table: pd.DataFrame, name: Callable[[str], str], escape: Any) -> Iterator[Styler]:
+    """Typesets the two tables, for "html" or "latex"."""
+    for title, text, bold in _two_tables(table, name):
+        styled = text.style.hide(axis="index").set_caption(title).format(escape=escape)
+        weights = bold.map({True: "font-weight: bold", False: ""}.get)
+        yield styled.apply(lambda _, weights: weights, axis=None, weights=weights)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -233,12 +209,12 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(pages)
 
 
-def markdown(table: pd.DataFrame, bold: NDArray[np.bool_] | None = None) -> str:
+def markdown(table: pd.DataFrame, bold: Any = False) -> str:
     """Writes a table in Markdown, one line per row, floats with six decimals.
 
     Args:
         table: any DataFrame whose columns differ.
-        bold: which of its cells are bold; default none.
+        bold: which of its cells are bold, an array of bool; default none.
     """
 
     def write(value: object) -> str:
@@ -246,7 +222,6 @@ def markdown(table: pd.DataFrame, bold: NDArray[np.bool_] | None = None) -> str:
         return text.replace("|", "\\|")
 
     text = table.astype(object).map(write, na_action="ignore").fillna("")
-    if bold is not None:
-        text = text.mask(bold, "**" + text + "**")
+    text = text.mask(np.broadcast_to(bold, text.shape), "**" + text + "**")
     lines = [map(write, table.columns), ["---"] * table.shape[1], *text.to_numpy()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

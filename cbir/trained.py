@@ -4,10 +4,8 @@ net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096,
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,9 @@ from .zoo import Weights, load_network
 
 CODES_FILE = "codes.safetensors"  # beside the stores of a run
 RETRAINED = "retrained"  # what the names of such codes end with
-FIRST = 6  # VGG16 calls its fully connected layers fc6 and fc7
 MAPS = 256  # images per read of y_N, which are large
+Layers = tuple[Sequence[int], int, float]  # widths, number of classes, dropout
+Training = tuple[int, int, float, int, Device]  # epochs, batch size, learning rate, seed, device
 ROWS = 4096  # codes per batch of the IM-like layer
 
 
@@ -41,15 +40,14 @@ class Codes(nn.Module):
     `names` are those of the layers; `about` tells how they were trained.
     """
 
-    def __init__(
-        self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float) -> None:
         super().__init__()
         sizes = [inputs, *widths]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, widths))
         self.classifier = nn.Linear(sizes[-1], n_classes)
         self.dropout = dropout
-        self.names = [f"fc{i}, {width} {RETRAINED}" for i, width in enumerate(widths, FIRST)]
+        # VGG16 calls its fully connected layers fc6 and fc7
+        self.names = [f"fc{i}, {width} {RETRAINED}" for i, width in enumerate(widths, 6)]
         self.about: dict[str, Any] = {}
 
     def forward(self, y_N: torch.Tensor) -> list[torch.Tensor]:
@@ -126,53 +124,40 @@ def train_codes(
     """
     images = list_images(images)
     trunk = net.with_head(None)
-    settings = {
-        "network": trunk.provenance,
-        "widths": list(widths),
-        "epochs": epochs,
-        "batch size": batch_size,
-        "learning rate": lr,
-        "dropout": dropout,
-        "held out": held_out,
-        "seed": seed,
-        "most": most,
-    }
+    settings = {"network": trunk.provenance, "widths": list(widths), "epochs": epochs}
+    settings |= {"batch size": batch_size, "learning rate": lr, "dropout": dropout}
+    settings |= {"held out": held_out, "seed": seed, "most": most}
     if path is not None and Path(path).is_file():
-        loaded = load_codes(net, path)
-        assert isinstance(loaded.head, Codes)
-        about = loaded.head.about
-        differ = [key for key in settings if about.get(key) != settings[key]]
+        loaded: Any = load_codes(net, path)
+        differ = ", ".join(k for k in settings if loaded.head.about.get(k) != settings[k])
         if differ:
-            raise ValueError(
-                f"{path} holds codes that were trained with other settings ({', '.join(differ)}): "
-                "delete it, or choose another file"
-            )
+            raise ValueError(f"{path} was trained with other settings ({differ}): delete it first")
         return loaded
     labeled = np.array([row for row, label in enumerate(images.labels) if label], dtype=int)
     labels = [images.labels[row] for row in labeled]
     known = ImageSet(images.root, [images.files[row] for row in labeled], labels)
-    classes = _at_least_two(labels, "codes are")
-    drawn = np.arange(len(known))
-    if len(known) > most:
-        drawn = np.array(choose_queries(known, most, seed))
+    classes = sorted(set(labels))
+    _check_classes(classes, "codes are")
+    n = len(known)
+    drawn = np.array(choose_queries(known, most, seed)) if n > most else np.arange(n)
     y_N = _last_blocks(trunk, images, labeled[drawn])  # (n, C_N * H_N * W_N)
     readable = np.isfinite(y_N[:, 0])
     drawn, y_N = drawn[readable], y_N[readable]
     targets = np.array([classes.index(labels[row]) for row in drawn], dtype=int)
-    measured = np.isin(drawn, choose_queries(known, max(1, round(held_out * len(known))), seed))
+    measured = np.isin(drawn, choose_queries(known, max(1, round(held_out * n)), seed))
     present, first = np.unique(targets, return_index=True)
     measured[first[~np.isin(present, targets[~measured])]] = False  # a class keeps an image
     inputs, numbers = torch.from_numpy(y_N), torch.from_numpy(targets)
-    options = (widths, len(classes), dropout, epochs, batch_size, lr, seed, net.device)
-    codes = _fit(inputs[~measured], numbers[~measured], *options)
-    codes.about = settings | {
-        "images": len(images),
-        "classes": classes,
-        "trained on": int(np.sum(~measured)),
-        "accuracy": _accuracy(codes, inputs[measured], numbers[measured]),
-    }
-    if path is not None:
-        _save(codes, path)
+    how = (epochs, batch_size, lr, seed, net.device)
+    codes = _fit(inputs[~measured], numbers[~measured], (widths, len(classes), dropout), how)
+    codes.about = settings | {"images": len(images), "classes": classes}
+    codes.about |= {"trained on": int(np.sum(~measured))}
+    codes.about |= {"accuracy": _accuracy(codes, inputs[measured], numbers[measured])}
+    if path is not None:  # written aside, then moved into place
+        aside = Path(path).with_name(f".{Path(path).name}.new")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        save_file(codes.state_dict(), aside, {"about": json.dumps(codes.about)})
+        aside.replace(path)
     return trunk.with_head(codes)
 
 
@@ -187,12 +172,8 @@ def load_codes(net: Network, path: AnyPath) -> Network:
         FileNotFoundError: there is no such file.
         ValueError: it holds no codes, or those of another network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no retrained codes at {path}: they lie beside the stores of the run that made them; "
-            "give the network itself as `net`, or train them again with cbir.train_codes"
-        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no codes at {path}, beside the stores: pass the network as `net`")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -202,11 +183,10 @@ def load_codes(net: Network, path: AnyPath) -> Network:
         codes.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no codes of cbir.train_codes ({error})") from error
-    trunk = net.with_head(None)
-    if about["network"] != trunk.provenance:
+    if about["network"] != net.with_head(None).provenance:
         raise ValueError(f"the codes in {path} were trained for another network than {net.name!r}")
     codes.about = about
-    return trunk.with_head(codes.to(net.device, net.dtype))
+    return net.with_head(codes.to(net.device, net.dtype))
 
 
 def network_of(
@@ -231,32 +211,19 @@ def network_of(
         FileNotFoundError: its retrained codes are not in the folder.
     """
     if net is None:
-        crop = bool(made_by["transform"].get("crop"))
-        precision = made_by.get("precision", "float32")
-        net = load_network(made_by["name"], weights, device, crop, precision=precision)
+        crop, precision = made_by["transform"].get("crop"), made_by.get("precision", "float32")
+        net = load_network(made_by["name"], weights, device, bool(crop), precision=precision)
         if any(name.endswith(RETRAINED) for name in made_by["codes"]):
             net = load_codes(net, Path(folder) / CODES_FILE)
     if net.provenance != made_by:
-        raise ValueError(
-            f"the store was made by another network or other weights than {net.name!r}: "
-            "pass that one as `net`, or name its weights"
-        )
+        problem = f"the store was made by another network or other weights than {net.name!r}"
+        raise ValueError(f"{problem}: pass that one as `net`, or name its weights")
     return net
-
-
-def _save(codes: Codes, path: AnyPath) -> None:
-    """Writes the layers and `about` aside, then moves the file into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in codes.state_dict().items()}
-    save_file(tensors, aside, metadata={"about": json.dumps(codes.about)})
-    aside.replace(path)
 
 
 def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> NDArray[np.float32]:
     """Reads y_N of some images, flat, (len(rows), C_N * H_N * W_N); NaN for unreadable ones."""
-    width = math.prod(trunk.shapes["blocks"][-1])
+    width = int(np.prod(trunk.shapes["blocks"][-1]))
     y_N = np.full((len(rows), width), np.nan, np.float32)
     if isinstance(images, Store) and has_windows_of(images, trunk):
         for start in range(0, len(rows), MAPS):
@@ -323,10 +290,10 @@ def train_hidden_layer(
     readable = torch.isfinite(inputs).all(dim=1)
     inputs = inputs[readable]
     classes, numbers = np.unique(np.asarray(labels)[drawn][readable.numpy()], return_inverse=True)
-    _at_least_two(classes.tolist(), "the IM-like layer is")
+    _check_classes(classes, "the IM-like layer is")
     targets = torch.as_tensor(numbers)
-    widths = [width or inputs.shape[1] // 2]
-    trained = _fit(inputs, targets, widths, len(classes), 0, epochs, batch_size, lr, seed, device)
+    layers = ([width or inputs.shape[1] // 2], len(classes), 0)
+    trained = _fit(inputs, targets, layers, (epochs, batch_size, lr, seed, device))
     return nn.Sequential(trained.layers[0], nn.ReLU()), _accuracy(trained, inputs, targets)
 
 
@@ -346,10 +313,8 @@ def hidden_codes(
         (N, width) float32.
     """
     weight = next(encoder.parameters())  # (width, D)
-    shape = (len(codes), len(weight))
-    out: NDArray[np.float32] = np.empty(shape, np.float32)
-    if path:
-        out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    shape, kind = (len(codes), len(weight)), np.float32
+    out = np.lib.format.open_memmap(path, "w+", kind, shape) if path else np.empty(shape, kind)
     for start in range(0, len(codes), ROWS):
         block = torch.as_tensor(np.asarray(codes[start : start + ROWS]), dtype=torch.float32)
         out[start : start + ROWS] = encoder(block.to(weight.device)).cpu().numpy()
@@ -359,30 +324,15 @@ def hidden_codes(
 # ---- training ------------------------------------------------------------------------------------
 
 
-def _at_least_two(labels: Sequence[str], what: str) -> list[str]:
-    """Returns the sorted classes; ValueError if there are fewer than two."""
-    classes = sorted(set(labels))
+def _check_classes(classes: Sized, what: str) -> None:
+    """Raises ValueError if there are fewer than two classes."""
     if len(classes) < 2:
-        raise ValueError(
-            f"{what} trained on class labels: this database has fewer than two classes. Give "
-            "every class a folder, or go without"
-        )
-    return classes
+        raise ValueError(f"{what} trained on fewer than two classes. Give every class a folder")
 
 
-def _fit(
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
-    widths: Sequence[int],
-    n_classes: int,
-    dropout: float,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    device: Device,
-) -> Codes:
+def _fit(inputs: torch.Tensor, targets: torch.Tensor, layers: Layers, how: Training) -> Codes:
     """Trains `Codes` on rows in memory: (n, D) float, their classes (n,) int64."""
+    (widths, n_classes, dropout), (epochs, batch_size, lr, seed, device) = layers, how
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         codes = Codes(inputs.shape[1], widths, n_classes, dropout).to(device).train()

@@ -55,7 +55,7 @@ def kill(child: int, path: Path, complete: int, seconds: float) -> int:
 
 def count_complete(path: Path) -> int:
     """How many shards are marked complete."""
-    return len([file for file in path.glob("state/c/*") if file.name.isdigit()])
+    return len(list(path.glob("done/*.json")))
 
 
 def main(images: Path, stores: Path, wanted: int, seed: int) -> None:

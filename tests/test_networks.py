@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -24,37 +25,22 @@ def net(request):
     return cbir.load_network(request.param, weights=None, device="cpu")
 
 
-# ---- tap points ----------------------------------------------------------------------------------
-
-
 def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
     """Against the layers applied one by one."""
     batch = torch.randn(2, 3, 224, 224)
-    ys, codes = [], []
+    expected, x = [], batch
     with torch.inference_mode():
-        x = batch
-        for layer in net.module.features:
+        for layer in [*net.module.features, nn.Flatten(), *net.module.classifier[:-1]]:
             x = layer(x)
-            if isinstance(layer, nn.MaxPool2d):
-                ys.append(x.clone())
-        x = x.flatten(1)  # VGG16's average pool is no change at 224 x 224
-        for layer in net.module.classifier[:-1]:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                codes.append(x.clone())
-    got = net(batch)
-    for a, b in zip([*got.ys, *got.codes], [*ys, *codes], strict=True):
+            if isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.ReLU) and x.ndim == 2):
+                expected.append(x.clone())
+    ys, codes = net(batch)
+    for a, b in zip([*ys, *codes], expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-        assert a.min() >= 0 and not a.requires_grad
-
-
-def test_shapes_and_layers(net):
+        assert not a.requires_grad
     channels, width = SHAPES[net.name]
-    sides = [112, 56, 28, 14, 7]
-    assert net.shapes["blocks"] == [(c, side, side) for c, side in zip(channels, sides)]
+    assert net.shapes["blocks"] == [(c, 224 >> m, 224 >> m) for m, c in enumerate(channels, 1)]
     assert net.shapes["codes"] == [width, width]
-    d = cbir.describe(net, net.probe())
-    assert d.h.shape == (1, 2 * width) and d.eta.shape == (1, 2 * width + sum(channels))
     assert "".join(kind[0] for _, kind, _ in net.layers) == "CCMCCMCCCMCCCMCCCMLLL"
     tapped = {name: shape for name, _, shape in net.layers if name in [*net.blocks, *net.codes]}
     assert list(tapped) == [*net.blocks, *net.codes]
@@ -72,6 +58,8 @@ def test_any_other_network(tiny_net):
     assert d.eta.shape == (2, 512 + 960) and torch.isfinite(d.eta).all()
     tapped = [name for name, _, _ in net.layers if name in [*net.blocks, *net.codes]]
     assert tapped == [*blocks, "avgpool"]
+    modules = list(net.module.modules())
+    assert not any(module.training or module._forward_hooks for module in modules)
     assert repr(tiny_net) == "<cbir network tiny: 3 blocks, codes: hidden>"
 
 
@@ -86,14 +74,6 @@ def test_a_tap_before_its_relu_stays_before_its_relu():
         expected = module[:5](batch)
     assert expected.min() < 0
     torch.testing.assert_close(net(batch).codes[0], expected)
-
-
-def test_the_module_is_in_evaluation_mode_and_left_without_hooks(tiny_net):
-    tiny_net(tiny_net.probe())
-    with pytest.raises(RuntimeError):
-        tiny_net(torch.zeros(1, 5, 32, 32))
-    for module in tiny_net.module.modules():
-        assert not module.training and not module._forward_hooks
 
 
 @pytest.mark.parametrize("name", ["embedded", "alexnet", "efficientnet_b0", "resnet50"])
@@ -121,44 +101,30 @@ def test_no_block_is_kept_once_it_is_reduced():
     assert ys[:-1] == ["block 1", "block 2", "block 3", "block 4"] and ys[-1].ndim == 4
 
 
-# ---- networks that cannot be used ----------------------------------------------------------------
+NO_TAPS = [
+    (["one", "four"], [], "such submodule.*four.*one"),
+    ([], ["hidden"], "whose outputs are"),
+]
 
 
-@pytest.mark.parametrize(
-    "blocks, codes, message",
-    [
-        (["one", "four"], [], "no such submodule.*four.*one"),
-        (["one"], ["head"], "head"),
-        ([], ["hidden"], "at least one block"),
-    ],
-)
+@pytest.mark.parametrize("blocks, codes, message", NO_TAPS)
 def test_tap_points_that_do_not_exist(tiny_net, blocks, codes, message):
     with pytest.raises(ValueError, match=message):
         cbir.Network(tiny_net.module, blocks, codes)
 
 
-@pytest.mark.parametrize(
-    "block, message",
-    [("one.0", "'one.0'.*negative"), ("hidden", "'hidden'.*not maps"), ("flat", "not maps")],
-)
+@pytest.mark.parametrize("block, message", [("one.0", "'one.0'.*neg"), ("hidden", "not maps")])
 def test_blocks_that_are_no_activation_maps(tiny_net, block, message):
     with pytest.raises(ValueError, match=message):
         cbir.Network(tiny_net.module, ["one", block], transform=tiny_net.transform).shapes
 
 
-@pytest.mark.parametrize("layer, tap", [("hidden", "hidden"), ("two", "two")])
-def test_weights_that_give_nothing_finite_are_refused_once(tiny_net, folder, tmp_path, layer, tap):
+def test_weights_that_give_nothing_finite_are_refused_once(tiny_net, folder, tmp_path):
     """As torchvision's IMAGENET1K_FEATURES, whose fully connected layers are NaN."""
-    with torch.no_grad():
-        next(tiny_net.module.get_submodule(layer).parameters()).fill_(torch.nan)
-    with pytest.raises(ValueError, match=f"'{tap}' of 'tiny' gives values that are not finite"):
-        tiny_net.shapes
-    with pytest.raises(ValueError, match="not finite"):
+    tiny_net.module.hidden[0].weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="'hidden' is not finite.*'vgg16_conv'"):
         cbir.extract(folder, tiny_net, tmp_path / "store")
     assert not (tmp_path / "store").exists()
-
-
-# ---- negative activations, odd sides -------------------------------------------------------------
 
 
 def conv_net(*strides, **options):
@@ -177,9 +143,8 @@ def test_rectify_sets_negative_activations_of_blocks_to_0_and_leaves_codes_alone
     with pytest.raises(ValueError, match="negative.*rectify=True"):
         plain.shapes
     assert rectified.shapes["blocks"] == [(4, 15, 15)]
-    pooled = cbir.Network(nn.Sequential(*plain.module, nn.AdaptiveAvgPool2d(1)), ["0"], ["1"])
-    pooled.rectify = True
-    code = pooled(batch).codes[0]
+    pooled = nn.Sequential(*plain.module, nn.AdaptiveAvgPool2d(1))
+    code = cbir.Network(pooled, ["0"], ["1"], rectify=True)(batch).codes[0]
     assert (code < 0).any() and torch.equal(code, y.mean((2, 3), keepdim=True).flatten(1))
 
 
@@ -194,24 +159,17 @@ def test_trim_cuts_the_end_of_the_earlier_blocks():
     assert cbir.describe(trimmed, batch, q=0).eta_conv.shape == (1, 15)
     growing = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Upsample(scale_factor=2))
     with pytest.raises(ValueError, match="not a whole multiple"):  # smaller than the last
-        cbir.describe(cbir.Network(growing, ["0", "1"], rectify=True, trim=True), batch)
-
-
-# ---- the input -----------------------------------------------------------------------------------
+        cbir.describe(cbir.Network(growing, ["0", "1"], trim=True), batch)
 
 
 def test_stretched_unless_cropped():
-    """The margins are marked: stretching keeps them, cropping does as torchvision."""
-    pixels = np.zeros((224, 896, 3), np.uint8)
-    pixels[:, :100] = pixels[:, -100:] = 255
-    image = Image.fromarray(pixels)
+    """As Pillow squeezes it, and as torchvision crops."""
+    image = PICTURE.resize((896, 224))
     stretched, cropped = (cbir.resize_transform(crop=crop)(image) for crop in (False, True))
-    assert (stretched[:, :, [0, -1]] > 2).all() and len(cropped[0].unique()) == 1
+    squeezed = cbir.resize_transform()(image.resize((224, 224), Image.Resampling.BILINEAR))
+    torch.testing.assert_close(stretched, squeezed, rtol=0, atol=0.05)
     preset = models.VGG16_Weights.IMAGENET1K_V1.transforms()
     torch.testing.assert_close(cropped, preset(image))
-    white = cbir.resize_transform()(Image.new("RGB", (1, 1), "white"))
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(white.mean((1, 2)), (1 - mean) / std)
 
 
 @pytest.mark.parametrize("scale", [{}, {"mean": [0.5] * 3, "std": [1 / 255] * 3}])
@@ -235,17 +193,13 @@ def test_a_batch_is_made_as_each_image_is(crop):
     assert torch.equal(normalize(prepare(PICTURE)[None]), other(PICTURE)[None])
 
 
-# ---- provenance ----------------------------------------------------------------------------------
-
-
 def test_the_hash_follows_weights_names_types_and_buffers():
     hashes = {make_net(seed=seed).weights_hash for seed in range(3)}
     assert len(hashes) == 3 and make_net(seed=1).weights_hash in hashes
     plain = nn.Sequential(nn.Conv2d(3, 2, 1))
     normed = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     normed[0].load_state_dict(plain[0].state_dict())
-    nested = nn.Sequential(nn.Sequential(plain[0]))
-    hashes = [cbir.Network(m, ["0"]).weights_hash for m in (plain, normed, nested)]
+    hashes = [cbir.Network(m, ["0"]).weights_hash for m in (plain, normed, nn.Sequential(plain))]
     normed[1].running_mean += 1
     hashes += [cbir.Network(m, ["0"]).weights_hash for m in (normed, plain.double())]
     assert len(set(hashes)) == 5 and all(len(h) == 64 for h in hashes)
@@ -259,9 +213,6 @@ def test_provenance_is_what_json_gives_back(tiny_net):
     assert len({str(n.provenance) for n in options}) == 3
 
 
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-
-
 def transform_of(transform):
     return cbir.Network(nn.Conv2d(3, 3, 1), [""], (), transform).provenance["transform"]
 
@@ -269,22 +220,19 @@ def transform_of(transform):
 def test_a_transform_is_known_by_its_data(monkeypatch):
     """Not by its repr, which torchvision may change."""
     monkeypatch.setattr(nn.Module, "__repr__", lambda self: f"<{id(self)}>")
-    stretched = {"size": [224, 224], "crop": None, "interpolation": "bilinear"} | IMAGENET
-    assert transform_of(cbir.resize_transform()) == stretched
+    known = {"size": [224, 224], "crop": None, "interpolation": "bilinear"}
+    known |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert transform_of(cbir.resize_transform()) == known
     cropped = cbir.resize_transform(crop=True, interpolation=T.InterpolationMode.BICUBIC)
-    given = {"size": [256], "crop": [224, 224], "interpolation": "bicubic"}
-    assert transform_of(cropped) == given | IMAGENET
+    other = {"size": [256], "crop": [224, 224], "interpolation": "bicubic"}
+    assert transform_of(cropped) == known | other
 
 
+@dataclass
 class Brighten:
     """A step of the user's own."""
 
-    def __init__(self, by):
-        self.by = by
-        self._cache = object()
-
-    def __call__(self, image):
-        return image + self.by
+    by: float
 
 
 def test_other_transforms_are_known_by_name_and_attributes():
@@ -295,23 +243,13 @@ def test_other_transforms_are_known_by_name_and_attributes():
     )
     assert first == again != brighter
     assert first["transforms"][2] == {"name": f"{__name__}.Brighten", "by": 1}
-
-    def local(image):
-        return cbir.resize_transform(32)(image)
-
-    name = "test_other_transforms_are_known_by_name_and_attributes.<locals>.local"
-    assert transform_of(local) == {"name": f"{__name__}.{name}"}
-
-
-# ---- accelerators --------------------------------------------------------------------------------
+    function = transform_of(test_a_transform_is_known_by_its_data)
+    assert function == {"name": f"{__name__}.test_a_transform_is_known_by_its_data"}
 
 
 @pytest.mark.cuda
 def test_cuda_gives_the_same_descriptors():
-    torch.cuda.manual_seed(7)
-    before = torch.cuda.get_rng_state()
     on_cpu, on_gpu = (cbir.load_network(weights=None, device=d) for d in ("cpu", "cuda"))
-    assert torch.equal(torch.cuda.get_rng_state(), before)
     assert on_gpu.device.type == "cuda" and on_gpu.weights_hash == on_cpu.weights_hash
     batch = torch.randn(4, 3, 224, 224)
     eta = cbir.describe(on_gpu, batch).eta.cpu()

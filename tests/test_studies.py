@@ -18,7 +18,6 @@ from cbir.statistics import halves, holm
 from cbir.studies import RESULTS, read_results, write_results
 
 KEPT = RESULTS / "photographs.json"
-BY_WAY = ["set", "network", "way"]
 
 
 def test_elsewhere_is_as_large():
@@ -26,12 +25,11 @@ def test_elsewhere_is_as_large():
     moved = studies.elsewhere(z_N, seed=1)
     assert not torch.equal(moved, z_N)
     assert torch.equal(moved.sum(dim=(2, 3)), z_N.sum(dim=(2, 3)))  # of every channel
-    counts = [z.sum(dim=1).flatten(1).sort(dim=1).values for z in (z_N, moved)]
-    assert torch.equal(*counts)  # of the positions
+    assert torch.equal(*(z.sum(dim=1).flatten(1).sort().values for z in (z_N, moved)))
     assert torch.equal(studies.elsewhere(z_N[:2], seed=1), moved[:2])
 
 
-def test_amounts_and_weights_by_hand():
+def test_amounts_weights_and_classes_kept_by_hand():
     z_N = torch.zeros(1, 4, 2, 2, dtype=torch.bool)
     z_N[0, :3, 0, 1] = True
     neurons, positions = studies.amounts(z_N)
@@ -42,9 +40,6 @@ def test_amounts_and_weights_by_hand():
     z = torch.tensor([[[1, 3], [0, 0]], [[2, 0], [5, 1]]])
     assert studies.weight_on(z, mask).tolist() == pytest.approx([0.75, 0.3])
     assert studies.weight_on(torch.zeros(2, 2, 2), mask).isnan().all()
-
-
-def test_classes_kept():
     y_N = torch.rand(9, 3, 2, 2) + torch.eye(3).repeat(3, 1)[:, :, None, None]
     everything = torch.ones_like(y_N, dtype=torch.bool)
     masks = {"all": everything, "none": ~everything}
@@ -59,14 +54,10 @@ def trial(tmp_path_factory):
     net = make_net()
     with torch.no_grad():
         net.module.three[0].weight *= 30  # q = 0.5 selects something
-    rng = np.random.default_rng(0)
-    stores = []
+    rng, stores = np.random.default_rng(0), []
+    colors = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 190)}
     for split in ("database", "queries"):
-        for name, color in {
-            "red": (200, 40, 40),
-            "green": (40, 180, 60),
-            "blue": (50, 60, 190),
-        }.items():
+        for name, color in colors.items():
             (folder / "images" / split / name).mkdir(parents=True)
             for i in range(10):
                 pixels = np.clip(rng.normal(color, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
@@ -100,12 +91,8 @@ def test_the_ends_of_the_balance(trial):
     common = trial.common_by_share("relative", [0, 1])
     assert common["with h"][0] > 0.97 and common["with η̃"][1] > 0.97
     assert 0 < trial.share("relative") < 1
-
-
-def test_a_database_smaller_than_k(trial):
     few = studies.Experiment(trial.database, trial.queries, high_q=0.7, k=40)
-    assert few.found(["h"]).shape == (30, 30)
-    assert few.scores()["h"]["class P@40"].tolist() == pytest.approx([1 / 3] * 30)
+    assert few.found(["h"]).shape == (30, 30)  # the database has no more
 
 
 def test_a_share_is_chosen_on_the_other_half():
@@ -120,16 +107,13 @@ def test_a_share_is_chosen_on_the_other_half():
     assert set(chosen[second]) == {0.5} and set(chosen[first]) == {0.2}
 
 
-# ---- results that are kept ----------------------------------------------------------------------
-
-
 def check_tables(tables, n_trials):
     """The tables of all sets and networks agree with each other."""
     for name, table in tables.items():
         assert len(table.groupby(["set", "network"])) == n_trials, name
     family = pd.concat([tables["compared"], tables["chosen"]])
     assert family.p_holm.to_numpy() == pytest.approx(holm(family.p), abs=2e-4)
-    means = tables["scores"].set_index([*BY_WAY, "metric", "descriptor"])["mean"]
+    means = tables["scores"].set_index(["set", "network", "way", "metric", "descriptor"])["mean"]
     for row in tables["compared"].itertuples():
         key = (row.set, row.network, row.way, row.metric)
         difference = means[(*key, row.descriptor)] - means[(*key, row.control)]
@@ -145,9 +129,8 @@ def test_tables_of_photographs(trial, tmp_path):
     at_half = tables["thresholds"].query("q == 0.5").set_index(["way", "descriptor", "threshold"])
     for way in studies.WAYS:
         assert by_share[way, "h+color", 0.0] == pytest.approx(scores[way, "h", "class P@5"])
-        for name, kind in {"q = 0.5": "absolute", "relative": "relative"}.items():
-            expected = scores[way, f"eta, {name}", "class P@5"]
-            assert at_half["class P@5"][way, "eta", kind] == pytest.approx(expected)
+        expected = scores[way, "eta, relative", "class P@5"]
+        assert at_half["class P@5"][way, "eta", "relative"] == pytest.approx(expected)
 
 
 def test_results_come_back_as_they_were_written(tmp_path):
@@ -162,41 +145,29 @@ def test_results_come_back_as_they_were_written(tmp_path):
         read_results(tmp_path / "none.json")
 
 
-def test_what_is_kept_of_the_photographs():
-    about, tables = read_results(KEPT)
-    assert not re.search(r"/(home|root|work|tmp|Users)/|[A-Z]:\\", KEPT.read_text(encoding="utf-8"))
-    assert {"code", "Python", "packages"} == set(about["made by"]) == set(studies.made_by())
-    check_tables(tables, 4)
-
-
 def test_the_notebook_prints_what_is_kept():
     """Every mean with its interval, and no other; and every decimal of the prose."""
     notebook = nbformat.read(ROOT / "notebooks" / "11_photographs.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "\n".join(text for output in outputs for text in texts(output).values())
-    scores = read_results(KEPT).tables["scores"]
+    about, tables = read_results(KEPT)
+    assert not re.search(r"/(home|root|work|tmp|Users)/|[A-Z]:\\", KEPT.read_text(encoding="utf-8"))
+    assert {"code", "Python", "packages"} == set(about["made by"]) == set(studies.made_by())
+    check_tables(tables, 4)
+    scores = tables["scores"]
     kept = {f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in scores.itertuples()}
     assert set(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", printed)) == kept
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert not [x for x in re.findall(r"(?<![\d.])\d\.\d+", prose) if x not in printed]
 
 
-# ---- the verdict --------------------------------------------------------------------------------
-
-
-def test_the_readme_has_the_verdicts():
+def test_every_claim_has_evidence_and_the_readme_has_the_verdicts():
     assert studies.verdict_markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_claim_has_evidence():
     table = studies.verdict_table()
     cells = table[[*studies.SETTINGS]]
     assert (cells != "").any(axis=1).all() and ((cells != "").sum() >= 7).all()
-    pairs = (
-        read_results(RESULTS / "original.json")
-        .tables["compared"]
-        .set_index(["network", "way", "metric", "descriptor", "control"])
-    )
+    pairs = read_results(RESULTS / "original.json").tables["compared"]
+    pairs = pairs.set_index(["network", "way", "metric", "descriptor", "control"])
     pair = pairs.loc["VGG16", "as they are", "class P@5", "eta, q = 0.5", "h"]
     cell = table.set_index("evidence").loc["η − h, class", "scenes, VGG16"]
     assert cell == f"{pair['mean']:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}] {pair.verdict}"

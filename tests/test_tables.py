@@ -1,5 +1,6 @@
 """Table I: its numbers, its four formats, pictures that vanish; what the paper prints."""
 
+import itertools
 import re
 import tracemalloc
 
@@ -33,24 +34,18 @@ def test_table_1_is_the_mean_distance_of_each_row(images):
     columns = ["printed h", "printed eta", "published h", "published eta"]
     paper = ["paper im", "paper h", "paper eta_conv", "paper eta"]
     assert list(table) == ["query", "class", *columns, *paper]
-    assert table["query"].tolist() == [1, 2, "mean"]
-    assert table["class"].tolist() == ["dog", "cat", ""]
-    for line, row in enumerate([1, 0]):
-        query = pixels(images, row)
-        for descriptor, indices in HITS.items():
-            found = [pixels(images, j) for j in indices[row]]
-            histograms = [cbir.color_histogram(image) for image in found]
-            by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
-            by_formula = cbir.published_distances(query, found).mean()
-            assert table[f"printed {descriptor}"][line] == by_text
-            assert table[f"published {descriptor}"][line] == by_formula
+    assert table[["query", "class"]].values.tolist() == [[1, "dog"], [2, "cat"], ["mean", ""]]
+    for (line, row), (descriptor, indices) in itertools.product(enumerate([1, 0]), HITS.items()):
+        query, *found = (pixels(images, j) for j in [row, *indices[row]])
+        histograms = [cbir.color_histogram(image) for image in found]
+        by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
+        by_formula = cbir.published_distances(query, found).mean()
+        assert table[f"printed {descriptor}"][line] == by_text
+        assert table[f"published {descriptor}"][line] == by_formula
     assert table[columns].iloc[2].tolist() == table[columns].iloc[:2].mean().tolist()
     assert table["paper eta"][2] == pytest.approx(0.1893, abs=1e-4)  # of all its ten queries
-    assert list(cbir.table1(images, images, HITS, [1], papers=False)) == [
-        "query",
-        "class",
-        *columns,
-    ]
+    alone = cbir.table1(images, images, HITS, [1], papers=False)
+    assert list(alone) == ["query", "class", *columns]
 
 
 def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
@@ -62,9 +57,8 @@ def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
     assert [np.isnan(histograms[row]).all() for row in (0, 2, 3)] == [False, True, True]
     only = cbir.histogram_distance(*(cbir.color_histogram(pixels(images, i)) for i in (0, 1)))
     assert table["printed h"].tolist()[0] == only
-    assert np.isnan(table["printed h"].tolist()[1])  # nothing that it found is left
-    assert table.iloc[2, 2:].isna().all()  # the query itself is gone
-    assert table["printed h"].tolist()[3] == only
+    assert table["printed h"].isna().tolist() == [False, True, True, False]  # nothing it found
+    assert table.iloc[2, 2:].isna().all() and table["printed h"][3] == only  # the query is gone
 
 
 def test_table_1_holds_one_picture_at_a_time(tmp_path):
@@ -115,25 +109,24 @@ def test_latex():
     tex = tables.to_latex(table())
     assert "\\bfseries 0.125 " in tex and "\\bfseries 0.500 = " in tex
     assert tex.count("\\begin{tabular}") == 2
-    mathematics = r"\$\\tilde\{\\eta\}\$|\$\\eta\$"
-    plain = re.sub(mathematics, "", tex.replace("R\\&D", ""))
+    plain = re.sub(r"\$\\tilde\{\\eta\}\$|\$\\eta\$", "", tex.replace("R\\&D", ""))
     assert not re.search(r"(?<!\\)[_%$]|D&|&D", plain), plain
 
 
 @pytest.mark.parametrize("classes, about", [(("<b>b</b>", "a", "b"), 2), (("", "", ""), 1)])
 def test_html(classes, about):
     page = BeautifulSoup(tables.to_html(table(classes)), "html.parser")
-    assert not page.find_all("b")
     first, second = page.find_all("table")
-    assert [len(part.find_all("tr")) for part in (first, second)] == [6, 6]
+    assert not page.find_all("b") and len(first.find_all("tr")) == len(second.find_all("tr")) == 6
     heads = [head.get_text() for head in second.find_all("th", class_="level1")]
     assert heads == [*["query", "class"][:about], "η̃", "η", "η̃", "η"]  # no column without classes
     assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
 
 
 def test_markdown_of_any_table():
-    text = tables.markdown(pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]}))
-    assert text == "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
+    table = pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]})
+    text = "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
+    assert tables.markdown(table) == text
 
 
 def test_what_each_descriptor_won():
