@@ -44,9 +44,8 @@ def runs_folder() -> Path:
 
 def cores() -> int:
     """Returns how many cores this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
@@ -77,9 +76,9 @@ def unknown_choice(what: str, word: object, known: Iterable[object]) -> str:
     Returns:
         The message: the word, the one that was probably meant, and all that there are.
     """
-    known = list(known)
-    choices = ", ".join(map(repr, known))
-    return f"unknown {what} {word!r}{did_you_mean(word, known)}: choose one of {choices}"
+    choices = list(known)
+    hint = did_you_mean(word, choices)
+    return f"unknown {what} {word!r}{hint}: choose one of {', '.join(map(repr, choices))}"
 
 
 def write_atomically(path: AnyPath, text: str) -> Path:
@@ -104,9 +103,9 @@ def commit() -> str:
     """The git commit of this code, and whether files were changed since; or why there is none."""
     if not (ROOT / ".git").exists():
         return "no git checkout"
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     try:
-        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=True)
+        told = subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return "a git checkout, of which git says nothing"
-    return done.stdout.strip().replace("-dirty", ", with changes")
+    return told.strip().replace("-dirty", ", with changes")

@@ -1,5 +1,7 @@
 """Here is my picture: its nearest images in a store by each descriptor, drawn and as JSON."""
 
+import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -71,15 +73,9 @@ def query(
     Raises:
         ValueError: the store does not have a descriptor; and what `search` raises.
     """
-    readable: list[str] = []
-    unreadable: dict[str, str] = {}
-    for file in dict.fromkeys(map(str, images)):
-        try:
-            open_image(file)
-        except UnreadableImage as error:
-            unreadable[file] = str(error)
-        else:
-            readable.append(file)
+    reasons = {file: _reason(file) for file in dict.fromkeys(map(str, images))}
+    unreadable = {file: reason for file, reason in reasons.items() if reason}
+    readable = [file for file in reasons if file not in unreadable]
     written: dict[str, Path] = {}
     if not readable:
         return written, unreadable
@@ -91,9 +87,9 @@ def query(
         about: dict[str, object] = {"file": file, "root": str(store.root), "metric": metric}
         for descriptor, found in hits.items():
             near = zip(found.indices[row].tolist(), found.distances[row].tolist())
+            keys = ("file", "label", "distance")
             about[descriptor] = [
-                {"file": store.files[j], "label": store.labels[j], "distance": distance}
-                for j, distance in near
+                dict(zip(keys, (store.files[j], store.labels[j], distance))) for j, distance in near
             ]
         with plt.rc_context():
             figures.use_style()
@@ -106,16 +102,21 @@ def query(
     return written, unreadable
 
 
+def _reason(file: str) -> str:
+    """Returns why an image cannot be read, "" if it can."""
+    try:
+        open_image(file)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
+
+
 def _result(folder: Path, file: str) -> Path:
     """Returns query_<stem>.png, with a number where another image has that stem."""
     stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
-    name, number = stem, 1
-    while (taken := folder / f"{name}.json").exists():
-        try:
-            if json.loads(taken.read_text(encoding="utf-8"))["file"] == file:
+    for number in itertools.count(1):
+        taken = folder / (f"{stem}.json" if number == 1 else f"{stem}_{number}.json")
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of somebody else
+            if not taken.exists() or json.loads(taken.read_text(encoding="utf-8"))["file"] == file:
                 break
-        except (ValueError, KeyError, TypeError):
-            pass  # a file of somebody else
-        number += 1
-        name = f"{stem}_{number}"
-    return folder / f"{name}.png"
+    return folder / f"{taken.stem}.png"

@@ -51,13 +51,9 @@ def _write(path: Path, page: str, title: str, given: Mapping[str, str]) -> Path:
     with tempfile.TemporaryDirectory() as aside:
         executed = Path(aside, f"{title}.ipynb")  # its name is the title
         execute(ROOT / "notebooks" / "pages" / f"{page}.ipynb", executed, given, io.StringIO())
-        exporter = HTMLExporter(
-            template_name="basic",
-            raw_template=(PACKAGE / "page.html.j2").read_text(encoding="utf-8"),
-            exclude_input=True,
-            exclude_input_prompt=True,
-            exclude_output_prompt=True,
-        )
+        look = {"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True}
+        template = (PACKAGE / "page.html.j2").read_text(encoding="utf-8")
+        exporter = HTMLExporter(template_name="basic", raw_template=template, **look)
         text, _ = exporter.from_filename(str(executed))
     return write_atomically(path, text)
 
@@ -83,22 +79,17 @@ def figures(run: Run, names: Sequence[str]) -> str:
 
 def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Means with intervals as a table of text, a row a descriptor, a column a measure."""
-    rows = []
+    found: dict[str, dict[str, str]] = {}
     for record in records:
         mean, low, high = (record[key] for key in ("mean", "low", "high"))
         text = "–" if mean is None else f"{mean:.3f}"
         if low is not None and high is not None:
             text += f" [{low:.3f}, {high:.3f}]"
-        if record.get("verdict"):
-            text += f" {record['verdict']}"
         part = record.get("network") or record.get("of") or ""
-        name = " ".join(filter(None, [part, plain_name(record["descriptor"])]))
-        rows.append({"descriptor": name, "measure": record["metric"], "text": text})
-    table = pd.DataFrame(rows, columns=["descriptor", "measure", "text"])
-    table = table.drop_duplicates(["descriptor", "measure"], keep="last")
-    shown = table.pivot(index="descriptor", columns="measure", values="text")
-    shown = shown.loc[table.descriptor.unique(), table.measure.unique()].fillna("")
-    return shown.rename_axis(index=None, columns=None)
+        name = f"{part} {plain_name(record['descriptor'])}".strip()
+        text = f"{text} {record.get('verdict') or ''}".strip()
+        found.setdefault(name, {})[record["metric"]] = text
+    return pd.DataFrame(list(found.values()), index=list(found)).fillna("")
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -118,5 +109,5 @@ def facts(run: Run) -> dict[str, str]:
 
 def listed(run: Run) -> list[Any]:
     """The files and classes of a run's images; [] where its stores are gone."""
-    stores = [find_store(run.path / "stores" / part) for part in PARTS]
-    return [[store.files, store.labels] for store in stores if store is not None]
+    stores = filter(None, (find_store(run.path / "stores" / part) for part in PARTS))
+    return [[store.files, store.labels] for store in stores]

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from .networks import Network
 from .search import Hits
 from .store import Extras, Store, find_store, open_store
 from .trained import CODES_FILE, load_codes, network_of, train_codes
-from .zoo import Weights, load_network
+from .zoo import load_network
 
 PARTS = ("database", "queries")
 COPY = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
@@ -35,6 +35,12 @@ OPTIONS: dict[str, tuple[Any, str]] = {  # how a machine does the work: {name: (
     "scheduler": ("", 'Dask: "" in this process, "local", or the address of a cluster'),
     "windows": (True, "keep the blocks' means over windows, from which any q follows"),
 }
+
+DRAWN = ("seed", "max_images", "max_queries", "query_names")  # which images of a profile
+SETTINGS: dict[str, Any] = {"profile": "embedded", "images": "", "queries": "", "max_images": 0}
+SETTINGS |= {"network": "embedded", "weights": "default", "crop": False, "code_widths": []}
+SETTINGS |= {"recipe": "as_printed", "q": 0.5, "seed": 0, "max_queries": 0, "query_names": []}
+SETTINGS |= {name: default for name, (default, _) in OPTIONS.items()}
 
 
 class Described(NamedTuple):
@@ -67,14 +73,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How its images are described: the arguments of `describe`, and all of `OPTIONS`."""
-        defaults = {name: default for name, (default, _) in OPTIONS.items()}
-        return defaults | _read_json(self.path / "settings.json")
+        """How its images are described: what `describe` was given, and all of `OPTIONS`."""
+        return {name: SETTINGS[name] for name in OPTIONS} | _read_json(self.path / "settings.json")
 
     def set(self, **settings: Any) -> None:
-        """Writes `settings`, for the notebooks that describe into this run."""
-        text = json.dumps(self.settings | settings, indent=1, sort_keys=True, default=os.fspath)
-        write_atomically(self.path / "settings.json", text + "\n")
+        """Adds to `settings`, for the notebooks that describe into this run."""
+        _add_json(self.path / "settings.json", settings)
 
     def describe(
         self,
@@ -82,18 +86,9 @@ class Run:
         images: AnyPath | Images = "",
         queries: AnyPath | Images = "",
         network: str | Network = "embedded",
-        weights: Weights = "default",
-        crop: bool = False,
-        recipe: str | Recipe = "as_printed",
-        q: float = 0.5,
-        code_widths: Sequence[int] = (),
-        seed: int = 0,
-        max_images: int = 0,
-        max_queries: int = 0,
-        query_names: Sequence[str] = (),
         extras: Extras | None = None,
         folder: str = "",
-        **options: Any,
+        **settings: Any,
     ) -> Described:
         """Describes the database and the queries of a profile into two stores of this run.
 
@@ -104,88 +99,61 @@ class Run:
             images: the database's folder, or the images themselves.
             queries: the queries' folder; the images themselves, where `images` are.
             network: a name as in `load_network`, or a `Network`, which is taken as it is.
-            weights: as in `load_network`.
-            crop: as in `load_network`.
-            recipe: a name of `RECIPES`, whose threshold is `q`; or the keywords of
-                `conv_descriptor`.
-            q: the threshold of significance, Eq. 8.
-            code_widths: retrains the network's codes on the database's classes, in layers of these
-                widths, once: they stay in codes.safetensors beside the stores. The images go
-                through the network once; its window means stay in windows/, 288 kB an image for
-                VGG16.
-            seed: as in `load_images`, and of the codes.
-            max_images: as in `load_images`.
-            max_queries: as in `load_images`.
-            query_names: as in `load_images`.
             extras: more descriptors, as in `extract`; default the average of all activations, and
                 the window means where the option "windows" says so.
             folder: what the stores' paths begin with: stores/<folder>database and
                 stores/<folder>queries. "as_released/" is a folder, "baselines_" is none.
-            options: of `OPTIONS`, where they differ from `settings`.
+            settings: of `SETTINGS`: weights, crop as in `load_network`; seed, max_images,
+                max_queries, query_names as in `load_images`; recipe, a name of `RECIPES` whose
+                threshold (Eq. 8) is q, or the keywords of `conv_descriptor`; code_widths, which
+                retrains the network's codes on the database's classes in layers of these widths,
+                once: they stay in codes.safetensors beside the stores, and the window means in
+                windows/ (288 kB an image for VGG16), so that the images go through the network
+                once; and `OPTIONS`, where they differ from the run's.
 
         Raises:
+            TypeError: a setting that does not exist.
             ValueError: what `load_images`, `load_network`, `named_recipe` and `extract` raise.
         """
-        options = {name: self.settings[name] for name in OPTIONS} | options
-        given: dict[str, Any] = {"weights": weights, "seed": seed, **options}
-        if isinstance(images, (str, os.PathLike)) and isinstance(queries, (str, os.PathLike)):
-            given |= {"profile": profile, "images": images, "queries": queries}
-            given |= {"max_images": max_images, "max_queries": max_queries}
-            given["query_names"] = list(query_names)
-            parts: tuple[Images, Images] = load_images(
-                profile, images, queries, seed, max_images, max_queries, query_names
-            )
-        elif isinstance(images, Images) and isinstance(queries, Images):
+        if unknown := settings.keys() - SETTINGS.keys():
+            raise TypeError(f"describe() has no setting {', '.join(sorted(unknown))}")
+        given = SETTINGS | {name: self.settings[name] for name in OPTIONS} | settings
+        parts: Sequence[Images]
+        if isinstance(images, Images) and isinstance(queries, Images):
             parts = images, queries
-        else:
+            profile, images, queries = "folder", images.root, queries.root
+        elif isinstance(images, Images) or isinstance(queries, Images):
             raise ValueError("images and queries must both be folders, or both be images")
+        else:
+            parts = load_images(profile, images, queries, **{name: given[name] for name in DRAWN})
+        given |= {"profile": profile, "images": images, "queries": queries, "network": network}
         if isinstance(network, str):
-            given |= {"network": network, "crop": crop, "code_widths": list(code_widths)}
-            how = {"crop": crop, "precision": options["precision"]}
-            network = load_network(network, weights, options["device"], **how)
+            how = {key: given[key] for key in ("weights", "device", "crop", "precision")}
+            network = load_network(network, **how)
+        recipe = given["recipe"]
         if isinstance(recipe, str):
-            given |= {"recipe": recipe, "q": q}
-            recipe = named_recipe(recipe, q=q)
+            recipe = named_recipe(recipe, q=given["q"])
         if extras is None:
-            extras = {"average": "average"}
-            if options["windows"]:
-                extras["windows"] = "windows"
+            extras = {"average": "average"} | {key: key for key in ["windows"] if given[key]}
         place = f"{self.path / 'stores'}/{folder}"
-        with connect(options["scheduler"]) as client:
-            work: dict[str, Any] = {"batch_size": options["batch_size"], "client": client}
-            if code_widths:
-                beside = Path(f"{place}database").parent
-                network, parts = self._retrained(network, parts, beside, code_widths, seed, work)
-            work |= {"extras": extras, "dtype": options["dtype"]}
-            stores = [
-                extract(part, network, f"{place}{name}", **work, **recipe)
-                for name, part in zip(PARTS, parts)
-            ]
+        with connect(given["scheduler"]) as client:
+            work: dict[str, Any] = {"batch_size": given["batch_size"], "client": client}
+            if given["code_widths"]:
+                beside, trunk = Path(f"{place}database").parent, network.with_head(None)
+                work["extras"] = {"windows": "windows", "color": "color"}
+                parts = _extract(parts, trunk, f"{beside}/windows/", work)
+                file = beside / CODES_FILE
+                if file.is_file():  # images that came later change no layer
+                    network = load_codes(trunk, file)
+                else:
+                    widths, seed = given["code_widths"], given["seed"]
+                    network = train_codes(trunk, parts[0], widths, seed=seed, path=file)
+                    self.record(codes_trained_on=len(parts[0]))
+            work |= {"extras": extras, "dtype": given["dtype"], **recipe}
+            stores = _extract(parts, network, place, work)
         if not folder:
-            self.set(**given)
+            self.set(**given | {"network": getattr(given["network"], "name", given["network"])})
         return Described(network, *stores)
-
-    def _retrained(
-        self,
-        net: Network,
-        parts: tuple[Images, Images],
-        folder: Path,
-        widths: Sequence[int],
-        seed: int,
-        work: dict[str, Any],
-    ) -> tuple[Network, tuple[Store, Store]]:
-        """The network with its retrained codes; both parts as stores of window means."""
-        trunk = net.with_head(None)
-        extras = {"windows": "windows", "color": "color"}
-        database, queries = (
-            extract(part, trunk, folder / "windows" / name, extras=extras, **work)
-            for name, part in zip(PARTS, parts)
-        )
-        if (folder / CODES_FILE).is_file():  # images that came later change no layer
-            return load_codes(trunk, folder / CODES_FILE), (database, queries)
-        net = train_codes(trunk, database, widths, seed=seed, path=folder / CODES_FILE)
-        self.record(codes_trained_on=len(database))
-        return net, (database, queries)
 
     def stores(
         self,
@@ -208,25 +176,16 @@ class Run:
             max_queries: queries at most, drawn alike.
             recipe: the keywords of `conv_descriptor`, default the run's.
         """
-        place = self.path / "stores"
-        if any(find_store(place / part) is None for part in PARTS):
-            self.describe(**self.settings)
-        database, queries = (open_store(place / part) for part in PARTS)
-        settings = self.settings
-        weights, device = settings.get("weights", "default"), settings["device"]
+        database, queries = self._open()
         if network is None:
-            network = network_of(database.network, weights=weights, device=device, folder=place)
+            how = {"weights": "default"} | self.settings
+            how = {"weights": how["weights"], "device": how["device"]}
+            network = network_of(database.network, folder=self.path / "stores", **how)
         if extras is None:
             return Described(network, database, queries)
-        images, query_images = self.images(max_images, max_queries)
-        return self.describe(
-            images=images,
-            queries=query_images,
-            network=network,
-            recipe=recipe or database.recipe,
-            extras=extras,
-            folder=folder,
-        )
+        images = self.images(max_images, max_queries)
+        recipe = recipe or database.recipe
+        return self.describe("", *images, network, extras, folder, recipe=recipe)
 
     def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
         """The images of `stores`, the database's and the queries.
@@ -235,24 +194,27 @@ class Run:
             max_images: of the database at most, drawn and balanced over the classes; 0: all.
             max_queries: queries at most, drawn alike.
         """
-        _, *stores = self.stores()
         found: list[Images] = []
-        for part, store, most in zip(PARTS, stores, (max_images, max_queries)):
-            windows = find_store(self.path / "stores" / "windows" / part)
-            if not 0 < most < len(store):
-                found.append(windows or ImageSet(store.root, store.files, store.labels))
-                continue
-            most = min(most, int(store.described.sum()))
-            rows = sorted(choose_queries(store, most, self.settings.get("seed", 0)))
-            files, labels = ([names[row] for row in rows] for names in (store.files, store.labels))
-            found.append(ImageSet(store.root, files, labels))
+        for part, store, most in zip(PARTS, self._open(), (max_images, max_queries)):
+            images = ImageSet(store.root, store.files, store.labels)
+            if 0 < most < len(store):
+                most = min(most, int(store.described.sum()))
+                rows = choose_queries(store, most, self.settings.get("seed", 0))
+                found.append(images[sorted(rows)])
+            else:
+                found.append(find_store(self.path / "stores" / "windows" / part) or images)
         return found[0], found[1]
 
-    @contextmanager
-    def connect(self) -> Iterator[Any]:
+    def _open(self) -> list[Store]:
+        """Opens the run's own two stores, which are filled first where there are none."""
+        places = [self.path / "stores" / part for part in PARTS]
+        if None in map(find_store, places):
+            self.describe(**self.settings)
+        return list(map(open_store, places))
+
+    def connect(self) -> AbstractContextManager[Any]:
         """The Dask client that the option "scheduler" asks for; None without one."""
-        with connect(self.settings["scheduler"]) as client:
-            yield client
+        return connect(self.settings["scheduler"])
 
     # ---- results ---------------------------------------------------------------------------------
 
@@ -261,8 +223,7 @@ class Run:
         png = self.path / "figures" / f"{name}.png"
         png.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(png, metadata={"Description": caption})
-        about = {"Subject": caption, "CreationDate": None}
-        fig.savefig(png.with_name(f"{name}.pdf"), metadata=about)
+        fig.savefig(png.with_suffix(".pdf"), metadata={"Subject": caption, "CreationDate": None})
 
     def show(self, fig: Figure, name: str, caption: str) -> None:
         """Saves a figure, then shows it in the notebook with the caption as alternative text."""
@@ -275,23 +236,21 @@ class Run:
         Args:
             table: as `cbir.table1` gives it; the CSV has six decimals, as the paper.
         """
+        texts = {"md": tables.to_markdown, "tex": tables.to_latex, "html": tables.to_html}
         as_csv = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         write_atomically(self.path / "table1.csv", as_csv)
-        write_atomically(self.path / "table1.md", tables.to_markdown(table))
-        write_atomically(self.path / "table1.tex", tables.to_latex(table))
-        write_atomically(self.path / "table1.html", tables.to_html(table))
+        for suffix, write in texts.items():
+            write_atomically(self.path / f"table1.{suffix}", write(table))
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
-        (self.path / name).mkdir(parents=True, exist_ok=True)
-        for path in (self.path / name).glob("*.npy"):
-            if path.stem not in arrays:
-                path.unlink()
+        for old in self.array_path(name, "old").parent.glob("*.npy"):
+            if old.stem not in arrays:
+                old.unlink()
         for key, array in arrays.items():
-            path = self.path / name / f"{key}.npy"
-            source = getattr(array, "filename", None)
-            if source is None or not path.exists() or not os.path.samefile(source, path):
-                np.save(path, array)  # else it is only mapped from there
+            path, mapped = self.array_path(name, key), getattr(array, "filename", None)
+            if not (mapped and path.exists() and path.samefile(mapped)):
+                np.save(path, array)
 
     def array_path(self, name: str, key: str) -> Path:
         """Where `save_arrays` keeps one array, for those who write it there piece by piece."""
@@ -305,9 +264,7 @@ class Run:
             FileNotFoundError: the notebook that saves them has not run.
         """
         if not (self.path / name).is_dir():
-            raise FileNotFoundError(
-                f"no {name} in runs/{self.name}: run the earlier notebooks first, in order"
-            )
+            raise FileNotFoundError(f"no {name} in runs/{self.name}: run the earlier notebooks")
         files = sorted((self.path / name).glob("*.npy"))
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
 
@@ -316,10 +273,7 @@ class Run:
 
         What is no number (NaN, infinity) becomes null.
         """
-        text = json.dumps(self.metrics | metrics)
-        finite = json.loads(text, parse_constant=lambda name: None)
-        text = json.dumps(finite, indent=1, sort_keys=True)
-        write_atomically(self.path / "metrics.json", text + "\n")
+        _add_json(self.path / "metrics.json", metrics)
 
     def record_results(self, table: pd.DataFrame) -> None:
         """Adds to the results in metrics.json, replacing those of the same metrics.
@@ -328,8 +282,8 @@ class Run:
             table: rows of metric, descriptor, mean, low, high, as `cbir.means` gives them.
         """
         rows = table.to_dict("records")
-        replaced = {row["metric"] for row in rows}
-        others = [r for r in self.metrics.get("results", []) if r["metric"] not in replaced]
+        old = self.metrics.get("results", [])
+        others = [row for row in old if row["metric"] not in set(table["metric"])]
         self.record(results=others + rows)
 
     def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
@@ -356,14 +310,19 @@ class Run:
         return _read_json(self.path / "metrics.json")
 
 
+def _extract(parts: Sequence[Images], net: Network, place: str, how: dict[str, Any]) -> list[Store]:
+    return [extract(part, net, place + name, **how) for name, part in zip(PARTS, parts)]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def runs() -> list[str]:
-    """The names of the runs that have a store to search."""
-    stores = runs_folder().glob("*/stores/database")
-    return sorted(path.parents[1].name for path in stores)
+def _add_json(path: Path, values: dict[str, Any]) -> None:
+    """Adds values to a file, replacing those of the same names; NaN and infinity become null."""
+    text = json.dumps(_read_json(path) | values, default=os.fspath)
+    finite = json.loads(text, parse_constant=lambda name: None)
+    write_atomically(path, json.dumps(finite, indent=1, sort_keys=True) + "\n")
 
 
 def open_run(where: AnyPath, described: bool = False) -> Run:
@@ -380,7 +339,8 @@ def open_run(where: AnyPath, described: bool = False) -> Run:
     for path in (Path(where), runs_folder() / where):
         if (path / wanted).exists():
             return Run(path.resolve().name, path.resolve().parent)
+    known = sorted(path.name for path in runs_folder().glob("*") if (path / wanted).exists())
     raise FileNotFoundError(
-        f"no run {str(where)!r} in {runs_folder()}{did_you_mean(where, runs())}: there is no "
-        f"{wanted} in it. Run `cbir reproduce` first; runs there: {', '.join(runs()) or 'none'}"
+        f"no run {str(where)!r} in {runs_folder()}{did_you_mean(where, known)}: there is no "
+        f"{wanted} in it. Run `cbir reproduce` first; runs there: {', '.join(known) or 'none'}"
     )

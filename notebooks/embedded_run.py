@@ -33,7 +33,7 @@ def share_folder(config) -> None:
 def reproduce(runs: Path, *args: object) -> str:
     """The command line in a process of its own; returns what it prints."""
     changed = {"CBIR_RUNS": str(runs), "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "cbir.cli", "reproduce", *map(str, args)]
+    command = [sys.executable, "-m", "cbir", "reproduce", *map(str, args)]
     environment = os.environ | changed
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=runs)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -8,6 +8,7 @@ from conftest import check_self_contained, read_page
 
 import cbir
 from cbir import cli
+from cbir.report import compare
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,8 @@ def runs(tmp_path_factory):
         run.set(recipe=f"as_{run.name}", images="/photos")
         row = {"metric": "same class", "descriptor": "eta", "mean": mean}
         run.record(status="complete", results=[row | {"low": mean - 0.125, "high": mean + 0.125}])
-        pd.DataFrame({"query": ["mean"], "printed eta": [mean]}).to_csv(
-            run.path / "table1.csv", index=False
-        )
+        table = pd.DataFrame({"query": ["mean"], "printed eta": [mean]})
+        table.to_csv(run.path / "table1.csv", index=False)
         ranks = np.array([[0, 1, 2], [3, 4, 5]]) + int(run.name == "released")
         run.save_arrays("hits", eta_indices=ranks)
         fig, ax = plt.subplots(figsize=(1, 1))
@@ -31,14 +31,10 @@ def runs(tmp_path_factory):
     return pair
 
 
-def describe(run, folder, net):
-    for part in ("database", "queries"):
-        cbir.extract(folder, net, run.path / "stores" / part)
-
-
 def test_the_page_has_what_differs(runs, folder, tiny_net, tmp_path, monkeypatch, capsys):
     for run in runs:
-        describe(run, folder, tiny_net)
+        for part in ("database", "queries"):
+            cbir.extract(folder, tiny_net, run.path / "stores" / part)
     monkeypatch.setenv("CBIR_RUNS", str(runs[0].path.parent))
     monkeypatch.chdir(tmp_path)
     cli.main(["compare", "printed", str(runs[1].path)])
@@ -55,12 +51,9 @@ def test_the_page_has_what_differs(runs, folder, tiny_net, tmp_path, monkeypatch
 
 
 def test_numbers_over_other_images_are_not_subtracted(runs, tmp_path):
-    from cbir.report import compare
-
     other = cbir.Run("elsewhere", tmp_path)
-    pd.DataFrame({"query": ["mean"], "printed eta": [1.0]}).pipe(
-        lambda table: (other.record(results=[]), table.to_csv(other.path / "table1.csv"))
-    )
+    other.record(results=[])
+    (other.path / "table1.csv").write_bytes((runs[0].path / "table1.csv").read_bytes())
     text = read_page(compare(runs[0], other, tmp_path / "page.html")).get_text()
     assert "The runs have other images" in text and "b − a" not in text
     with pytest.raises(SystemExit, match="no run 'nowhere'"):

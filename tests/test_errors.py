@@ -1,11 +1,9 @@
 """What an error says: what is wrong, with the word that was probably meant, and what to do next."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
-from conftest import make_net, write_image
+from conftest import make_net
 from torch import nn
 
 import cbir
@@ -15,20 +13,12 @@ from cbir.common import did_you_mean, unknown_choice
 def test_did_you_mean():
     assert did_you_mean("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
     assert did_you_mean("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
-    assert did_you_mean("colour", ["metric", "k"]) == ""
-    assert did_you_mean("k", ["metric", "k"]) == ""
-    assert did_you_mean("k", []) == ""
+    for word, known in [("colour", ["metric", "k"]), ("k", ["metric", "k"]), ("k", [])]:
+        assert did_you_mean(word, known) == ""
     files = (f"{i:06}.jpg" for i in range(2_000_000))
     assert did_you_mean("999999.jpg", files)  # in a second, however many
-
-
-def test_unknown_choice():
-    message = unknown_choice("metric", "l3", ("l1", "l2"))
-    assert message == "unknown metric 'l3': choose one of 'l1', 'l2'"
-    message = unknown_choice("metric", "cosin", ("l1", "cosine"))
-    assert message == (
-        "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
-    )
+    message = "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
+    assert unknown_choice("metric", "cosin", ("l1", "cosine")) == message
 
 
 @pytest.fixture
@@ -36,47 +26,25 @@ def store(folder, tmp_path):
     return cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
 
 
+FLAT = nn.Sequential(nn.Flatten())
 YS = [torch.ones(1, 2, 5, 5), torch.ones(1, 2, 2, 2)]
 ROWS = np.ones((3, 4), np.float32)
 
-# What is called, and what its error must say.
+# What is called, and what its error must say, where no other file asks.
 MISTAKES = [
-    (
-        lambda: cbir.named_recipe("as_release"),
-        r"\(did you mean 'as_released'\?\): choose one of 'as_printed', 'as_released'",
-    ),
-    (
-        lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"),
-        r"unknown threshold 'relativ' \(did you mean 'relative'\?\)",
-    ),
-    (
-        lambda: cbir.conv_descriptor(YS),
-        r"block 1 is \(5, 5\): not a whole multiple .*; cbir.Network\(.., trim=True\)",
-    ),
-    (
-        lambda: cbir.Network(make_net().module, ["on"]),
-        r"no such submodule: \['on'\] \(did you mean 'one'\?\).*named_modules",
-    ),
+    (lambda: cbir.named_recipe("as_release"), r"\(did you mean 'as_released'\?\): choose one of"),
+    (lambda: cbir.conv_descriptor(YS[1:], threshold="relativ"), r"\(did you mean 'relative'\?\)"),
+    (lambda: cbir.conv_descriptor(YS), r"block 1 is \(5, 5\): .*; cbir.Network\(.., trim=True\)"),
+    (lambda: cbir.Network(make_net().module, ["on"]), r"mean 'one'\?\).*named_modules"),
     (lambda: cbir.Network(make_net().module, []), "name the submodules whose outputs are y_1"),
-    (
-        lambda: cbir.Network(nn.Sequential(nn.Flatten()), ["0"]).shapes,
-        "block '0' gives .* name it in `codes`",
-    ),
+    (lambda: cbir.Network(FLAT, ["0"]).shapes, "block '0' gives .* name it in `codes`"),
     (lambda: cbir.search(ROWS, ROWS, k=4), "k = 4 is out of range for 3 rows: choose 1 to 3"),
     (lambda: cbir.search(ROWS, ROWS, metric="cosin"), r"\(did you mean 'cosine'\?\)"),
     (lambda: cbir.search(ROWS[0], ROWS), "one row an image"),
     (lambda: cbir.search(ROWS, ROWS, ["h"]), "pass the store, which knows"),
     (lambda: cbir.search(ROWS, ROWS[:, 1:], k=1), "the same descriptor of the same network"),
     (lambda: cbir.search(ROWS, ["a.jpg"], k=1), "pass the store, which knows"),
-    (lambda: cbir.load_network("vgg-16"), r"unknown network 'vgg-16' \(did you mean 'vgg16'\?\)"),
-    (
-        lambda: cbir.load_network("vgg16", weights="IMAGENET1K_V2"),
-        r"no weights at IMAGENET1K_V2 \(did you mean 'IMAGENET1K_V1'\?\): give a file",
-    ),
-    (
-        lambda: cbir.load_network("timm/mobilenetv3_smal_100"),
-        r"has no network 'mobilenetv3_smal_100' \(did you mean 'mobilenetv3_small_100'\?\)",
-    ),
+    (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"mean 'mobilenetv3_small_100'\?\)"),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
     (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
@@ -90,12 +58,6 @@ def test_what_to_do_next(call, message):
 
 
 def test_folders_and_files_that_are_not_there(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"images/dgo \(did you mean 'dog'\?\)"):
-        cbir.list_images(folder / "dgo")
-    with pytest.raises(FileNotFoundError, match=r"00.png \(it is a file\)"):
-        cbir.list_images(folder / "cat" / "00.png")
-    with pytest.raises(FileNotFoundError, match=r"no image folder at .*/nowhere/at/all$"):
-        cbir.list_images(tmp_path / "nowhere" / "at" / "all")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder that has images in it"):
         cbir.list_images(tmp_path / "empty")
@@ -119,24 +81,16 @@ def test_stores(store, folder, tmp_path):
     hint = r"unknown extra 'sopc' \(did you mean 'spoc'\?\): .*, or give a recipe"
     with pytest.raises(ValueError, match=hint):
         cbir.extract(folder, make_net(), tmp_path / "third", extras={"a": "sopc"})
+    about = tmp_path / "st" / "store.json"
+    for text, message in [
+        (about.read_text().replace('"cbir-', '"older-'), "delete it and extract it again"),
+        ("{}", "delete the store and extract it again"),
+    ]:
+        about.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            cbir.open_store(tmp_path / "st")
 
 
 def test_a_store_offers_its_descriptors_to_the_tab_key(store):
     """What IPython asks an object for."""
-    from IPython.core.completer import IPCompleter, provisionalcompleter
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell()
-    completer = IPCompleter(shell=shell, namespace={"st": store})
-    with provisionalcompleter():
-        offered = [c.text for c in completer.completions('st["', 4)]
-    assert {re.sub(r"\W", "", name) for name in offered} >= {"h", "eta_conv", "eta", "w_1", "mac"}
-
-
-def test_weights_that_are_none(tmp_path):
-    torch.save([1], tmp_path / "list.pth")
-    write_image(tmp_path / "weights.png").rename(tmp_path / "weights.pth")
-    hint = r"not a readable state dict \(.*\): write one by torch.save\("
-    for name in ("list.pth", "weights.pth"):
-        with pytest.raises(ValueError, match=hint):
-            cbir.load_network("embedded", weights=tmp_path / name)
+    assert {"h", "eta_conv", "eta", "w_1", "mac"} <= set(store._ipython_key_completions_())

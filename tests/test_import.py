@@ -11,7 +11,7 @@ import cbir
 from cbir.common import ROOT
 
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "numba", "papermill"}
-HEAVY |= {"matplotlib", "PIL"}
+HEAVY |= {"matplotlib", "PIL", "gradio", "distributed"}
 
 
 def run(code, *args, **environment):
@@ -41,12 +41,7 @@ def test_every_public_name_is_there():
 
 def test_functions_are_not_their_modules():
     """Whatever was imported first: the module sets itself as an attribute of the package."""
-    for first in (
-        "import cbir.search, cbir.extract, cbir.query",
-        "import cbir.tables, cbir.query",
-        "from cbir import query, extract, search",
-        "",
-    ):
+    for first in ("import cbir.search, cbir.extract, cbir.query", "import cbir.tables", ""):
         code = f"{first}\nimport cbir\nfor name in ('search', 'extract', 'query'):"
         code += "\n    print(type(getattr(cbir, name)).__name__)"
         assert run(code).split() == 3 * ["function"]
@@ -66,13 +61,10 @@ def test_a_network_is_loaded_without_what_stores_and_searches_need():
 
 def test_eager_import():
     modules = run("import sys, cbir; print(*sys.modules)", EAGER_IMPORT="1").split()
-    assert HEAVY - {"papermill"} <= set(modules)
+    assert HEAVY - {"papermill", "gradio", "distributed"} <= set(modules)
 
 
-COMMANDS = [["--help"], ["--version"], ["evidence", "--help"], ["qery"]]
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_the_command_line_answers_before_anything_heavy_is_imported(words):
-    code = f"from cbir import cli\ntry: cli.main({words})\nexcept SystemExit: pass"
-    assert imported(code) == set()
+def test_the_command_line_answers_before_anything_heavy_is_imported():
+    for words in (["--help"], ["--version"], ["evidence", "--help"], ["qery"]):
+        code = f"from cbir import cli\ntry: cli.main({words})\nexcept SystemExit: pass"
+        assert imported(code) == set()

@@ -16,24 +16,19 @@ def project(tmp_path, monkeypatch):
     """Three notebooks of a line or two, and a folder for runs."""
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("CBIR_NOTEBOOKS", str(tmp_path / "notebooks"))
-    run = "import json, os, pathlib\nrun = pathlib.Path(os.environ['CBIR_RUNS'], run_name)\n"
-    record = """path = run / 'metrics.json'
-rows = [dict(metric=m, descriptor='eta', mean=k, low=k - 0.5, high=None) for m in ('a', 'b')]
-assert k != 3, 'three fails'
-path.write_text(json.dumps(json.loads(path.read_text()) | {'results': rows}))"""
-    write_notebook(
-        tmp_path / "notebooks" / "02_extraction.ipynb",
-        'q = 0.5  # threshold\nrun_name = "embedded"  # name',
-        run + "with open(run / 'stores' / 'filled', 'a') as file:\n    file.write(f'{q} ')",
-    )
-    write_notebook(
-        tmp_path / "notebooks" / "03_retrieval.ipynb",
-        'k = 5  # images\nrun_name = "embedded"  # name',
-        run + record,
-    )
-    write_notebook(
-        tmp_path / "notebooks" / "04_color_histograms.ipynb", 'run_name = "embedded"  # name', "1"
-    )
+    run = 'run_name = "embedded"  # name'
+    import_run = "import cbir\nrun = cbir.Run(run_name)\n"
+    fill = "place = run.path / 'stores' / 'database'\nif not place.exists():\n"
+    fill += "    place.mkdir(parents=True)\n    (place / run_name).touch()"
+    record = "assert k != 3, 'three fails'\nrun.record(results=[dict(metric=m, descriptor='eta', "
+    record += "mean=k, low=k - 0.5, high=None) for m in ('a', 'b')])"
+    for name, parameters, code in [
+        ("02_extraction", "q = 0.5  # threshold", fill),
+        ("03_retrieval", "k = 5  # images", record),
+        ("04_color_histograms", "n = 1  # images", ""),
+    ]:
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        write_notebook(path, f"{parameters}\n{run}", import_run + code)
     return tmp_path
 
 
@@ -50,12 +45,12 @@ def test_a_grid_is_run_once_shares_stores_and_names_what_failed(project, capsys)
     table = pd.read_csv(runs / "mine" / "table.csv", keep_default_na=False)
     assert table["k"].tolist() == [1, 3] and table["status"].tolist() == ["complete", "failed"]
     assert float(table["a eta"][0]) == 1 and float(table["a eta low"][0]) == 0.5
-    assert list(table)[-4:] == ["seconds", "status", "error", "run"]
-    assert (runs / "mine" / "plot.pdf").is_file()
-    assert plt.imread(runs / "mine" / "plot.png").ndim == 3
+    assert list(table)[:5] == ["k", "run", "status", "error", "seconds"]
+    assert (runs / "mine" / "figures" / "plot.pdf").is_file()
+    assert plt.imread(runs / "mine" / "figures" / "plot.png").ndim == 3
     assert len((runs / "mine" / "table.md").read_text(encoding="utf-8").splitlines()) == 4
-    [store] = (runs / "mine" / "stores").iterdir()
-    assert (store / "filled").read_text() == "0.25 0.25 "
+    [first, linked] = runs.glob("*/stores/database/*")
+    assert first.name == linked.name == "mine-k-1" and first.samefile(linked)
     assert (runs / "mine-k-1" / "log.txt").is_file()
     capsys.readouterr()
     sweep(path)

@@ -19,23 +19,15 @@ SCRIPT = ROOT / "notebooks" / "tidy.py"
 def messy(tmp_path):
     """A notebook as JupyterLab saves it."""
     output = nbformat.v4.new_output("stream", text="η = 0.5\n")
-    left_behind = {
-        "tags": ["parameters"],
-        "collapsed": True,
-        "scrolled": False,
-        "execution": {"iopub.status.busy": "2021-01-01T00:00:00Z"},
-        "vscode": {"languageId": "python"},
-    }
+    left_behind = {"tags": ["parameters"], "collapsed": True, "vscode": {"languageId": "python"}}
+    left_behind["execution"] = {"iopub.status.busy": "2021-01-01T00:00:00Z"}
     code = nbformat.v4.new_code_cell("q = 0.5  # η", execution_count=3, outputs=[output])
     code.metadata.update(left_behind)
     heading = {"tags": [], "jp-MarkdownHeadingCollapsed": True}
     plain = nbformat.v4.new_markdown_cell("# Title", metadata=heading)
-    of_a_machine = {
-        "kernelspec": {"name": "venv", "display_name": "Python 3 (ipykernel)"},
-        "language_info": {"name": "python", "version": "3.12.1"},
-        "widgets": {"state": {"a": 1}},
-    }
-    notebook = nbformat.v4.new_notebook(cells=[code, plain], metadata=of_a_machine)
+    machine = {"kernelspec": {"name": "venv", "display_name": "Python 3 (ipykernel)"}}
+    machine |= {"language_info": {"name": "python", "version": "3.12.1"}, "widgets": {"state": {}}}
+    notebook = nbformat.v4.new_notebook(cells=[code, plain], metadata=machine)
     nbformat.write(notebook, tmp_path / "messy.ipynb")
     return tmp_path / "messy.ipynb"
 
