@@ -210,14 +210,7 @@ def _query(args: argparse.Namespace) -> None:
 def _explore(args: argparse.Namespace) -> None:
     from .explore import serve
 
-    serve(
-        run=args.run,
-        store=args.store,
-        host=args.host,
-        port=args.port,
-        browser=not args.no_browser,
-        auth=args.auth,
-    )
+    serve(args.run, args.store, args.host, args.port, not args.no_browser, args.auth)
 
 
 def _parameters(args: argparse.Namespace) -> None:
