@@ -57,7 +57,6 @@ class Query(NamedTuple):
     """What is searched for, and what was found: {descriptor: file, label and distance by row}."""
 
     look: Look
-    thumbnail: Image.Image
     file: str
     label: str = ""
     row: int | None = None  # of the store
@@ -91,7 +90,7 @@ class Page:
         explorer, recipes = self.explorer, self.explorer.recipes
         with gr.Row():
             word = gr.Textbox(label="Part of an image's name", max_lines=1, scale=2)
-            self.upload = gr.File(label="A picture of your own, at most 10 MB", height=140)
+            self.upload = gr.File(label="A picture of your own, at most 10 MB", height=160)
         self.grid = gr.Gallery(**self._named(""), height=300, **GALLERY)
         with gr.Accordion("Settings", open=False), gr.Row():
             names = [(plain_name(name), name) for name in explorer.descriptors]
@@ -160,21 +159,19 @@ class Page:
         return {self.grid: gr.update(selected_index=None)} | self._show(images, row, *settings)
 
     def _show(self, images: Images, row: int, *settings: Any) -> Updates:
-        path, own = images.path(row), row if images is self.store else None
-        look, small = self.explorer.look(path), self.thumbnail(path)
-        query = Query(look, small, images.files[row], images.labels[row], own)
+        look, own = self.explorer.look(images.path(row)), row if images is self.store else None
+        query = Query(look, images.files[row], images.labels[row], own)
         return self._answer(query, *settings)
 
     def _uploaded(self, path: str, *settings: Any) -> Updates:
         name = Path(path).name
         try:
-            image = open_image(path, PIXELS)
+            query = Query(self.explorer.look(open_image(path, PIXELS)), name)
         except UnreadableImage as error:
             gr.Warning(escape(f"{name!r} cannot be read: {error}"))
             return {self.upload: None}
         finally:
             Path(path).unlink()
-        query = Query(self.explorer.look(image), _thumbnail(image), name)
         return {self.upload: None} | self._answer(query, *settings)
 
     def _other_recipe(self, query: Query | None, *settings: Any) -> Updates:
@@ -208,11 +205,12 @@ class Page:
         stem = re.sub(r"[^\w.-]+", "_", Path(query.file).stem)[:50]
         path = self._new(f"hits_{stem}.json")
         path.write_text(json.dumps(saved | {"recipe": asked}, indent=1), encoding="utf-8")
-        about = f"Query: {', '.join(filter(None, [query.file, query.label]))}"
+        about = ", ".join(filter(None, [f"Query: {query.file}", query.label]))
+        small = _thumbnail(Image.fromarray(query.look.picture))
         return updates | {
             self.query: query._replace(recipe=asked, metric=metric, found=found),
             self.head: gr.update(visible=True),
-            self.asked: gr.update(value=query.thumbnail, label=about, alt_text=about),
+            self.asked: gr.update(value=small, label=about, alt_text=about),
             self.save: str(path),
             self.reasons: gr.update(visible=False),
         }

@@ -221,7 +221,7 @@ def test_settings_search_anew(page, world):
     page.get_by_text("no descriptor is chosen").wait_for()
 
 
-def test_uploaded_and_dropped_pictures_are_searched_for_and_not_kept(page, world):
+def test_an_uploaded_picture_is_searched_for_and_not_kept(page, world):
     folder, explorer = world
     mine = write_image(folder / "mine" / "holiday.jpg", size=(300, 200), seed=99)
     page.set_input_files("input[type=file]", mine)
@@ -229,18 +229,8 @@ def test_uploaded_and_dropped_pictures_are_searched_for_and_not_kept(page, world
     wait_for(page, expected(explorer, mine))
     box = page.locator("img[alt*='holiday']").evaluate("i => i.naturalWidth / i.naturalHeight")
     assert box == pytest.approx(1.5, abs=0.02)
-    other = write_image(folder / "mine" / "dropped.png", size=(90, 120), seed=5)
-    transfer = page.evaluate_handle(
-        """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
-        return data; }""",
-        list(other.read_bytes()),
-    )
-    page.dispatch_event("button:has(input[type=file])", "drop", {"dataTransfer": transfer})
-    page.get_by_text("Query: dropped.png").wait_for()
-    wait_for(page, expected(explorer, other))
-    kept = [p for p in (folder / "tmp").rglob("*") if p.name in ("holiday.jpg", "dropped.png")]
-    assert [p for p in kept if p.stat().st_size] == []
+    kept = [p for p in (folder / "tmp").rglob("holiday.jpg") if p.stat().st_size]
+    assert kept == []
 
 
 def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world):
