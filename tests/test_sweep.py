@@ -84,6 +84,6 @@ def test_files_that_are_no_sweep(project, text):
 def test_sweeps_of_the_project_are_found_by_their_names(project):
     for path in (ROOT / "sweeps").glob("*.yaml"):
         assert yaml.safe_load(path.read_text(encoding="utf-8"))["grid"]
-    hint = r"did you mean 'metric'\?\): write one, or take balance.yaml, metric.yaml"
+    hint = r"did you mean 'metric.yaml'\?\): write one, or take balance.yaml, metric.yaml"
     with pytest.raises(FileNotFoundError, match=hint):
         sweep(project / "metrc.yaml")
