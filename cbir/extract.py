@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,15 @@ from . import store as stores
 from .color import color_histogram
 from .common import AnyPath, Dtype, cores, unknown_choice
 from .descriptors import Recipe, Windows, check_recipe
-from .images import KNOWS_HEIC, NEEDS_HEIC, Images, UnreadableImage, list_images, open_image
+from .images import (
+    KNOWS_HEIC,
+    NEEDS_HEIC,
+    Images,
+    Pictures,
+    UnreadableImage,
+    list_images,
+    open_image,
+)
 from .names import is_part
 from .networks import Network, noise_image, pick_device, split_transform
 from .pooling import POOLINGS
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 
 Decoded = tuple[torch.Tensor, torch.Tensor, int]  # prepared (3, H, W), histogram (75,), CRC-32
 Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
+Table: TypeAlias = pd.DataFrame
+Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
 Widths = Mapping[str, int]  # {array: D}
 Described = tuple[dict[str, NDArray[np.floating]], NDArray[np.object_], NDArray[np.int64]]
@@ -105,19 +115,19 @@ def extract(
     describer = Describer(net, recipe, extras)
     if dtype not in get_args(Dtype):
         raise ValueError(unknown_choice("dtype", dtype, get_args(Dtype)))
-    source = images if isinstance(images, Store) and describer.can_reuse(images) else None
-    listed = source.table.assign(row=range(len(source))) if source else _list(images)
-    about: dict[str, Any] = {
-        "root": str(images.root),
-        "network": net.provenance,
-        "recipe": describer.recipe,
-        "extras": describer.extras,
-        "dtype": dtype,
-    }
+    if isinstance(images, Store) and describer.can_reuse(images):
+        describer.source = images
+        listed = images.table.assign(row=range(len(images)))
+    else:
+        listed = _list(images)
+    about: dict[str, Any] = {"root": str(images.root), "network": net.provenance, "dtype": dtype}
+    about |= {"recipe": describer.recipe, "extras": describer.extras}
     store = find_store(path, check=True)
     if store is None:  # faults show before anything is written, a lock among it
-        about |= {"dims": net.shapes, "widths": describer.probe(), "shard_size": shard_size}
+        about |= {"dims": net.shapes, "shard_size": shard_size}
         about["versions"] = {package: version(package) for package in PACKAGES}
+        noise = describer([(describer.prepare(noise_image()), torch.zeros(75), -1)])
+        about["widths"] = {name: array.shape[1] for name, array in noise.items()}
     else:
         table, plan = _plan(store, images, listed, about)
         if not plan and store.root == images.root and table.equals(store.table):
@@ -130,11 +140,12 @@ def extract(
             stores.create(path, about, listed)
             store = Store(path)
         table, plan = _plan(store, images, listed, about)
-        work = Work(describer, store.about["widths"], dtype, batch_size or default_batch(net))
-        if client is None or source:
-            filled = _fill(work, path, images.path, table, plan, workers, source)
+        describer.widths, describer.dtype = store.about["widths"], dtype
+        describer.batch_size = batch_size or default_batch(net)
+        if client is None or describer.source:
+            filled = _fill(describer, path, images, table, plan, workers)
         else:
-            filled = _fill_by_cluster(client, work, path.resolve(), images.path, table, plan)
+            filled = _fill_by_cluster(client, describer, path.resolve(), images, table, plan)
         computed = sum(map(len, plan.values()))
         done = len(table) - computed
         with tqdm(total=len(table), initial=done, desc=path.name, unit=" images") as bar:
@@ -239,14 +250,19 @@ def _find_rows(
 class Describer:
     """What `extract` does with one image after the other: a network, a recipe and extras.
 
-    Raises ValueError for an unknown recipe or extra.
+    Raises ValueError for an unknown recipe or extra. `widths` are those of the arrays to make.
     """
+
+    widths: Widths
+    dtype = "float32"
+    batch_size = 32
+    source: Store | None = None  # of windows, see `can_reuse`
 
     def __init__(
         self, net: Network, recipe: Recipe | None = None, extras: Extras | None = None
     ) -> None:
         self.net = net
-        self._prepare, self._normalize = split_transform(net.transform)
+        self.prepare, self._normalize = split_transform(net.transform)
         self.recipe = check_recipe(**recipe or {})
         self.extras: dict[str, str | Recipe] = {}
         for name, what in (extras or {}).items():
@@ -261,6 +277,7 @@ class Describer:
                 unknown = unknown_choice("extra", what, ("color", "windows", *POOLINGS))
                 raise ValueError(f"{unknown}, or give a recipe (dict)")
             self.extras[name] = what
+        self._color = "color" in self.extras.values()
 
     def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
         """Returns what `__call__` needs of an image or file; the reason where it is unreadable."""
@@ -268,42 +285,29 @@ class Describer:
             image = open_image(path)
         except UnreadableImage as error:
             return str(error)
-        color = torch.empty(0)
-        if "color" in self.extras.values():
-            color = torch.from_numpy(color_histogram(np.asarray(image))).float()
+        color = color_histogram(np.asarray(image)) if self._color else np.empty(0)
         crc = -1 if isinstance(path, Image.Image) else checksum(Path(path))
-        return self._prepare(image), color, crc
-
-    def inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Returns the network's input (B, 3, H, W) of B images from `decode`, on its device."""
-        pixels = torch.stack([image.movedim(0, -1) for image in images])  # as they lie in memory
-        if self.net.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return self._normalize(pixels.to(self.net.device, non_blocking=True).movedim(-1, 1))
+        return self.prepare(image), torch.from_numpy(color).float(), crc
 
     def __call__(self, decoded: Sequence[Decoded]) -> Arrays:
         """Returns `Arrays` for B decoded images, by one forward pass, on the network's device."""
         images, colors, _ = zip(*decoded)
-        inputs, colors = self.inputs(images), torch.stack(colors)
+        pixels = torch.stack([image.movedim(0, -1) for image in images])  # as they lie in memory
+        if self.net.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        inputs = self._normalize(pixels.to(self.net.device, non_blocking=True).movedim(-1, 1))
+        colors = torch.stack(colors)
         if any(isinstance(what, str) and what in POOLINGS for what in self.extras.values()):
             ys, codes = self.net(inputs)
             return self.arrays(ys, descriptors.window_means(ys), codes, colors)
         means, codes = descriptors.forward_windows(self.net, inputs)
         return self.arrays([], means, codes, colors)
 
-    def arrays(
-        self,
-        ys: Sequence[torch.Tensor],
-        means: Windows,
-        codes: Sequence[torch.Tensor],
-        colors: torch.Tensor,
-    ) -> Arrays:
+    def arrays(self, ys: Tensors, means: Windows, codes: Tensors, colors: torch.Tensor) -> Arrays:
         """Returns `Arrays` from blocks, their window means, codes and colour histograms (B, 75)."""
         eta_conv = descriptors.weigh(means, **self.recipe)
-        arrays = {
-            "h": descriptors.join(codes, eta_conv, self.recipe["balance"]),
-            "eta_conv": eta_conv,
-        }
+        h = descriptors.join(codes, eta_conv, self.recipe["balance"])
+        arrays = {"h": h, "eta_conv": eta_conv}
         for name, what in self.extras.items():
             if not isinstance(what, str):
                 arrays[name] = descriptors.weigh(means, **what)
@@ -315,15 +319,7 @@ class Describer:
                 arrays[name] = POOLINGS[what](ys).float()
         return arrays
 
-    def probe(self) -> dict[str, int]:
-        """Returns the arrays' widths, {name: D}; by describing noise, which shows what is wrong."""
-        _ = self.net.shapes  # raises for blocks that cannot be used
-        noise = self([(self._prepare(noise_image()), torch.zeros(75), -1)])
-        return {name: array.shape[1] for name, array in noise.items()}
-
-    def describe(
-        self, images: Iterator[Decoded | str], n: int, widths: Widths, dtype: str, batch_size: int
-    ) -> Described:
+    def describe(self, images: Iterator[Decoded | str], n: int) -> Described:
         """Describes n images from `decode`, in batches.
 
         Returns {array: (n, D)}, the states (n,) and the files' CRC-32.
@@ -331,9 +327,9 @@ class Describer:
         states = np.full(n, "ok", dtype=object)
         crc32 = np.full(n, -1)
         batches = []  # they stay on the device: nobody waits for it before the end
-        for start in range(0, n, batch_size):
+        for start in range(0, n, self.batch_size):
             batch = []
-            for i, image in enumerate(islice(images, min(batch_size, n - start)), start):
+            for i, image in enumerate(islice(images, min(self.batch_size, n - start)), start):
                 if isinstance(image, str):
                     states[i] = image
                 else:
@@ -341,68 +337,53 @@ class Describer:
                     crc32[i] = image[2]
             if batch:
                 batches.append(self(batch))
-        return _rows(batches, states, widths, dtype), states, crc32
+        return self._rows(batches, states), states, crc32
 
     def can_reuse(self, source: Store) -> bool:
         """Tells whether a store's windows hold all that this describer needs of its images."""
         if self.net.tapped_codes or not has_windows_of(source, self.net.with_head(None)):
             return False
-        needs_color = "color" in self.extras.values()
-        return not needs_color or source.extras.get("color") == "color"
+        return not self._color or source.extras.get("color") == "color"
 
-    def reuse(
-        self, source: Store, lines: NDArray[np.int64], widths: Widths, dtype: str
-    ) -> Described:
+    @torch.inference_mode()
+    def reuse(self, source: Store, lines: NDArray[np.int64]) -> Described:
         """Returns what `describe` does for some lines of a store, see `can_reuse`."""
         states = source.states[lines]
         crc32 = source.known["crc32"].reindex(source.table["row"][lines], fill_value=-1)
         readable = lines[states == "ok"]
         batches = []
         if len(readable):
-            windows = torch.from_numpy(source.arrays["windows"][readable])
-            colors = torch.empty(0)
-            if "color" in self.extras.values():
-                colors = torch.from_numpy(source.arrays["color"][readable])
-            batches.append(self._from_windows(windows, source.dims["blocks"], colors))
-        return _rows(batches, states, widths, dtype), states, crc32.to_numpy(np.int64)
+            windows = torch.from_numpy(source.arrays["windows"][readable]).to(self.net.device)
+            means = descriptors.split_windows(windows, source.dims["blocks"])
+            ys = [mean for mean, _ in means]
+            codes = self.net.head(ys[-1]) if self.net.head else []
+            kept = source.arrays["color"][readable] if self._color else np.empty(0)
+            batches.append(self.arrays(ys, means, codes, torch.from_numpy(kept)))
+        return self._rows(batches, states), states, crc32.to_numpy(np.int64)
 
-    @torch.inference_mode()
-    def _from_windows(
-        self, windows: torch.Tensor, blocks: Sequence[tuple[int, ...]], colors: torch.Tensor
-    ) -> Arrays:
-        """`Arrays` from windows (B, D), without a forward pass through the blocks."""
-        means = descriptors.split_windows(windows.to(self.net.device), blocks)
-        ys = [mean for mean, _ in means]
-        codes = self.net.head(ys[-1]) if self.net.head else []
-        return self.arrays(ys, means, codes, colors)
+    def _rows(
+        self, batches: Sequence[Arrays], states: NDArray[np.object_]
+    ) -> dict[str, NDArray[np.floating]]:
+        """Batches of the readable images as rows {array: (n, D)}; NaN for the others.
+
+        A row that is not finite becomes NaN, and its state says so.
+        """
+        readable, n = states == "ok", len(states)
+        arrays = {name: np.full((n, d), np.nan, self.dtype) for name, d in self.widths.items()}
+        for name, array in arrays.items() if batches else ():
+            with np.errstate(over="ignore"):
+                array[readable] = torch.cat([batch[name] for batch in batches]).cpu().numpy()
+        finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
+        states[readable & ~finite] = f"its descriptor is not finite as {self.dtype}"
+        for array in arrays.values():
+            array[~finite] = np.nan
+        return arrays
 
 
 def has_windows_of(store: Store, net: Network) -> bool:
     """Tells whether a store keeps the window means of just these blocks, at full precision."""
     kept = store.extras.get("windows") == "windows" and store.dtype == "float32"
     return kept and not net.codes and store.network == net.provenance
-
-
-def _rows(
-    batches: Sequence[Arrays], states: NDArray[np.object_], widths: Widths, dtype: str
-) -> dict[str, NDArray[np.floating]]:
-    """Batches of the readable images as rows {array: (n, D)}; NaN for the others.
-
-    A row that is not finite becomes NaN, and its state says so.
-    """
-    arrays = {}
-    readable = states == "ok"
-    for name, width in widths.items():
-        arrays[name] = np.full((len(states), width), np.nan, dtype)
-        if batches:
-            values = torch.cat([batch[name] for batch in batches]).cpu().numpy()
-            with np.errstate(over="ignore"):
-                arrays[name][readable] = values
-    finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
-    states[readable & ~finite] = f"its descriptor is not finite as {dtype}"
-    for array in arrays.values():
-        array[~finite] = np.nan
-    return arrays
 
 
 def default_batch(net: Network) -> int:
@@ -418,14 +399,11 @@ def default_batch(net: Network) -> int:
 
 
 def ahead(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    n_ahead: int,
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], n: int
 ) -> Iterator[Result]:
-    """Like `map`, in order; n_ahead results are worked on while the caller uses the present one."""
+    """Like `map`, in order; n results are worked on while the caller uses the present one."""
     items = iter(items)
-    futures = deque(pool.submit(function, item) for item in islice(items, n_ahead))
+    futures = deque(pool.submit(function, item) for item in islice(items, n))
     while futures:
         result = futures.popleft().result()
         futures.extend(pool.submit(function, item) for item in islice(items, 1))
@@ -435,39 +413,21 @@ def ahead(
 # ---- shard by shard, here or on a cluster ----------------------------------------------------
 
 
-class Work(NamedTuple):
-    """How shards are described."""
-
-    describer: Describer
-    widths: Widths
-    dtype: str
-    batch_size: int
-
-
 def _fill(
-    work: Work,
-    path: Path,
-    file_of: Callable[[int], Path],
-    table: pd.DataFrame,
-    plan: Plan,
-    workers: int | None = None,
-    source: Store | None = None,
+    describer: Describer, path: Path, images: Images, table: Table, plan: Plan, workers: int | None
 ) -> Iterator[int]:
     """Describes and writes the shards of a plan; yields each when it is written.
 
-    file_of: a line's image. workers: threads that decode. source: has the windows of the images.
+    workers: threads that decode.
     """
-    describer, widths, dtype, batch_size = work
     with ThreadPoolExecutor(workers or cores()) as pool:
-        all_lines = chain.from_iterable(lines.tolist() for lines in plan.values())
-        decoded = ahead(
-            pool, lambda line: describer.decode(file_of(line)), all_lines, 2 * batch_size
-        )
+        paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
+        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
         for shard, lines in plan.items():
-            if source:
-                described = describer.reuse(source, lines, widths, dtype)
+            if describer.source:
+                described = describer.reuse(describer.source, lines)
             else:
-                described = describer.describe(decoded, len(lines), widths, dtype, batch_size)
+                described = describer.describe(decoded, len(lines))
             arrays, states, crc32 = described
             facts = table.iloc[lines][["file", "bytes", "modified"]]
             stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
@@ -475,20 +435,15 @@ def _fill(
 
 
 def _fill_by_cluster(
-    client: "Client",
-    work: Work,
-    path: Path,
-    file_of: Callable[[int], Path],
-    table: pd.DataFrame,
-    plan: Plan,
+    client: "Client", describer: Describer, path: Path, images: Images, table: Table, plan: Plan
 ) -> Iterator[int]:
     """`_fill` with one task a shard; yields the shards as they are written."""
-    net, recipe, extras = work.describer.net, work.describer.recipe, work.describer.extras
-    copied = work._replace(describer=Describer(deepcopy(net).to("cpu"), recipe, extras))
     # A client without a GPU does not keep its workers from theirs.
-    device = net.device.type if torch.cuda.is_available() else "auto"
+    device = describer.net.device.type if torch.cuda.is_available() else "auto"
+    copied = deepcopy(describer)
+    copied.net.to("cpu")
     tasks = (
-        (device, path, [file_of(line) for line in lines.tolist()], table.iloc[lines], shard)
+        (device, path, [images.path(line) for line in lines.tolist()], table.iloc[lines], shard)
         for shard, lines in plan.items()
     )
     return run_on_workers(client, _fill_shard, copied, tasks)
@@ -515,9 +470,8 @@ def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
     from distributed import Client, LocalCluster  # half a second that no other work need pay
 
     if scheduler == "local":
-        with LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster:
-            with Client(cluster) as client:
-                yield client
+        with LocalCluster(threads_per_worker=1, dashboard_address=None) as here, Client(here) as c:
+            yield c
     else:
         with Client(scheduler, timeout="10s") as client:
             yield client
@@ -535,7 +489,8 @@ def run_on_workers(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "large graph": it is the network
-        copies = client.submit(_same, kept, pure=False)  # not scattered: a copy is made again
+        # not scattered: a copy is made again
+        copies = client.submit(lambda kept: kept, kept, pure=False)
     futures = [client.submit(function, copies, *task, pure=False) for task in tasks]
     try:
         for future in as_completed(futures):
@@ -544,12 +499,8 @@ def run_on_workers(
         client.cancel(futures)
 
 
-def _same(kept: Item) -> Item:
-    return kept
-
-
 def _fill_shard(
-    work: Work, device: str, path: Path, files: list[Path], table: pd.DataFrame, shard: int
+    describer: Describer, device: str, path: Path, files: list[Path], table: Table, shard: int
 ) -> int:
     """Fills a shard of a store with the images of a table, on a worker."""
     from distributed import get_worker
@@ -561,9 +512,9 @@ def _fill_shard(
         )
     threads = get_worker().state.nthreads
     with _turns:
-        work.describer.net.to(pick_device(device))
+        describer.net.to(pick_device(device))
         plan = {shard: np.arange(len(files))}
-        return next(_fill(work, path, files.__getitem__, table, plan, threads))
+        return next(_fill(describer, path, Pictures(files), table, plan, threads))
 
 
 _turns = Lock()  # threads of a worker have one network

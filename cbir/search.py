@@ -13,9 +13,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numba
 import numpy as np
@@ -27,7 +26,7 @@ from .common import METRICS, AnyPath, Metric, cores, unknown_choice
 from .extract import Describer, ahead, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
 from .networks import Network
-from .store import Part, Shards, Store, open_store
+from .store import Part, Rows, Shards, Store, by_shard, open_store
 from .trained import network_of
 
 if TYPE_CHECKING:
@@ -41,9 +40,14 @@ Ints: TypeAlias = NDArray[np.int64]
 Device: TypeAlias = str | torch.device | None
 Picture: TypeAlias = AnyPath | Image.Image | Array  # a file, or pixels (H, W, 3) uint8
 Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Sequence[Picture]
+Several: TypeAlias = list[str] | tuple[str, ...]
 Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is columns of}
+# {part: (Q, D_part) float32, finite}, {descriptor: the parts it is made of}, metric, k, device
+Question: TypeAlias = tuple[dict[Part, Floats], dict[str, list[Part]], Metric, int, Device]
+Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best first per query
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+FILE = (str, os.PathLike)
 ROWS = 2**11  # rows that a thread searches at a time
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
@@ -107,36 +111,19 @@ def _needs_store(what: str) -> ValueError:
 
 @overload
 def search(
-    st: Store | AnyPath | Array,
-    queries: Queries,
-    descriptor: str = "eta",
-    metric: Metric = "l1",
-    k: int = 5,
-    net: Network | None = None,
-    device: Device = None,
-    client: "Client | None" = None,
-) -> Hits: ...
+    st: Store | AnyPath | Array, queries: Queries, descriptor: str = "eta", metric: Metric = "l1",
+    k: int = 5, net: Network | None = None, device: Device = None, client: "Client | None" = None,
+) -> Hits: ...  # fmt: skip
 @overload
 def search(
-    st: Store | AnyPath,
-    queries: Queries,
-    descriptor: list[str] | tuple[str, ...],
-    metric: Metric = "l1",
-    k: int = 5,
-    net: Network | None = None,
-    device: Device = None,
-    client: "Client | None" = None,
-) -> dict[str, Hits]: ...
+    st: Store | AnyPath, queries: Queries, descriptor: Several, metric: Metric = "l1",
+    k: int = 5, net: Network | None = None, device: Device = None, client: "Client | None" = None,
+) -> dict[str, Hits]: ...  # fmt: skip
 def search(
-    st: Store | AnyPath | Array,
-    queries: Queries,
-    descriptor: str | list[str] | tuple[str, ...] = "eta",
-    metric: Metric = "l1",
-    k: int = 5,
-    net: Network | None = None,
-    device: Device = None,
+    st: Store | AnyPath | Array, queries: Queries, descriptor: str | Several = "eta",
+    metric: Metric = "l1", k: int = 5, net: Network | None = None, device: Device = None,
     client: "Client | None" = None,
-) -> Hits | dict[str, Hits]:
+) -> Hits | dict[str, Hits]:  # fmt: skip
     """Finds the k nearest rows of a store for every query, exactly.
 
     Results are the same on any machine, bit for bit; memory does not grow with the store.
@@ -167,7 +154,7 @@ def search(
     if metric not in METRICS:
         raise ValueError(unknown_choice("metric", metric, METRICS))
     names = [descriptor] if isinstance(descriptor, str) else list(descriptor)
-    if isinstance(st, (str, os.PathLike)):
+    if isinstance(st, FILE):
         st = open_store(st)
     if isinstance(st, Store):
         parts = {name: st.parts(name) for name in names}
@@ -175,92 +162,90 @@ def search(
     else:
         st = np.asarray(st)
         if st.ndim != 2:
-            raise ValueError(
-                f"dimensions do not match: the database is {st.shape}, not (N, D): one row an image"
-            )
+            raise ValueError(f"dimensions do not match: the database is {st.shape}, not (N, D)")
         if client is not None or not isinstance(descriptor, str):
             raise _needs_store("searched by a cluster, or by several descriptors")
         parts = {names[0]: [("rows", 0, st.shape[1])]}
         arrays = {parts[names[0]][0]: st}
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
-    queries = _pictures_or_rows(queries, st)
+    queries = _pictures_or_rows(queries)
     columns = _columns(_query_vectors(st, queries, names, net), parts)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
-    asked = np.flatnonzero(readable)
+    asked, shape = np.flatnonzero(readable), (len(readable), k)
     store = st if isinstance(st, Store) else None
-    pictures = queries if isinstance(queries, Images) else None
-    hits = {}
-    for name in names:
-        shape = len(readable), k
-        hits[name] = Hits(np.full(shape, -1), np.full(shape, np.nan), store, pictures)
+    seen = queries if isinstance(queries, Images) else None
+    hits = {n: Hits(np.full(shape, -1), np.full(shape, np.nan), store, seen) for n in names}
     for first in range(0, len(asked), QUERIES):
         some = asked[first : first + QUERIES]
-        queries_of = {part: column[some] for part, column in columns.items()}
-        question = Question(queries_of, parts, metric, k, device)
-        for name, best in nearest(arrays, question, client).items():
-            if len(best.row) < k * len(some):
-                raise ValueError(
-                    f"k = {k} is more than the number of described images among the {len(st)}"
-                )
-            hits[name].indices[some] = best.row.reshape(-1, k)
-            hits[name].distances[some] = best.distance.reshape(-1, k)
+        question = {p: c[some] for p, c in columns.items()}, parts, metric, k, device
+        for name, (_, rows, distances) in _nearest(arrays, question, client).items():
+            if len(rows) < k * len(some):
+                raise ValueError(f"k = {k} is more than the described images among the {len(st)}")
+            hits[name].indices[some] = rows.reshape(-1, k)
+            hits[name].distances[some] = distances.reshape(-1, k)
     return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
-def _pictures_or_rows(queries: Queries, st: Store | Array) -> Images | Array | dict[str, Array]:
+def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
     """Whatever the queries are -> their images, or their descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
-    if isinstance(queries, (str, os.PathLike)) and os.path.isdir(queries):
+    if isinstance(queries, FILE) and os.path.isdir(queries):
         return list_images(queries)
-    if isinstance(queries, (str, os.PathLike, Image.Image)):
+    if isinstance(queries, (*FILE, Image.Image)):
         queries = [queries]
     if not isinstance(queries, np.ndarray):
         if not len(queries):
             raise ValueError("no queries: the list is empty")
-        files = [query for query in queries if isinstance(query, (str, os.PathLike))]
+        files = [query for query in queries if isinstance(query, FILE)]
         if len(files) == len(queries):
-            if not isinstance(st, Store):  # before the files are looked for
-                raise _needs_store("searched for images")
             return list_images(files)
-        if files or any(isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3 for q in queries):
-            return Pictures([_picture(query) for query in queries])
-    rows = np.asarray(queries)
-    if rows.ndim in (3, 4):
-        return Pictures([_picture(pixels) for pixels in (rows if rows.ndim == 4 else [rows])])
-    return np.atleast_2d(rows)
-
-
-def _picture(picture: Picture) -> AnyPath | Image.Image:
-    """A file or an image as it is; pixels as an image."""
-    if isinstance(picture, (str, os.PathLike, Image.Image)):
-        return picture
-    pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f"dimensions do not match: {pixels.shape} of {pixels.dtype} are neither rows (Q, D) of "
-            "a descriptor nor pixels (H, W, 3) of uint8"
-        )
-    return Image.fromarray(pixels)
+        images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
+        queries = queries if files or images else np.asarray(queries)
+    if isinstance(queries, np.ndarray):
+        if queries.ndim < 3:
+            return np.atleast_2d(queries)
+        queries = list(queries) if queries.ndim == 4 else [queries]
+    pictures: list[AnyPath | Image.Image] = []
+    for picture in queries:
+        if not isinstance(picture, (*FILE, Image.Image)):
+            picture = np.asarray(picture)
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise ValueError(
+                    f"dimensions do not match: {picture.shape} of {picture.dtype} are neither rows "
+                    "(Q, D) of a descriptor nor pixels (H, W, 3) of uint8"
+                )
+            picture = Image.fromarray(picture)
+        pictures.append(picture)
+    return Pictures(pictures)
 
 
 def _query_vectors(
-    st: Store | Array,
-    queries: Images | Array | dict[str, Array],
-    names: list[str],
-    net: Network | None,
+    st: Store | Array, queries: Images | Array | dict[str, Array], names: list[str], net: Any
 ) -> dict[str, Floats]:
-    """The queries' descriptors {descriptor: (Q, D) float32}."""
+    """The queries' descriptors {descriptor: (Q, D) float32}; NaN where an image is unreadable."""
     if isinstance(queries, Store):
         if isinstance(st, Store):
             _check_comparable(st, queries, names)
         return {name: queries[name][:] for name in names}
-    if isinstance(queries, Images):
-        return _describe_images(st, queries, names, net)
-    if isinstance(queries, dict):
-        return {name: np.asarray(queries[name], dtype=np.float32) for name in names}
-    return dict.fromkeys(names, np.asarray(queries, dtype=np.float32))
+    if not isinstance(queries, Images):
+        rows = queries if isinstance(queries, dict) else dict.fromkeys(names, queries)
+        return {name: np.asarray(rows[name], dtype=np.float32) for name in names}
+    if not isinstance(st, Store):
+        raise _needs_store("searched for images")
+    net = network_of(st.network, net, folder=Path(st.location).parent)
+    needed = {part[0] for name in names for part in st.parts(name)}
+    extras = {name: what for name, what in st.extras.items() if name in needed}
+    describer = Describer(net, st.recipe, extras)
+    describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
+    describer.batch_size = default_batch(net)
+    with ThreadPoolExecutor(cores()) as pool:
+        paths = map(queries.path, range(len(queries)))
+        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
+        arrays, *_ = describer.describe(decoded, len(queries))
+    parts = {name: [(arrays[p], i, j) for p, i, j in st.parts(name)] for name in names}
+    return {name: Rows(*of_name)[:] for name, of_name in parts.items()}
 
 
 def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
@@ -268,39 +253,13 @@ def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
     if (st.network, st.recipe) != (queries.network, queries.recipe):
         raise ValueError(
             "database and queries were described by different networks or recipes: pass the "
-            "queries' image files, or extract them again like the database (its `network` and "
-            "`recipe`)"
+            "queries' image files"
         )
     for name in sorted("+".join(names).split("+")):
         if st.extras.get(name) != queries.extras.get(name):
             raise ValueError(
-                f"database and queries have different descriptors of the name {name!r}: "
-                "extract one of them again, with the other's `extras`"
+                f"different descriptors {name!r}: extract one again, with the other's `extras`"
             )
-
-
-def _describe_images(
-    st: Store | Array, images: Images, names: list[str], net: Network | None
-) -> dict[str, Floats]:
-    """Images, described like those of a store; rows of NaN where one cannot be read."""
-    if not isinstance(st, Store):
-        raise _needs_store("searched for images")
-    made_by = network_of(st.network, net, folder=Path(st.location).parent)
-    parts = {name: st.parts(name) for name in names}
-    needed = {part[0] for its in parts.values() for part in its}
-    extras = {name: what for name, what in st.extras.items() if name in needed}
-    describer = Describer(made_by, st.recipe, extras)
-    widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
-    batch = default_batch(made_by)
-    with ThreadPoolExecutor(cores()) as pool:
-        paths = map(images.path, range(len(images)))
-        decoded = ahead(pool, describer.decode, paths, 2 * batch)
-        arrays, *_ = describer.describe(decoded, len(images), widths, "float32", batch)
-    vectors = {}
-    for name, its_parts in parts.items():
-        columns = [arrays[array][:, first:end] for array, first, end in its_parts]
-        vectors[name] = np.concatenate(columns, axis=1)
-    return vectors
 
 
 def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[Part, Floats]:
@@ -310,8 +269,8 @@ def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[P
         ends = np.cumsum([end - first for _, first, end in its_parts])
         if vectors[name].ndim != 2 or vectors[name].shape[1] != ends[-1]:
             raise ValueError(
-                f"dimensions do not match: the database has {ends[-1]}, the queries are "
-                f"{vectors[name].shape}: both must be the same descriptor of the same network"
+                f"dimensions do not match: the queries are {vectors[name].shape}, the database has "
+                f"{ends[-1]}: both must be the same descriptor of the same network"
             )
         pieces = np.split(vectors[name], ends[:-1], axis=1)
         columns |= {part: np.ascontiguousarray(piece) for part, piece in zip(its_parts, pieces)}
@@ -321,110 +280,74 @@ def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[P
 # ---- exact nearest neighbours --------------------------------------------------------------------
 
 
-def _ranks(query: Ints) -> Ints:
-    """0, 1, .. for every query's candidates; query: sorted."""
-    return np.arange(len(query)) - np.searchsorted(query, query)
+def _join(several: Sequence[Found], k: int) -> Found:
+    """The k best of every query; ties go to the lower row."""
+    query, row, distance = (np.concatenate(values) for values in zip(*several))
+    order = np.lexsort((row, distance, query))
+    query = query[order]
+    kept = np.arange(len(query)) - np.searchsorted(query, query) < k
+    return query[kept], row[order][kept], distance[order][kept]
 
 
-class Candidates(NamedTuple):
-    """Rows found for several queries, one after the other, best first within a query.
-
-    `query`, `row` (n,) int64, `distance` (n,) float64.
-    """
-
-    query: Ints
-    row: Ints
-    distance: Doubles
-
-    @classmethod
-    def join(cls, several: "Sequence[Candidates]", k: int) -> Self:
-        """The k best of every query; ties go to the lower row."""
-        query, row, distance = (np.concatenate(values) for values in zip(*several))
-        order = np.lexsort((row, distance, query))
-        kept = order[_ranks(query[order]) < k]
-        return cls(query[kept], row[kept], distance[kept])
-
-
-class Question(NamedTuple):
-    """What is asked: see `search`.
-
-    queries: {part: (Q, D_part) float32}, finite. parts: {descriptor: the parts it is made of}.
-    """
-
-    queries: Mapping[Part, Floats]
-    parts: Mapping[str, Sequence[Part]]
-    metric: Metric
-    k: int
-    device: Device
-
-
-def nearest(
-    arrays: Arrays, question: Question, client: "Client | None" = None
-) -> dict[str, Candidates]:
+def _nearest(arrays: Arrays, question: Question, client: "Client | None") -> dict[str, Found]:
     """Finds the k rows nearest to every query, by every descriptor: the best of every block's best.
 
     arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
     """
-    blocks = _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
+    _, parts_of, metric, k, device = question
+    tasks = (
+        ({p: a.take(rows) if isinstance(a, Shards) else a[rows] for p, a in arrays.items()}, lines)
+        for rows, lines in _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
+    )
     if client is None:
         # Our kernel has no threads of its own: they would wait for each other after every shard.
-        ours = question.metric == "l1" and question.device is None
-        with ThreadPoolExecutor(cores() if ours else 1) as pool:
-            found = list(pool.map(partial(_search_block, question, arrays), blocks))
+        threads = cores() if metric == "l1" and device is None else 1
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(lambda task: _search_block(question, *task), tasks))
     else:
-        tasks = [({p: array.take(rows) for p, array in arrays.items()}, rows) for rows in blocks]
-        found = list(run_on_workers(client, _search_shard, question, tasks))
-    none = np.empty(0, np.int64)
-    nothing = Candidates(none, none, np.empty(0))
-    return {
-        name: Candidates.join([nothing, *(best[name] for best in found)], question.k)
-        for name in question.parts
-    }
+        found = list(run_on_workers(client, _search_block, question, tasks))
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    return {name: _join([nothing, *(best[name] for best in found)], k) for name in parts_of}
 
 
-def _blocks(array: Array | Shards, size: int) -> list[Ints]:
-    """All rows in blocks: at least one shard, and as many as have about `size` rows."""
+def _blocks(array: Array | Shards, size: int) -> list[tuple[Any, Ints]]:
+    """All rows in blocks: at least one shard, and as many as have about `size` rows.
+
+    Each is what picks its rows from an array, a view where it can be, and their numbers.
+    """
     if isinstance(array, np.ndarray):
-        return np.split(np.arange(len(array)), range(size, len(array), size))
-    blocks: list[list[Ints]] = []
-    for rows in array.groups():
-        if not blocks or sum(map(len, blocks[-1])) + len(rows) > size:
-            blocks.append([])
-        blocks[-1].append(rows)
-    return [np.concatenate(block) for block in blocks]
+        lines = np.arange(len(array))
+        return [(slice(i, i + size), lines[i : i + size]) for i in range(0, len(array), size)]
+    blocks: list[Ints] = []
+    for _, lines in by_shard(array.rows, array.shard_size):
+        if blocks and len(blocks[-1]) + len(lines) <= size:
+            blocks[-1] = np.concatenate([blocks[-1], lines])
+        else:
+            blocks.append(lines)
+    return [(lines, lines) for lines in blocks]
 
 
-def _search_shard(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Candidates]:
-    """A task of a cluster: the arrays' rows are those of some lines, ascending."""
-    found = _search_block(question, arrays, np.arange(len(lines)))
-    return {name: best._replace(row=lines[best.row]) for name, best in found.items()}
-
-
-def _search_block(question: Question, arrays: Arrays, rows: Ints) -> dict[str, Candidates]:
-    """The k best of some rows."""
+def _search_block(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Found]:
+    """The k best of some lines, of which alone the arrays are."""
     queries, parts_of, metric, k, device = question
-    sums = {}
+    sums, best = {}, {}
     for part, array in arrays.items():
-        pieces = (
-            array.pieces(rows) if isinstance(array, Shards) else [array[rows[0] :][: len(rows)]]
-        )
-        compared = (_sums(queries[part], _floats(p, part), metric, device) for p in pieces)
-        sums[part] = np.concatenate(list(compared), axis=2)
-    best = {}
+        pieces = array.pieces() if isinstance(array, Shards) else [array]
+        compared = [_sums(queries[part], _floats(p, part), metric, device) for p in pieces]
+        sums[part] = np.concatenate(compared, axis=2)
     for name, parts in parts_of.items():
         dims = sum(queries[part].shape[1] for part in parts)
         low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
         limit = np.inf
-        if len(rows) >= k:
+        if len(lines) >= k:
             limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
             limit[np.isnan(limit)] = np.inf  # fewer rows than k are described
         query, column = np.nonzero(low <= limit)
         which, place = np.unique(column, return_inverse=True)
-        pairs = [(queries[part], _floats(arrays[part][rows[which]], part)) for part in parts]
+        pairs = [(queries[part], _floats(arrays[part][which], part)) for part in parts]
         distance = _distances(pairs, query, place, metric)
         finite = np.isfinite(distance)
-        found = Candidates(query[finite], rows[column[finite]], distance[finite])
-        best[name] = Candidates.join([found], k)
+        best[name] = _join([(query[finite], lines[column[finite]], distance[finite])], k)
     return best
 
 
@@ -457,28 +380,24 @@ def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[
     """
     terms = CHUNK if metric == "l1" and device is None else dims
     error = (terms + 8) * ROUNDING
-    with np.errstate(invalid="ignore", over="ignore"):
+
+    def bound(sign: int) -> Doubles:
         if metric == "l1":
-            low = total[0] * (1 - error) / dims
-            high = total[0] * (1 + error) / dims
-        else:
-            dots, q_squares, x_squares = total
-            squares = q_squares + x_squares
+            return total[0] * (1 + sign * error) / dims
+        dots, q_squares, x_squares = total
         if metric == "l2":  # |q - x|^2 = q^2 + x^2 - 2 q x
+            squares = q_squares + x_squares
             slack = 2 * error * squares + 4 * dims * TINY
-            low = np.sqrt(np.maximum(0, squares - 2 * dots - slack)) / dims
-            high = np.sqrt(np.maximum(0, squares - 2 * dots + slack)) / dims
-        elif metric == "cosine":  # 1 - q x / (|q| |x|); a vector of zeros has cosine 0
-            norms = np.sqrt(q_squares * x_squares)
-            cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-            slack = 4 * error + 4 * dims * TINY / np.maximum(norms, TINY)
-            low, high = 1 - cosine - slack, 1 - cosine + slack
-    unknown = ~np.isfinite(high)  # float32 overflowed
-    low[unknown] = -np.inf
-    high[unknown] = np.inf
-    row_is_nan = np.isnan(total[-1])
-    low[row_is_nan] = np.nan
-    high[row_is_nan] = np.nan
+            return np.sqrt(np.maximum(0, squares - 2 * dots + sign * slack)) / dims
+        norms = np.sqrt(q_squares * x_squares)  # 1 - q x / (|q| |x|); cosine 0 of a row of zeros
+        cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        return 1 - cosine + sign * (4 * error + 4 * dims * TINY / np.maximum(norms, TINY))
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = bound(-1), bound(1)
+    unknown, is_nan = ~np.isfinite(high), np.isnan(total[-1])
+    low[unknown], high[unknown] = -np.inf, np.inf  # float32 overflowed
+    low[is_nan] = high[is_nan] = np.nan
     return low, high
 
 
@@ -525,10 +444,8 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
         sums = np.zeros((queries.shape[0], 4))
         for start in range(0, dims, CHUNK):
             end = min(start + CHUNK, dims)
-            a = rows[j, start:end]
-            b = rows[min(j + 1, last), start:end]
-            c = rows[min(j + 2, last), start:end]
-            d = rows[min(j + 3, last), start:end]
+            a, b = rows[j, start:end], rows[min(j + 1, last), start:end]
+            c, d = rows[min(j + 2, last), start:end], rows[min(j + 3, last), start:end]
             for i in range(queries.shape[0]):
                 q = queries[i, start:end]
                 w = x = y = z = np.float32(0)
@@ -555,8 +472,7 @@ def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric
     machine. Eight sums side by side, since one would wait for each addition.
     """
     out = np.zeros((3, len(query)))
-    l1 = metric == "l1"
-    l2 = metric == "l2"
+    l1, l2 = metric == "l1", metric == "l2"
     for i in range(len(query)):
         a = queries[query[i]]
         b = rows[row[i]]

@@ -21,7 +21,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,6 +39,8 @@ Index: TypeAlias = Any  # whatever picks rows of an array
 Extras = Mapping[str, Any]  # {name: a word, or a recipe (dict)}
 
 FORMAT = "cbir-4"
+OLD = '{"format": "cbir-3"}'  # what a store.json would have said
+KEPT = ("network", "recipe", "extras", "dims", "dtype", "versions", "shard_size")
 FACTS = ["file", "bytes", "modified", "crc32", "state"]  # what done/ says of a row
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what disks without locks answer
 
@@ -71,18 +73,12 @@ class Shards:
         # "c": for torch, which warns of what may not be written; nobody writes
         return np.load(self.folder / f"{shard:05}.npy", mmap_mode="c", allow_pickle=False)
 
-    def groups(self) -> list[NDArray[np.int64]]:
-        """Returns the lines of each shard, ascending."""
-        return [lines for _, lines in by_shard(self.rows, self.shard_size)]
-
-    def pieces(self, lines: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-        """Yields the rows of some groups, (n, D): views of the files where they lie in order."""
-        for shard, which in by_shard(self.rows[lines], self.shard_size):
-            places = self.rows[lines[which]] % self.shard_size
-            if (np.diff(places) == 1).all():
-                yield self._map(shard)[places[0] : places[-1] + 1]
-            else:
-                yield self._map(shard)[places]
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """Yields the rows of each shard, (n, D): views of the files where they lie in order."""
+        for shard, lines in by_shard(self.rows, self.shard_size):
+            places = self.rows[lines] % self.shard_size
+            in_order = (np.diff(places) == 1).all()
+            yield self._map(shard)[slice(places[0], places[-1] + 1) if in_order else places]
 
     def take(self, lines: NDArray[np.int64]) -> "Shards":
         """Returns the array of some lines only."""
@@ -116,8 +112,8 @@ class Store:
 
     Attributes:
         files, labels: N strings each.
-        h, eta_conv, eta: (N, D) `Rows`; `store[name]` gives those of any of `descriptors`, or of
-            several joined by "+".
+        h, eta_conv, eta: (N, D) `Rows` (Eq. 7, 15, 16); `store[name]` gives those of any of
+            `descriptors`, or of several joined by "+".
         arrays: {"h", "eta_conv" and the extras: (N, D) array as stored}.
         states: (N,) str: "ok", why an image is unreadable, or "" for one that is still to come.
         described: (N,) bool. unreadable: {file: reason}.
@@ -140,32 +136,38 @@ class Store:
         folder = Path(path)
         self.location = str(path)
         self.computed = 0
-        self.about = about = _read_about(folder)
+        there = (folder / "store.json").is_file()
+        if not there and not (folder / "zarr.json").is_file():
+            raise FileNotFoundError(f"no descriptor store at {folder}: make one with cbir.extract")
         try:
-            self.root = Path(about["root"])
-            self.network: dict[str, Any] = about["network"]
-            self.recipe: Any = about["recipe"]
-            self.extras: dict[str, Any] = about["extras"]
-            self.dims: Any = about["dims"]
-            self.dtype: str = about["dtype"]
-            self.versions: dict[str, str] = about["versions"]
-            self.shard_size: int = about["shard_size"]
-            if self.shard_size < 1:
-                raise ValueError(f"shards of {self.shard_size} rows")
-            self.table = pd.read_csv(
-                folder / "images.csv", dtype={"file": str, "label": str}, keep_default_na=False
+            text = (folder / "store.json").read_text(encoding="utf-8") if there else OLD
+            self.about: dict[str, Any] = json.loads(text)
+            if self.about["format"] != FORMAT:
+                raise ValueError(f"made by an earlier version, {self.about['format']}")
+            self.root = Path(self.about["root"])
+            self.network, self.recipe, self.extras, self.dims, self.dtype, self.versions, size = (
+                self.about[key] for key in KEPT
             )
-            self.known, self.damaged = _read_done(folder, self.shard_size, check)
+            self.shard_size: int = size
+            if size < 1:
+                raise ValueError(f"shards of {size} rows")
+            words = {"file": str, "label": str}
+            self.table = pd.read_csv(folder / "images.csv", dtype=words, keep_default_na=False)
+            self.known, self.damaged = _read_done(folder, size, check)
             self.files: list[str] = self.table["file"].tolist()
             self.labels: list[str] = self.table["label"].tolist()
             rows = self.table["row"].to_numpy(np.int64)
             self.states = self.known["state"].reindex(rows, fill_value="").to_numpy(object)
-            there = np.where(self.states != "", rows, -1)
+            self.described: NDArray[np.bool_] = self.states == "ok"
+            states = zip(self.files, self.states.tolist())
+            self.unreadable: dict[str, str] = {f: why for f, why in states if why not in ("", "ok")}
+            rows = np.where(self.states != "", rows, -1)
             self.arrays: dict[str, Any] = {
-                name: Shards(folder / name, width, self.dtype, self.shard_size, there)
-                for name, width in about["widths"].items()
+                name: Shards(folder / name, width, self.dtype, size, rows)
+                for name, width in self.about["widths"].items()
             }
             self.descriptors = self._descriptors()
+            self.h, self.eta_conv, self.eta = self["h"], self["eta_conv"], self["eta"]
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(
                 f"{path} is no sound store ({type(error).__name__}: {error}): delete it and "
@@ -176,13 +178,11 @@ class Store:
         """Returns {descriptor: the columns that it is made of}."""
         whole = {name: [(name, 0, array.shape[1])] for name, array in self.arrays.items()}
         h, eta_conv = whole.pop("h"), whole.pop("eta_conv")
-        blocks = [channels for channels, *_ in self.dims["blocks"]]
-        codes = self.dims["codes"]
-        block_names, code_names = layer_names(len(blocks), len(codes))
+        widths = [channels for channels, *_ in self.dims["blocks"]], self.dims["codes"]
         layers: dict[str, list[Part]] = {}
-        for array, names, widths in [("eta_conv", block_names, blocks), ("h", code_names, codes)]:
-            for name, end, width in zip(names, np.cumsum(widths, dtype=int).tolist(), widths):
-                layers[name] = [(array, end - width, end)]
+        for array, names, ds in zip(("eta_conv", "h"), layer_names(*map(len, widths)), widths):
+            for name, end, d in zip(names, np.cumsum(ds, dtype=int).tolist(), ds):
+                layers[name] = [(array, end - d, end)]
         return {"h": h, "eta_conv": eta_conv, "eta": h + eta_conv} | layers | whole
 
     def __len__(self) -> int:
@@ -220,40 +220,13 @@ class Store:
     def load(self) -> "Store":
         """Returns the same store with its arrays in memory as float32, for many searches."""
         loaded = copy(self)
-        loaded.arrays = {
-            name: array[:].astype(np.float32, copy=False) for name, array in self.arrays.items()
-        }
+        loaded.arrays = {name: np.asarray(a[:], np.float32) for name, a in self.arrays.items()}
+        loaded.h, loaded.eta_conv, loaded.eta = (loaded[name] for name in ("h", "eta_conv", "eta"))
         return loaded
-
-    @property
-    def h(self) -> Rows:
-        """Eq. 7: (N, D_1 + D_2)."""
-        return self["h"]
-
-    @property
-    def eta_conv(self) -> Rows:
-        """Eq. 15: (N, sum C_m)."""
-        return self["eta_conv"]
-
-    @property
-    def eta(self) -> Rows:
-        """Eq. 16: (N, D_1 + D_2 + sum C_m)."""
-        return self["eta"]
 
     def path(self, i: int) -> Path:
         """Returns where image i lies (or lay, when it was described)."""
         return self.root / self.files[i]
-
-    @property
-    def described(self) -> NDArray[np.bool_]:
-        """(N,) bool: which images have a descriptor."""
-        return self.states == "ok"
-
-    @property
-    def unreadable(self) -> dict[str, str]:
-        """{file: why it could not be read}."""
-        states = zip(self.files, self.states.tolist())
-        return {file: state for file, state in states if state not in ("", "ok")}
 
 
 def by_shard(rows: NDArray[np.int64], shard_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -282,10 +255,7 @@ def open_store(path: AnyPath, check: bool = False) -> Store:
     """
     store = Store(path, check)
     for file in store.damaged.values():
-        raise ValueError(
-            f"{Path(path) / file} is lost or damaged: run cbir.extract again, it describes the "
-            "images of this file again"
-        )
+        raise ValueError(f"{Path(path, file)} is lost or damaged: run cbir.extract again")
     return store
 
 
@@ -294,29 +264,6 @@ def find_store(path: AnyPath, check: bool = False) -> Store | None:
     folder = Path(path)
     there = any((folder / name).is_file() for name in ("store.json", "zarr.json"))
     return Store(path, check) if there else None
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    """Returns store.json. Raises as `Store` does."""
-    try:
-        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        found = about["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        if not (folder / "zarr.json").is_file():
-            raise FileNotFoundError(
-                f"no descriptor store at {folder}: make one with cbir.extract"
-            ) from None
-        found = "cbir-3"
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / 'store.json'} is damaged ({error}): delete the store and extract it again"
-        ) from error
-    if found != FORMAT:
-        raise ValueError(
-            f"the store {folder} was made by an earlier version ({found}, this one reads {FORMAT}):"
-            " delete it and extract it again"
-        )
-    return about
 
 
 def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame, dict[int, str]]:
@@ -346,13 +293,11 @@ def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame
 def checksum(path: Path) -> int:
     """Returns the CRC-32 of a file; -1 where it cannot be read."""
     crc = 0
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                crc = zlib.crc32(block, crc)
-    except OSError:
-        return -1
-    return crc
+    with suppress(OSError), open(path, "rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+        return crc
+    return -1
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -423,25 +368,22 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.parent / f".{path.name}.lock"
     lock: filelock.BaseFileLock = filelock.FileLock(file, timeout=0)
-    for last_try in (False, True):
+    try:
         try:
             lock.acquire()
-            break
-        except filelock.Timeout:
-            # Where a disk has no locks, the file itself is one; an empty one is nobody's.
-            soft = isinstance(lock, filelock.SoftFileLock)
-            if last_try or not soft or file.stat().st_size:
-                raise BlockingIOError(
-                    f"another process is describing images into {path}: wait for it, or choose "
-                    f"another path. If there is none, delete its lock file {file}"
-                ) from None
-            file.unlink()
         except OSError as error:
-            if last_try or error.errno not in NO_LOCKS:
+            # Where a disk has no locks, the file itself is one; an empty one is nobody's.
+            if error.errno not in NO_LOCKS and not isinstance(lock, filelock.SoftFileLock):
                 raise
-            lock = filelock.SoftFileLock(file, timeout=0)
             if file.exists() and not file.stat().st_size:
                 file.unlink()
+            lock = filelock.SoftFileLock(file, timeout=0)
+            lock.acquire()
+    except filelock.Timeout:
+        raise BlockingIOError(
+            f"another process is describing images into {path}: wait for it, or choose another "
+            f"path. If there is none, delete its lock file {file}"
+        ) from None
     try:
         yield
     finally:
