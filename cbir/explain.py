@@ -148,7 +148,8 @@ class Explorer:
         wanted = k if without is None else min(k + 1, int(self.store.described.sum()))
         queries = {name: query[name][:] for name in descriptors}
         found = {}
-        for name, hits in search(images, queries, list(queries), metric, wanted).items():
+        hits_by = search(images, queries, list(queries), metric=metric, k=wanted)
+        for name, hits in hits_by.items():
             others = np.flatnonzero(hits.indices[0] != without)[:k]
             found[name] = (hits.indices[0][others], hits.distances[0][others])
         return found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import numba
 import numpy as np
@@ -109,21 +109,34 @@ def _needs_store(what: str) -> ValueError:
     return ValueError(f"an array cannot be {what}: pass the store, which knows its images")
 
 
+class Options(TypedDict, total=False):
+    """What `search` takes besides, in any of its forms."""
+
+    metric: Metric
+    k: int
+    net: Network | None
+    device: Device
+    client: "Client | None"
+
+
 @overload
 def search(
-    st: Store | AnyPath | Array, queries: Queries, descriptor: str = "eta", metric: Metric = "l1",
-    k: int = 5, net: Network | None = None, device: Device = None, client: "Client | None" = None,
-) -> Hits: ...  # fmt: skip
+    st: Store | AnyPath | Array, queries: Queries, descriptor: str = "eta", **o: Unpack[Options]
+) -> Hits: ...
 @overload
 def search(
-    st: Store | AnyPath, queries: Queries, descriptor: Several, metric: Metric = "l1",
-    k: int = 5, net: Network | None = None, device: Device = None, client: "Client | None" = None,
-) -> dict[str, Hits]: ...  # fmt: skip
+    st: Store | AnyPath, queries: Queries, descriptor: Several, **o: Unpack[Options]
+) -> dict[str, Hits]: ...
 def search(
-    st: Store | AnyPath | Array, queries: Queries, descriptor: str | Several = "eta",
-    metric: Metric = "l1", k: int = 5, net: Network | None = None, device: Device = None,
+    st: Store | AnyPath | Array,
+    queries: Queries,
+    descriptor: str | Several = "eta",
+    metric: Metric = "l1",
+    k: int = 5,
+    net: Network | None = None,
+    device: Device = None,
     client: "Client | None" = None,
-) -> Hits | dict[str, Hits]:  # fmt: skip
+) -> Hits | dict[str, Hits]:
     """Finds the k nearest rows of a store for every query, exactly.
 
     Results are the same on any machine, bit for bit; memory does not grow with the store.
