@@ -54,7 +54,7 @@ def whole_files():
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "c" * 200, zip=True)
-    frames = {"save_all": True, "append_images": [gray.convert("RGB"), rgb.rotate(90)]}
+    frames = {"save_all": True}
     variants = {
         "jpg": (rgb, "JPEG", {"exif": exif}),
         "progressive.jpg": (rgb, "JPEG", {"progressive": True, "icc_profile": icc}),
@@ -83,8 +83,11 @@ def whole_files():
         "jp2": (rgb, "JPEG2000", {}),
         "avif": (rgb, "AVIF", {"exif": exif}),
     }
-    # Copies, since saving leaves its settings behind in an image.
-    files = {name: encoded(i.copy(), kind, **how) for name, (i, kind, how) in variants.items()}
+    files = {}
+    for name, (image, kind, how) in variants.items():
+        if how is frames:  # saving leaves its settings behind in an image
+            how = frames | {"append_images": [gray.convert("RGB"), rgb.rotate(90)]}
+        files[name] = encoded(image.copy(), kind, **how)
     files["rle.bmp"] = run_length_bmp(32, 24, b"\x20\x05\x00\x02\x04\x02" * 30 + b"\x00\x01")
     files["plain.ppm"] = b"P3 4 3 255\n" + b"12 255 0 " * 12
     return files
