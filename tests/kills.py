@@ -22,23 +22,23 @@ KILLS_A_STORE = 3
 ATTEMPTS = 20  # for a kill that hits a half-filled store, on average at most
 
 
-def extract_slowly(images: Path, path: Path) -> None:
-    net = make_net()
-    net.module.register_forward_pre_hook(lambda _module, _inputs: time.sleep(0.03))
-    extract(images, net, path, batch_size=SHARD, shard_size=SHARD, workers=1)
-
-
 def start_child(images: Path, path: Path) -> int:
-    """Begins to extract in a child process; its number."""
+    """Begins to extract slowly in a child process; its number."""
     child = os.fork()
     if not child:
         try:
-            extract_slowly(images, path)
+            net = make_net()
+            net.module.register_forward_pre_hook(lambda _module, _inputs: time.sleep(0.03))
+            extract(images, net, path, batch_size=SHARD, shard_size=SHARD, workers=1)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return child
+
+
+def count_complete(path: Path) -> int:
+    return len(list(path.glob("done/*.json")))
 
 
 def kill(child: int, path: Path, complete: int, seconds: float) -> int:
@@ -53,11 +53,6 @@ def kill(child: int, path: Path, complete: int, seconds: float) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def count_complete(path: Path) -> int:
-    """How many shards are marked complete."""
-    return len(list(path.glob("done/*.json")))
-
-
 def main(images: Path, stores: Path, wanted: int, seed: int) -> None:
     """Leaves stores 0, 1, .. behind, until so many kills have hit a half-filled one."""
     torch.set_num_threads(1)
@@ -68,10 +63,9 @@ def main(images: Path, stores: Path, wanted: int, seed: int) -> None:
         _, status = os.waitpid(start_child(images, stores / name), 0)
         assert status == 0, f"the child failed with {status}"
     alone = time.perf_counter() - start
-
-    attempts = 0
-    hits = 0
+    attempts = hits = 0
     while hits < wanted:
+        assert attempts < ATTEMPTS * wanted, f"only {hits} kills hit a half-filled store"
         path = stores / str(attempts // KILLS_A_STORE)
         complete = draw.randrange(shards)
         # From the start, any moment up to the first shards; later, any moment of a shard or two.
@@ -80,8 +74,6 @@ def main(images: Path, stores: Path, wanted: int, seed: int) -> None:
         assert status in (0, signal.SIGKILL), f"the child failed with {status}"
         hits += 0 < count_complete(path) < shards
         attempts += 1
-        if attempts > ATTEMPTS * wanted:
-            sys.exit(f"of {attempts} kills only {hits} hit a half-filled store")
     count = -(-attempts // KILLS_A_STORE)
     print(f"{count} stores, {attempts} kills, {hits} of half-filled ones, {alone:.2f} s unkilled")
 

@@ -4,15 +4,16 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import make_net, write_image
 from distributed import Client, LocalCluster
+from test_store import EXTRAS, assert_same
 
 import cbir
 
-EXTRAS = {"mac": "mac", "color": "color", "relative": {"threshold": "relative"}}
 OPTIONS = dict(batch_size=2, shard_size=4, extras=EXTRAS)
 
 
@@ -43,25 +44,20 @@ def here(images, tmp_path_factory):
     return cbir.extract(images, make_net(), tmp_path_factory.mktemp("here") / "st", **OPTIONS)
 
 
-def assert_same(a, b):
-    for attribute in ("files", "labels", "unreadable", "recipe", "network", "extras"):
-        assert getattr(a, attribute) == getattr(b, attribute)
-    for name in ("eta", *a.extras):
-        assert a[name][:].tobytes() == b[name][:].tobytes()
-
-
 def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
     """Also what one process began; then it follows the folder."""
-    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
-    assert_same(st, here)
+
+    def extract(images):
+        return cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
+
+    assert_same(extract(images), here)
     for file in ("done/00002.json", "mac/00004.npy"):
         (tmp_path / "st" / file).unlink()
-    st = cbir.extract(images, make_net(), tmp_path / "st", client=client, **OPTIONS)
+    st = extract(images)
     assert st.computed == 8
     assert_same(st, here)
-    more = [*(images / file for file in st.files), write_image(tmp_path / "new.png", seed=50)]
-    more = cbir.ImageSet(images, [os.path.relpath(file, images) for file in more], [""] * 42)
-    st = cbir.extract(more, make_net(), tmp_path / "st", client=client, **OPTIONS)
+    more = [*st.files, os.path.relpath(write_image(tmp_path / "new.png", seed=50), images)]
+    st = extract(cbir.ImageSet(images, more, [""] * 42))
     assert st.computed == 1 + 1  # and the one that cannot be read
     assert st.eta[:41].tobytes() == here.eta[:].tobytes()
 
@@ -69,8 +65,7 @@ def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_a_cluster_searches_the_same_bits(client, here, metric):
     names = ["h", "eta_conv", "eta", "mac", "h+color"]
-    alone = cbir.search(here, here, names, metric, k=7)
-    together = cbir.search(here, here, names, metric, k=7, client=client)
+    alone, together = (cbir.search(here, here, names, metric, 7, client=c) for c in (None, client))
     for name in names:
         np.testing.assert_array_equal(alone[name].indices, together[name].indices)
         np.testing.assert_array_equal(alone[name].distances, together[name].distances)
@@ -79,16 +74,14 @@ def test_a_cluster_searches_the_same_bits(client, here, metric):
 class WaitsForAKill:
     """A hook that holds up whatever worker comes to it, until one was killed.
 
-    At module level, since hooks travel with the network. The first shards pass, so that the store
-    is half filled; then every worker leaves its process number and waits for the file "killed".
+    At module level, since it travels with the network. The first shards pass: a half-filled store.
     """
 
-    def __init__(self, folder, store):
+    def __init__(self, folder):
         self.folder = folder
-        self.store = store
 
     def __call__(self, _module, _inputs):
-        if len(list(self.store.glob("done/*.json"))) < 2:
+        if len(list(self.folder.glob("st/done/*.json"))) < 2:
             return
         (self.folder / f"{os.getpid()}.waits").touch()
         while not (self.folder / "killed").exists():
@@ -99,28 +92,22 @@ class WaitsForAKill:
 def test_a_worker_killed_half_way(images, here, tmp_path):
     """Its shards go to the other worker and to the one that replaces it."""
     net = make_net()
-    net.module.register_forward_pre_hook(WaitsForAKill(tmp_path, tmp_path / "st"))
-    workers = set()
+    net.module.register_forward_pre_hook(WaitsForAKill(tmp_path))
     done = threading.Event()
 
-    def kill_one_that_waits():
+    def kill_one_that_waits(workers):
         while not done.wait(0.01):
-            for waiting in tmp_path.glob("*.waits"):
-                pid = int(waiting.stem)
-                if pid in workers:
+            for pid in workers:
+                if (tmp_path / f"{pid}.waits").exists():
                     os.kill(pid, signal.SIGKILL)
-                    (tmp_path / "killed").touch()
-                    return
+                    return (tmp_path / "killed").touch()
 
-    with local_cluster(2) as cluster, Client(cluster) as client:
-        workers |= {worker.pid for worker in cluster.workers.values()}
-        killer = threading.Thread(target=kill_one_that_waits)
-        killer.start()
+    with local_cluster(2) as cluster, Client(cluster) as client, ThreadPoolExecutor() as pool:
+        pool.submit(kill_one_that_waits, [worker.pid for worker in cluster.workers.values()])
         try:
             st = cbir.extract(images, net, tmp_path / "st", client=client, **OPTIONS)
         finally:
             done.set()
-            killer.join()
     assert (tmp_path / "killed").exists(), "the worker was to be killed before the end"
     assert_same(st, here)
 

@@ -32,9 +32,6 @@ def all_files(path):
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-# ---- two small notebooks ------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A folder with two notebooks, one of four photographs, and one that is in the way."""
@@ -87,7 +84,7 @@ def done(small):
 
 @pytest.fixture
 def again(done, small, monkeypatch):
-    """The same run, its notebooks and its folder, for another command."""
+    """The same run, for another command."""
     monkeypatch.setenv("CBIR_RUNS", str(small / "runs"))
     monkeypatch.setenv("CBIR_NOTEBOOKS", str(small / "notebooks"))
     return done
@@ -123,10 +120,10 @@ def test_its_report_is_one_file_that_escapes_names(done):
 def test_what_has_not_changed_is_not_executed_again(again):
     run, given, _ = again
     log = io.StringIO()
-    before = (run.path / "notebooks" / "03_retrieval.ipynb").stat().st_mtime_ns
+    notebook = run.path / "notebooks" / "03_retrieval.ipynb"
+    before = notebook.stat().st_mtime_ns
     notebooks.reproduce("folder", "four", given, SMALL, log)
-    assert "03_retrieval: unchanged" in log.getvalue()
-    assert before == (run.path / "notebooks" / "03_retrieval.ipynb").stat().st_mtime_ns
+    assert "03_retrieval: unchanged" in log.getvalue() and before == notebook.stat().st_mtime_ns
     assert run.metrics["status"] == "complete"
 
 
@@ -157,9 +154,6 @@ def test_a_notebook_that_fails_keeps_what_was_done(again):
     assert "unfinished" in read_page(run.path / "report.html").get_text()
 
 
-# ---- checked before anything is written ---------------------------------------------------------
-
-
 MISTAKES = """--profile foldr|unknown profile 'foldr' .did you mean 'folder'
 -p colour 1|no notebook has a parameter 'colour'
 -p cutoffs [1]|'cutoffs', but 05_evidence: see `cbir parameters cutoffs`
@@ -171,15 +165,11 @@ MISTAKES = """--profile foldr|unknown profile 'foldr' .did you mean 'folder'
 --name ../up|is no run name
 -p recipe mine|unknown recipe 'mine'
 -p metric l3|unknown metric 'l3'
--p q -1|q is a number, 0 or more, not -1
 -p q .nan|q is a number, 0 or more, not nan
--p k abc|k is a whole number, 1 or more, not 'abc'
 -p k 0|k is a whole number, 1 or more, not 0
 -p k 1001|k = 1001 is out of range for 1000 images: choose 1 to 1000
 -p max_queries 3.5|max_queries is a whole number, 0 or more, not 3.5
--p batch_size -1|batch_size is a whole number, 0 or more, not -1
 -p crop maybe|crop is true or false, not 'maybe'
--p seed true|seed is a whole number, 0 or more, not True
 -p dtype float99|unknown dtype 'float99'
 -p network vgg61|unknown network 'vgg61' .did you mean
 -p images .|take PROFILE=folder"""
@@ -201,35 +191,30 @@ def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, offline):
     write_image(tmp_path / "photos" / "2.png")
     folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
     advice = "-p network vgg16_conv .*--profile photographs.*-p networks '.embedded"
-    for words in (
-        ["-p", "network", "vgg16"],
-        ["-p", "network", "timm/resnet18"],
-        ["--only", "08", "-p", "network", "embedded", "-p", "networks", "[resnet50]"],
-    ):
+    others = "--only 08 -p network embedded -p networks [resnet50]"
+    for words in ("-p network vgg16", "-p network timm/resnet18", others):
         with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stop:
-            cli.main(["reproduce", *folder, *words])
+            cli.main(["reproduce", *folder, *words.split()])
         assert "\n" not in str(stop.value)
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    def git(words):
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command += words.split()
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     monkeypatch.setattr(common, "ROOT", tmp_path)
     assert common.commit() == "no git checkout"
-    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-
-    def git(*args):
-        command = ["git", "-C", tmp_path, *author, *args]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
     git("init")
     assert common.commit() == "a git checkout, of which git says nothing"
     (tmp_path / "file").write_text("1")
-    git("add", "file")
-    git("commit", "-m", "one")
-    head = git("rev-parse", "HEAD").strip()
-    assert common.commit() == head
+    git("add file")
+    git("commit -m one")
+    assert common.commit() == git("rev-parse HEAD")
     (tmp_path / "file").write_text("2")
-    assert common.commit() == f"{head}, with changes"
+    assert common.commit() == git("rev-parse HEAD") + ", with changes"
 
 
 @pytest.mark.linux
@@ -246,25 +231,20 @@ def test_a_user_without_a_home_gets_a_run(tmp_path):
     assert re.fullmatch("cbir: no run 'none' .*", done.stderr.strip())
 
 
-# ---- the paper's notebooks, on the embedded images ----------------------------------------------
-
-
 def executed_cells(path):
     """The code cells of a notebook, without those that papermill adds."""
-    cells = nbformat.read(path, as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    return [c for c in code if "injected-parameters" not in c.metadata.get("tags", [])]
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_embedded_run_prints_what_is_committed(name):
     """As nbval compares the other notebooks: these are executed once, by `make reproduce`."""
-    committed = executed_cells(ROOT / "notebooks" / f"{name}.ipynb")
-    executed = executed_cells(embedded_run() / "embedded" / "notebooks" / f"{name}.ipynb")
+    folders = ROOT / "notebooks", embedded_run() / "embedded" / "notebooks"
+    committed, executed = (executed_cells(folder / f"{name}.ipynb") for folder in folders)
     assert [cell.source for cell in executed] == [cell.source for cell in committed]
-    for number, (before, after) in enumerate(zip(committed, executed, strict=True)):
-        outputs = coalesce_streams(before.outputs), coalesce_streams(after.outputs)
-        difference = first_difference(*outputs)
+    for number, cells in enumerate(zip(committed, executed)):
+        difference = first_difference(*(coalesce_streams(cell.outputs) for cell in cells))
         assert not difference, f"cell {number}: {difference}"
 
 
@@ -285,27 +265,26 @@ def test_embedded_run_leaves_everything():
     path = embedded_run() / "embedded"
     check_complete(path)
     table = pd.read_csv(path / "table1.csv")
-    assert len(table) == 11
-    assert table.iloc[-1]["query"] == "mean"
+    assert len(table) == 11 and table.iloc[-1]["query"] == "mean"
     assert table["class"].iloc[:10].nunique() == 10
     assert table.filter(regex="^(printed|published) ").shape[1] == 2 * 5
     assert table.filter(regex="^paper ").shape[1] == 4
     assert table.drop(columns="class").notna().all().all()
     metrics = read_metrics(path)
-    assert metrics["images_of"] == "embedded" and metrics["network"]["name"] == "embedded"
+    assert metrics["images_of"] == metrics["network"]["name"] == "embedded"
     assert set(metrics["notebooks"]) == set(PAPER)
-    page = read_page(path / "report.html").get_text()
+    page = read_page(path / "report.html").get_text().replace(",", "")
     for part in ("The paper's claims", "Table I", "same class", "1000 database"):
-        assert part in page.replace(",", "")
+        assert part in page
 
 
 DESCRIPTORS = ["im", "h", "eta_conv", "eta"]
 
 
 def test_embedded_results_are_those_of_the_docs():
-    """Every number of the table of the embedded run, against this run's metrics.json."""
-    results = read_metrics(embedded_run() / "embedded")["results"]
-    measured = {(row["metric"], row["descriptor"]): row for row in results}
+    """Every number of the tables of the embedded run, against this run's files."""
+    path = embedded_run() / "embedded"
+    measured = {(row["metric"], row["descriptor"]): row for row in read_metrics(path)["results"]}
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", page, re.M)
     metrics = ["same class", "same background", "same palette", "histogram distance"]
@@ -314,26 +293,22 @@ def test_embedded_results_are_those_of_the_docs():
         # A neighbour or two may swap places on another processor.
         tolerance = 0.001 if metric == "histogram distance" else 0.01
         for descriptor, cell in zip([*DESCRIPTORS, "h+average"], cells.split(" | "), strict=True):
-            printed = [float(number) for number in re.findall(r"[\d.]+", cell)]
             row = measured[metric, descriptor]
             expected = [row["mean"], row["low"], row["high"]]
-            assert printed == pytest.approx(expected, abs=tolerance)
-
-
-def test_table1_means_are_those_of_the_docs():
-    means = pd.read_csv(embedded_run() / "embedded" / "table1.csv").iloc[-1]
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+            assert numbers(cell) == pytest.approx(expected, abs=tolerance)
+    means = pd.read_csv(path / "table1.csv").iloc[-1]
     for group, title in {
         "printed": "ours, as printed (L1 / 75)",
         "published": "ours, formula behind the printed numbers",
         "paper": "the paper's",
     }.items():
-        row = re.search(rf"^\| {re.escape(title)} \| (.+) \|$", results, re.M).group(1)
+        row = re.search(rf"^\| {re.escape(title)} \| (.+) \|$", page, re.M).group(1)
         expected = [float(means[f"{group} {descriptor}"]) for descriptor in DESCRIPTORS]
-        assert list(map(float, row.split(" | "))) == pytest.approx(expected, abs=0.001)
+        assert numbers(row) == pytest.approx(expected, abs=0.001)
 
 
-# ---- photographs --------------------------------------------------------------------------------
+def numbers(text):
+    return [float(number) for number in re.findall(r"[\d.]+", text)]
 
 
 def write_photographs(folder):

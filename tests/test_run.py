@@ -20,17 +20,6 @@ def run(tmp_path):
     return cbir.Run("test", tmp_path)
 
 
-@pytest.fixture
-def figure():
-    fig, ax = plt.subplots(figsize=(1, 1))
-    ax.plot([1, 2])
-    yield fig
-    plt.close(fig)
-
-
-# ---- the folder ---------------------------------------------------------------------------------
-
-
 def test_names(tmp_path):
     for name in ("", "..", "../x", "a/b", "a\\b", "~", "-rf", ".hidden", "a b", "a\n", "a\0", ":"):
         with pytest.raises(ValueError, match="is no run name"):
@@ -46,9 +35,6 @@ def test_names(tmp_path):
         run.record(b=object())
     assert cbir.Run(run.name, tmp_path).metrics == known
     assert [path.name for path in run.path.iterdir()] == ["metrics.json"]
-
-
-# ---- both parts described -----------------------------------------------------------------------
 
 
 def test_both_parts_of_a_profile_are_described_into_the_run(run, folder):
@@ -106,12 +92,12 @@ def test_retrained_codes_are_trained_once_and_stay(run, folder, tiny_net):
     assert run.metrics["codes_trained_on"] == 9  # the report says that 2 came later
 
 
-# ---- what is written ----------------------------------------------------------------------------
-
-
-def test_figures_carry_their_caption(run, figure):
-    for name in ("a", "b"):
-        run.save_figure(figure, name, CAPTION)
+def test_figures_carry_their_caption(run):
+    fig, ax = plt.subplots(figsize=(1, 1))
+    ax.plot([1, 2])
+    for name in "ab":
+        run.save_figure(fig, name, CAPTION)
+    plt.close(fig)
     with Image.open(run.path / "figures" / "a.png") as image:
         assert image.info["Description"] == CAPTION
     pdf = (run.path / "figures" / "a.pdf").read_bytes()
@@ -123,31 +109,24 @@ def test_figures_carry_their_caption(run, figure):
 
 def test_arrays(run):
     run.save_arrays("hits", indices=np.arange(6).reshape(2, 3), names=np.array(["ü", "b"]))
-    loaded = run.load_arrays("hits")
-    assert set(loaded) == {"indices", "names"} and loaded["names"].tolist() == ["ü", "b"]
-    np.testing.assert_array_equal(loaded["indices"], np.arange(6).reshape(2, 3))
+    loaded = {name: array.tolist() for name, array in run.load_arrays("hits").items()}
+    assert loaded == {"indices": [[0, 1, 2], [3, 4, 5]], "names": ["ü", "b"]}
     out = np.lib.format.open_memmap(run.array_path("hits", "large"), "w+", np.float32, (4, 2))
     out[:] = 3
     run.save_arrays("hits", large=out)  # lies there already; the others go
     assert {k: v.tolist() for k, v in run.load_arrays("hits").items()} == {"large": [[3, 3]] * 4}
     run.save_arrays("none")
     assert run.load_arrays("none") == {}
-    said = "no codes in runs/test: run the earlier notebooks"
-    with pytest.raises(FileNotFoundError, match=said):
+    with pytest.raises(FileNotFoundError, match="no codes in runs/test: run the earlier notebooks"):
         run.load_arrays("codes")
 
 
 def test_results_replace_those_of_their_metrics(run):
-    def rows(metric, *means):
-        columns = ["metric", "descriptor", "mean", "low", "high"]
-        found = [(metric, d, m, m - 0.1, m + 0.1) for d, m in zip(("h", "eta"), means)]
-        return pd.DataFrame(found, columns=columns)
-
-    run.record_results(rows("class", 0.25, 0.5))
-    run.record_results(rows("color", 0.125))
-    run.record_results(rows("class", 0.75))
-    results = sorted((r["metric"], r["descriptor"], r["mean"]) for r in run.metrics["results"])
-    assert results == [("class", "h", 0.75), ("color", "h", 0.125)]
+    for metric, mean in [("class", 0.25), ("color", 0.125), ("class", 0.75)]:
+        row = {"metric": metric, "descriptor": "h", "mean": mean, "low": 0, "high": 1}
+        run.record_results(pd.DataFrame([row]))
+    results = sorted((row["metric"], row["mean"]) for row in run.metrics["results"])
+    assert results == [("class", 0.75), ("color", 0.125)]
 
 
 def test_copies_are_found_whatever_rounding_does(run):
@@ -175,9 +154,7 @@ def test_open_run_takes_names_and_folders_and_makes_none(run, monkeypatch):
 def test_paths_are_absolute_for_a_kernel_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").touch()
-    assert absolute("images", "photos") == str(tmp_path / "photos")
-    assert absolute("weights", "weights.pth") == str(tmp_path / "weights.pth")
-    for name, value in [("weights", "caffe"), ("network", "vgg16")]:
-        assert absolute(name, value) == value
-    for value in (None, ""):
-        assert absolute("images", value) is value
+    for name, value in [("images", "photos"), ("weights", "weights.pth")]:
+        assert absolute(name, value) == str(tmp_path / value)
+    for name, value in [("weights", "caffe"), ("network", "vgg16"), ("images", None)]:
+        assert absolute(name, value) is value

@@ -1,5 +1,6 @@
 """Images to store and back: rows never shift, work is never done twice, damage is never silent."""
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -30,16 +31,19 @@ class Interrupted(Exception):
     """What stops an extraction on purpose in these tests."""
 
 
-def count_images(net, stop_after=None):
-    """Watches the network: the list of its batches' sizes; raises after `stop_after` of them."""
+def interrupt(folder, path, net, batches):
+    """Extracts until the network has seen so many batches."""
     seen = []
 
-    def note(_module, inputs):
-        if stop_after is not None and len(seen) == stop_after:
+    def stop(_module, _inputs):
+        if len(seen) == batches:
             raise Interrupted
-        seen.append(len(inputs[0]))
+        seen.append(1)
 
-    return seen, net.module.register_forward_pre_hook(note)
+    handle = net.module.register_forward_pre_hook(stop)
+    with pytest.raises(Interrupted):
+        extract(folder, path, net)
+    handle.remove()
 
 
 def extract(folder, path, net=None, **options):
@@ -63,9 +67,6 @@ def contents(folder):
 def whole(folder, tmp_path):
     """The folder's store, extracted without interruption."""
     return extract(folder, tmp_path / "whole")
-
-
-# ---- what is in it -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [(3, 4), (32, 256), (1, 1), (5, 11), (11, 5)])
@@ -111,10 +112,9 @@ def test_others_open_it_with_numpy_and_pandas(folder, tmp_path, whole):
     np.testing.assert_array_equal(h, st.h[:])
     index = faiss.IndexFlat(h.shape[1], faiss.METRIC_L1)
     index.add(h[st.described])
-    distances, rows = index.search(h[:1], 5)
+    rows = index.search(h[:1], 5)[1][0]
     hits = cbir.search(st, st.h[0], "h", k=5)
-    assert images["file"][np.flatnonzero(st.described)[rows[0]]].tolist() == hits.files[0]
-    np.testing.assert_allclose(distances / h.shape[1], hits.distances, rtol=1e-5)
+    assert images["file"][np.flatnonzero(st.described)[rows]].tolist() == hits.files[0]
 
 
 def test_names_of_all_kinds(tmp_path):
@@ -127,17 +127,16 @@ def test_names_of_all_kinds(tmp_path):
         "NA",
         "100%,.png",
     ]
+    images = tmp_path / "images"
     for name in names:
-        write_image(tmp_path / "images" / f"{name}.png").rename(tmp_path / "images" / name)
-    try:
-        write_image(tmp_path / "images" / "x.png").rename(tmp_path / "images" / "caf\udce9.png")
-    except OSError:
-        pass  # this file system has only names that are Unicode
-    st = extract(tmp_path / "images", tmp_path / "st")
+        write_image(images / f"{name}.png").rename(images / name)
+    with contextlib.suppress(OSError):  # of a file system that has only names in Unicode
+        write_image(images / "x.png").rename(images / "caf\udce9.png")
+    st = extract(images, tmp_path / "st")
     assert set(st.files) >= set(names) and not st.unreadable
     with open(tmp_path / "st" / "images.csv", newline="", encoding="utf-8") as file:
         assert [line["file"] for line in csv.DictReader(file)] == st.files
-    assert extract(tmp_path / "images", tmp_path / "st").computed == 0
+    assert extract(images, tmp_path / "st").computed == 0
 
 
 def test_files_in_any_order_and_twice(tmp_path):
@@ -163,7 +162,7 @@ ROWS += [[3, 1, 3], np.array([9, 0]), [-1, 2], [], np.arange(11) % 3 == 0]
 @pytest.mark.parametrize("name", ["h", "eta", "w_2", "h+eta_conv", "mac+w_2"])
 def test_views_index_like_arrays(folder, tmp_path, name):
     st = extract(folder, tmp_path / "st", extras=EXTRAS)
-    plain = {"h": st.arrays["h"][:], "eta_conv": st.arrays["eta_conv"][:], "mac": st["mac"][:]}
+    plain = {name: st.arrays[name][:] for name in ("h", "eta_conv", "mac")}
     plain |= {"w_2": plain["eta_conv"][:, 4:10], "eta": np.hstack([plain["h"], plain["eta_conv"]])}
     expected = np.hstack([plain[part] for part in name.split("+")])
     for rows in ROWS:
@@ -187,34 +186,28 @@ def test_few_files_may_be_open(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-# ---- resuming ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batches", range(3, 9, 2))
 def test_an_interrupted_extraction_goes_on_where_it_stopped(folder, tmp_path, whole, batches):
-    """11 rows in shards of 4, two unreadable: batches of 2, 1, 2, 1 or the like.
-
-    Three more look at the network. What is there can be searched.
-    """
+    """What is there can be searched. 11 rows in shards of 4, two unreadable; 3 batches probe."""
     net = make_net()
-    seen, handle = count_images(net, stop_after=batches)
-    with pytest.raises(Interrupted):
-        extract(folder, tmp_path / "st", net)
-    handle.remove()
+    interrupt(folder, tmp_path / "st", net, batches)
     begun = cbir.open_store(tmp_path / "st")
     there = begun.states != ""
     assert there.tolist() == [i < 4 * (there.sum() // 4) for i in range(11)]
-    for metric in ("l1", "cosine") if there.any() else ():
-        hits = cbir.search(begun, whole, metric=metric, k=3)
-        expected = cbir.search(whole.eta[there.nonzero()[0]], whole.eta[:], metric=metric, k=3)
+    if there.any():
+        hits = cbir.search(begun, whole, k=3)
+        expected = cbir.search(whole.eta[there.nonzero()[0]], whole.eta[:], k=3)
         np.testing.assert_array_equal(hits.indices, expected.indices)
-    again, _ = count_images(net)
+    again = []
+    net.module.register_forward_pre_hook(lambda _module, inputs: again.append(len(inputs[0])))
     assert_same(extract(folder, tmp_path / "st", net), whole)
     assert sum(again) == np.count_nonzero(whole.described & ~there)
     assert extract(folder, tmp_path / "st", net).computed == 0
 
 
-def check_killed_at_random_moments(tmp_path, kills):
+@pytest.mark.posix
+@pytest.mark.parametrize("kills", [5, pytest.param(120, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, kills):
     """A rerun completes a store that was killed up to three times; its complete shards stay."""
     seed = random.SystemRandom().randrange(10**6)
     images = tmp_path / "images"
@@ -227,23 +220,11 @@ def check_killed_at_random_moments(tmp_path, kills):
     whole = extract(images, tmp_path / "whole", shard_size=2)
     for number in range(int(run.stdout.split()[0])):
         path = tmp_path / "stores" / str(number)
-        to_do = len(whole)
-        if path.exists():  # else it was killed before it was made
-            to_do = sum(cbir.open_store(path).states == "")
+        # A first kill may come before a store is made.
+        to_do = sum(cbir.open_store(path).states == "") if path.exists() else len(whole)
         st = extract(images, path, shard_size=2)
         assert_same(st, whole)
         assert st.computed == to_do, f"describes complete shards again, seed {seed}: {run.stdout}"
-
-
-@pytest.mark.posix
-def test_killed_at_random_moments(tmp_path):
-    check_killed_at_random_moments(tmp_path, kills=5)
-
-
-@pytest.mark.slow
-@pytest.mark.posix
-def test_killed_at_hundreds_of_random_moments(tmp_path):
-    check_killed_at_random_moments(tmp_path, kills=120)
 
 
 def test_faults_of_the_network_show_before_anything_is_written(folder, tmp_path, tiny_net):
@@ -253,9 +234,6 @@ def test_faults_of_the_network_show_before_anything_is_written(folder, tmp_path,
         with pytest.raises(ValueError):
             extract(folder, tmp_path / "stores" / "st", net, **options)
     assert not (tmp_path / "stores").exists()
-
-
-# ---- other settings, other images ----------------------------------------------------
 
 
 def other_network(blocks=("one", "two", "three"), **options):
@@ -285,13 +263,10 @@ def test_a_store_of_other_settings_is_refused_and_left_alone(
     assert contents(tmp_path / "whole") == before
 
 
-def test_a_store_of_another_folder_is_refused(folder, tmp_path, whole):
+def test_a_folder_that_moved_is_followed_and_another_one_refused(folder, tmp_path, whole):
     write_image(tmp_path / "other" / "cat" / "00.png", size=(9, 9))
     with pytest.raises(ValueError, match="its images are in .*images, these in .*other"):
         extract(tmp_path / "other", tmp_path / "whole")
-
-
-def test_a_folder_that_moved(folder, tmp_path, whole):
     moved = folder.rename(tmp_path / "moved")
     write_image(moved / "zebra" / "new.png")
     st = extract(moved, tmp_path / "whole")
@@ -319,29 +294,23 @@ def test_a_store_follows_its_folder(folder, tmp_path, whole):
     for row, file in enumerate(st.files):
         if file not in new:
             np.testing.assert_array_equal(st.eta[row], whole.eta[whole.files.index(file)])
-    rows = np.flatnonzero(st.described)[:4]
-    for store in (st, anew):
-        hits = cbir.search(store, anew.eta[rows], k=6)
-        np.testing.assert_array_equal(hits.indices, cbir.search(anew, anew.eta[rows], k=6).indices)
+    found = [cbir.search(store, anew.eta[[1, 2, 4]], k=6).indices for store in (st, anew)]
+    np.testing.assert_array_equal(*found)
     after = contents(tmp_path / "whole")
     assert [file.name for file in before if after[file] != before[file]] == ["images.csv"]
     assert extract(folder, tmp_path / "whole").computed == 0
     assert contents(tmp_path / "whole") == after
 
 
-def test_images_that_come_back_are_not_described_again(folder, tmp_path, whole):
-    """A folder that was half away."""
+def test_a_folder_that_was_away_is_not_described_again(folder, tmp_path, whole):
+    """First a half of it, which comes back, then the whole."""
     (folder / "dog").rename(tmp_path / "dog")
     assert len(extract(folder, tmp_path / "whole")) == 6
     (tmp_path / "dog").rename(folder / "dog")
     st = extract(folder, tmp_path / "whole")
     assert st.computed == 2 and st.eta[:].tobytes() == whole.eta[:].tobytes()
-
-
-def test_files_out_of_reach_leave_a_store_as_it_is(folder, tmp_path, whole):
-    images = cbir.list_images(folder)
+    images, before = cbir.list_images(folder), contents(tmp_path / "whole")
     folder.rename(tmp_path / "away")
-    before = contents(tmp_path / "whole")
     assert extract(images, tmp_path / "whole").computed == 0
     assert contents(tmp_path / "whole") == before
 
@@ -354,121 +323,94 @@ def test_until_it_has_followed_the_store_stays(folder, tmp_path, whole):
     for batches in (2, 1):
         net = make_net()
         net(net.probe())
-        _, handle = count_images(net, stop_after=batches)
-        with pytest.raises(Interrupted):
-            extract(folder, tmp_path / "whole", net)
-        handle.remove()
+        interrupt(folder, tmp_path / "whole", net, batches)
         st = cbir.open_store(tmp_path / "whole")
         assert (st.eta[:].tobytes(), st.files) == before
         write_image(folder / "ant" / f"new{batches}.png", seed=batches)
     st = extract(folder, tmp_path / "whole")
     assert st.files == cbir.list_images(folder).files and st.described.sum() == 9 + 8
     assert st.computed == 6  # one shard was done, two images cannot be read
-    np.testing.assert_allclose(
-        st.eta[:], extract(folder, tmp_path / "anew").eta[:], rtol=1e-4, atol=1e-5
-    )
+    anew = extract(folder, tmp_path / "anew")
+    np.testing.assert_allclose(st.eta[:], anew.eta[:], rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_package_was_missing_for_is_read_when_it_is_there(folder, tmp_path, monkeypatch):
     def without(path):
-        if path.name == "04.png":
-            raise cbir.UnreadableImage(opening.NEEDS_HEIC)
-        return cbir.open_image(path)
+        raise cbir.UnreadableImage(opening.NEEDS_HEIC)
 
-    monkeypatch.setattr(EXTRACTION, "open_image", without)
-    monkeypatch.setattr(EXTRACTION, "KNOWS_HEIC", False)
-    assert "cat/04.png" in extract(folder, tmp_path / "st").unreadable
-    assert extract(folder, tmp_path / "st").computed == 0
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(EXTRACTION, "open_image", without)
+        patched.setattr(EXTRACTION, "KNOWS_HEIC", False)
+        assert "cat/04.png" in extract(folder, tmp_path / "st").unreadable
+        assert extract(folder, tmp_path / "st").computed == 0
     monkeypatch.setattr(EXTRACTION, "KNOWS_HEIC", True)
     assert "cat/04.png" not in extract(folder, tmp_path / "st").unreadable
 
 
 def test_the_windows_of_a_store_give_another_one(folder, tmp_path):
     """Without opening an image."""
-    extras = {"windows": "windows", "color": "color"}
-    trunk = make_net().with_head(None)
-    windows = extract(folder, tmp_path / "windows", trunk, extras=extras)
+    trunk, color = make_net().with_head(None), {"color": "color"}
+    windows = extract(folder, tmp_path / "windows", trunk, extras={"windows": "windows"} | color)
+    direct = extract(folder, tmp_path / "direct", trunk, extras=color, q=0.25)
     folder.rename(tmp_path / "away")
-    st = extract(windows, tmp_path / "st", trunk, extras={"color": "color"}, q=0.25)
+    st = extract(windows, tmp_path / "st", trunk, extras=color, q=0.25)
     assert st.unreadable == windows.unreadable and st.files == windows.files
-    (tmp_path / "away").rename(folder)
-    direct = extract(folder, tmp_path / "direct", trunk, extras={"color": "color"}, q=0.25)
     np.testing.assert_allclose(st.eta[:], direct.eta[:], rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(st["color"][:], direct["color"][:])
-    assert extract(windows, tmp_path / "st", trunk, extras={"color": "color"}, q=0.25).computed == 0
+    assert extract(windows, tmp_path / "st", trunk, extras=color, q=0.25).computed == 0
 
 
-# ---- what is no store, damage, a full disk, another process --------------------------
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: None,
-        lambda path: path.mkdir(),
-        lambda path: path.write_text("no store"),
-        lambda path: write_image(path / "image.png"),
-    ],
-    ids=["nothing", "empty folder", "file", "folder of images"],
-)
-def test_what_is_no_store(folder, tmp_path, make):
-    make(tmp_path / "st")
+@pytest.mark.parametrize("file", [None, "", "image.png"])
+def test_what_is_no_store(folder, tmp_path, file):
+    """Nothing, a file or a folder of images: somebody's files are never overwritten."""
+    path = tmp_path / "st"
+    if file is not None:
+        (path / file).parent.mkdir(exist_ok=True)
+        (path / file).write_text("no store")
     with pytest.raises(FileNotFoundError, match="no descriptor store"):
-        cbir.open_store(tmp_path / "st")
-    if (tmp_path / "st").exists():  # somebody's files: never overwritten
-        before = contents(tmp_path / "st")
+        cbir.open_store(path)
+    if file is not None:
         with pytest.raises(FileExistsError, match="is no descriptor store"):
-            extract(folder, tmp_path / "st")
-        assert contents(tmp_path / "st") == before
-
-
-def test_a_store_of_an_earlier_version_is_named(folder, tmp_path):
-    (tmp_path / "st").mkdir()
-    (tmp_path / "st" / "zarr.json").write_text("{}")
-    for use in (cbir.open_store, lambda path: extract(folder, path)):
-        with pytest.raises(ValueError, match="made by an earlier version.*extract it again"):
-            use(tmp_path / "st")
+            extract(folder, path)
+        assert (path / file).read_text() == "no store"
 
 
 @pytest.mark.parametrize("file", ["h/00001.npy", "eta_conv/00002.npy", "mac/00000.npy"])
 @pytest.mark.parametrize("damage", ["lost", "cut", "flipped"])
 def test_a_damaged_file_is_named_and_its_images_are_described_again(folder, tmp_path, file, damage):
-    whole = extract(folder, tmp_path / "st", extras={"mac": "mac"})
-    expected = {name: whole[name][:].tobytes() for name in ("eta", "mac")}
+    whole = extract(folder, tmp_path / "st", extras={"mac": "mac"}).load()
     path = tmp_path / "st" / file
     content = path.read_bytes()
-    if damage == "lost":
-        path.unlink()
-    elif damage == "cut":
+    path.unlink()
+    if damage == "cut":
         path.write_bytes(content[:-9])
-    else:
+    elif damage == "flipped":
         path.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
         cbir.open_store(tmp_path / "st")  # sizes alone do not tell
     with pytest.raises(ValueError, match=f"{file} is lost or damaged: run cbir.extract again"):
         cbir.open_store(tmp_path / "st", check=True)
     again = extract(folder, tmp_path / "st", extras={"mac": "mac"})
     assert again.computed == (3 if "2" in file else 4)
-    assert {name: again[name][:].tobytes() for name in expected} == expected
+    assert_same(again, whole)
 
 
 @pytest.mark.parametrize(
-    "file, content",
+    "files, named",
     [
-        ("store.json", "{"),
-        ("store.json", '{"format": "cbir-4"}'),
-        ("images.csv", "name,size\na,1\n"),
-        ("images.csv", '"file","label","bytes","modified","row"\n"a","b","c","d","e"\n'),
-        ("images.csv", None),
+        ({"store.json": "{"}, "(sound|damaged)"),
+        ({"store.json": '{"format": "cbir-4"}'}, "(sound|damaged)"),
+        ({"images.csv": "name,size\na,1\n"}, "(sound|damaged)"),
+        ({"images.csv": "file,label,bytes,modified,row\na,b,c,d,e\n"}, "(sound|damaged)"),
+        ({"images.csv": None}, "(sound|damaged)"),
+        ({"store.json": None, "zarr.json": "{}"}, "made by an earlier version"),
     ],
 )
-def test_a_store_that_is_not_sound_says_so(folder, tmp_path, whole, file, content):
-    path = tmp_path / "whole" / file
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
+def test_a_store_that_is_not_sound_says_so(folder, tmp_path, whole, files, named):
+    for file, content in files.items():
+        path = tmp_path / "whole" / file
+        path.write_text(content) if content else path.unlink()
     for use in (cbir.open_store, lambda path: extract(folder, path)):
-        with pytest.raises(ValueError, match="(sound|damaged).*extract it again"):
+        with pytest.raises(ValueError, match=f"{named}.*extract it again"):
             use(tmp_path / "whole")
 
 
@@ -479,7 +421,7 @@ net = make_net()
 # The first extraction compiles, loads and writes all that it needs.
 options = dict(shard_size=4, extras={"windows": "windows"})
 cbir.extract(sys.argv[1], net, sys.argv[2] + ".other", **options)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (3500, 3500))
 try:
     cbir.extract(sys.argv[1], net, sys.argv[2], **options)
 except OSError as error:
@@ -493,7 +435,7 @@ def test_a_disk_that_is_full(folder, tmp_path):
     options = dict(extras={"windows": "windows"}, batch_size=None)
     whole = extract(folder, tmp_path / "whole", **options)
     assert (tmp_path / "whole" / "windows" / "00000.npy").stat().st_size == 4 * 4 * 240 + 128
-    command = [sys.executable, "-c", FULL.replace("5000", "3500"), folder, tmp_path / "st"]
+    command = [sys.executable, "-c", FULL, folder, tmp_path / "st"]
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     assert "OSError" in run.stdout, run.stderr
     assert (cbir.open_store(tmp_path / "st").states == "").any()
@@ -535,22 +477,16 @@ def test_a_complete_store_on_a_disk_that_cannot_be_written(folder, tmp_path, who
     assert extract(folder, tmp_path / "whole").computed == 0
 
 
-# ---- more descriptors, half the size -------------------------------------------------
-
-
 def test_extras_are_what_their_functions_say(folder, tmp_path, tiny_net, whole):
     st = extract(folder, tmp_path / "st", tiny_net, extras=EXTRAS)
     np.testing.assert_array_equal(st.eta[:], whole.eta[:])
     for i in np.flatnonzero(st.described):
         image = cbir.open_image(st.path(i))
         ys, codes = tiny_net(tiny_net.transform(image)[None])
-        expected = {
-            "mac": cbir.POOLINGS["mac"](ys)[0],
-            "color": cbir.color_histogram(np.asarray(image)),
-            "relative": cbir.conv_descriptor(ys, threshold="relative")[0],
-            "q=0": cbir.conv_descriptor(ys, q=0)[0],
-            "y_4": codes[0][0],
-        }
+        expected = {"mac": cbir.POOLINGS["mac"](ys)[0], "y_4": codes[0][0]}
+        expected["color"] = cbir.color_histogram(np.asarray(image))
+        expected["relative"] = cbir.conv_descriptor(ys, threshold="relative")[0]
+        expected["q=0"] = cbir.conv_descriptor(ys, q=0)[0]
         for name, row in expected.items():
             np.testing.assert_allclose(st[name][i], row, rtol=1e-4, atol=1e-6)
     assert np.isnan(st["color"][2]).all()
@@ -573,10 +509,10 @@ def test_half_the_size(folder, tmp_path, whole):
     assert st.eta.dtype == st.eta[:].dtype == np.float32
     rounded = whole.eta[:].astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(st.eta[:], rounded)
+    expected = cbir.search(rounded, rounded, k=4)
     for database in (st, st.load()):
-        hits, expected = cbir.search(database, rounded, k=4), cbir.search(rounded, rounded, k=4)
+        hits = cbir.search(database, rounded, k=4)
         np.testing.assert_array_equal(hits.indices, expected.indices)
-        np.testing.assert_allclose(hits.distances, expected.distances, rtol=1e-12)
     with pytest.raises(ValueError, match="unknown dtype 'float64'"):
         extract(folder, tmp_path / "other", dtype="float64")
 
