@@ -2,29 +2,10 @@
 # nothing else). Modules with a function of their own name (extract, search) are not among the
 # modules: `cbir.search` is the function.
 from . import (
-    color as color,
-    datasets as datasets,
-    descriptors as descriptors,
-    evaluation as evaluation,
-    explain as explain,
     figures as figures,
-    images as images,
-    names as names,
-    networks as networks,
-    plots as plots,
-    pooling as pooling,
-    statistics as statistics,
-    store as store,
-    studies as studies,
-    tables as tables,
-    trained as trained,
-    zoo as zoo,
 )
 from .trained import (
-    Codes as Codes,
-    hidden_codes as hidden_codes,
     train_codes as train_codes,
-    train_hidden_layer as train_hidden_layer,
 )
 from .color import (
     color_histogram as color_histogram,
@@ -33,7 +14,6 @@ from .color import (
 )
 from .datasets import (
     choose_queries as choose_queries,
-    hold_out as hold_out,
     known_factors as known_factors,
     load_images as load_images,
 )
@@ -44,7 +24,6 @@ from .images import (
 from .descriptors import (
     AS_PRINTED as AS_PRINTED,
     AS_RELEASED as AS_RELEASED,
-    RECIPES as RECIPES,
     UNIT_LENGTH as UNIT_LENGTH,
     conv_descriptor as conv_descriptor,
     describe as describe,
@@ -55,14 +34,9 @@ from .descriptors import (
 )
 from .evaluation import (
     Evaluation as Evaluation,
-    average_precision as average_precision,
     common_in_top_k as common_in_top_k,
 )
-from .explain import (
-    Explorer as Explorer,
-)
 from .extract import (
-    connect as connect,
     extract as extract,
 )
 from .images import (
@@ -81,7 +55,6 @@ from .networks import (
 from .pooling import (
     POOLINGS as POOLINGS,
     l2_normalize as l2_normalize,
-    pca_whitening as pca_whitening,
 )
 from .search import (
     Hits as Hits,
@@ -108,10 +81,8 @@ from .run import (
     Run as Run,
 )
 from .zoo import (
-    EMBEDDED_WEIGHTS as EMBEDDED_WEIGHTS,
     NETWORKS as NETWORKS,
     load_network as load_network,
-    slim_vgg16 as slim_vgg16,
 )
 
 __version__: str

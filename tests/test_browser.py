@@ -23,6 +23,7 @@ from conftest import CHROMIUM, write_image
 from PIL import Image
 
 import cbir
+from cbir import explain
 from cbir.common import ROOT
 from cbir.explore import serve
 
@@ -47,7 +48,7 @@ def world(tmp_path_factory):
     net = cbir.load_network(device="cpu")
     store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
     (folder / "tmp").mkdir()
-    return folder, cbir.Explorer(store, net)
+    return folder, explain.Explorer(store, net)
 
 
 def start(folder, *arguments):

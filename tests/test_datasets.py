@@ -11,6 +11,7 @@ from conftest import write_image
 from torchvision.datasets import Imagenette
 
 import cbir
+from cbir import datasets
 from cbir.datasets import SCENES
 
 CLASSES = [f"class {c}" for c in "abcdefghijkl" for _ in range(5)]
@@ -98,31 +99,31 @@ def test_known_factors(tmp_path):
 
 def test_hold_out_is_disjoint_and_complete_and_takes_its_share_of_every_class():
     images = flat_images(73, ["a"] * 50 + ["b"] * 20 + ["c"] * 2 + ["d"])
-    database, queries = cbir.hold_out(images, 0.1)
+    database, queries = datasets.hold_out(images, 0.1)
     assert sorted(database.files + queries.files) == sorted(images.files)
     assert not set(database.files) & set(queries.files)
     assert [queries.labels.count(label) for label in "abcd"] == [5, 2, 1, 0]
     assert database.files == sorted(database.files) and database.root == queries.root == images.root
-    assert cbir.hold_out(images, 0.1) == (database, queries)
-    assert cbir.hold_out(images, 0.1, seed=1) != (database, queries)
-    database, queries = cbir.hold_out(flat_images(5, list("aabbb")), share=0.75)
+    assert datasets.hold_out(images, 0.1) == (database, queries)
+    assert datasets.hold_out(images, 0.1, seed=1) != (database, queries)
+    database, queries = datasets.hold_out(flat_images(5, list("aabbb")), share=0.75)
     assert set(database.labels) == set(queries.labels) == {"a", "b"}  # never a whole class
-    assert [len(part) for part in cbir.hold_out(flat_images(4))] == [3, 1]
+    assert [len(part) for part in datasets.hold_out(flat_images(4))] == [3, 1]
 
 
 def test_hold_out_moves_few_images_when_there_are_more():
     """One more of a class makes at most one a query and one no query."""
     images = flat_images(100, ["ant"] * 40 + ["bee"] * 60)
-    _, queries = cbir.hold_out(images)
+    _, queries = datasets.hold_out(images)
     for row in range(0, 100, 7):
-        _, then = cbir.hold_out(images[[i for i in range(100) if i != row]])
+        _, then = datasets.hold_out(images[[i for i in range(100) if i != row]])
         assert len(set(queries.files) ^ set(then.files)) <= 2
 
 
 @pytest.mark.parametrize("labels", [["a"], ["a", "b", "c"]])
 def test_too_few_images_to_hold_out(labels):
     with pytest.raises(ValueError, match="too few"):
-        cbir.hold_out(flat_images(len(labels), labels))
+        datasets.hold_out(flat_images(len(labels), labels))
 
 
 # ---- a folder ------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def archive(tmp_path, monkeypatch, published):
 
 
 def test_unpacking_that_was_interrupted_is_done_again(tmp_path, monkeypatch, archive):
-    root, extract = tmp_path / "data", cbir.datasets.download_and_extract_archive
+    root, extract = tmp_path / "data", datasets.download_and_extract_archive
 
     def stops(url, root, aside, md5):
         extract(url, root, aside, md5=md5)

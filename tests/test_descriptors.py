@@ -8,6 +8,7 @@ import torch
 from conftest import make_net
 
 import cbir
+from cbir import descriptors
 
 OPTIONS = [
     dict(threshold=t, counting=c, scale=s)
@@ -89,7 +90,7 @@ def test_equals_the_sums_written_out(shapes, options):
 def test_recipes_have_names():
     ys = random_blocks(SHAPES["N=3, not square"], 2)
     printed, released, unit = cbir.AS_PRINTED, cbir.AS_RELEASED, cbir.UNIT_LENGTH
-    assert list(cbir.RECIPES.values()) == [printed, released, unit]
+    assert list(descriptors.RECIPES.values()) == [printed, released, unit]
     assert cbir.conv_descriptor(ys).equal(cbir.conv_descriptor(ys, **printed))
     switched = cbir.conv_descriptor(ys, threshold="relative", counting="union", scale="as_released")
     assert switched.equal(cbir.conv_descriptor(ys, **released))

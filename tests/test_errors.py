@@ -7,6 +7,7 @@ from conftest import make_net
 from torch import nn
 
 import cbir
+from cbir import trained
 from cbir.common import did_you_mean, unknown_choice
 
 
@@ -47,7 +48,7 @@ MISTAKES = [
     (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"mean 'mobilenetv3_small_100'\?\)"),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
     (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
-    (lambda: cbir.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
+    (lambda: trained.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
 ]
 
 

@@ -116,11 +116,11 @@ def test_average_precision_by_hand():
     """
     values = ["cat"] * 3 + ["dog"] * 5
     rankings = [0, 2], [4, 2], [1, 5, 0, 7], [6, 7]
-    ap = [cbir.average_precision(["cat"], values, np.array([ranks]))[0] for ranks in rankings]
+    ap = [evaluation.average_precision(["cat"], values, np.array([ranks]))[0] for ranks in rankings]
     assert ap == pytest.approx([1, 1 / 4, 5 / 9, 0])
     queries, database = ["cow", "cat", "dog", None], ["cat", "dog", None]
     indices = np.array([[0, 1, 2], [-1, -1, -1], [1, 0, 2], [2, 1, 0]])
-    ap = cbir.average_precision(queries, database, indices)
+    ap = evaluation.average_precision(queries, database, indices)
     np.testing.assert_array_equal(ap, [np.nan, np.nan, 1, np.nan])
 
 
@@ -129,7 +129,9 @@ def test_average_precision_against_scikit_learn(seed, n, classes):
     rng = np.random.default_rng(seed)
     values, wanted = rng.integers(0, classes, n), rng.integers(0, classes, 5)
     order = np.stack([rng.permutation(n) for _ in wanted])
-    for value, ranking, ap in zip(wanted, order, cbir.average_precision(wanted, values, order)):
+    for value, ranking, ap in zip(
+        wanted, order, evaluation.average_precision(wanted, values, order)
+    ):
         if (values == value).any():
             expected = average_precision_score(values[ranking] == value, -np.arange(n))
             assert ap == pytest.approx(expected)

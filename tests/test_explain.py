@@ -5,7 +5,7 @@ import pytest
 from conftest import make_net, write_image
 
 import cbir
-from cbir import explain
+from cbir import descriptors, explain
 
 OWN = cbir.AS_PRINTED | {"q": 0.05}  # the tiny network's activations are small
 UNIT = OWN | {"balance": "l2"}
@@ -17,7 +17,7 @@ NAMES = ["h", "eta_conv", "eta"]
 def explorer(folder, tiny_net, tmp_path):
     extras = WINDOWS | {"color": "color"}
     store = cbir.extract(folder, tiny_net, tmp_path / "store", extras=extras, **OWN)
-    return cbir.Explorer(store, tiny_net)
+    return explain.Explorer(store, tiny_net)
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
@@ -47,10 +47,10 @@ def test_another_recipe_finds_what_a_store_made_by_it_finds(explorer, folder, tm
 
 def test_without_window_means_only_lengths_can_change(explorer, folder, tmp_path):
     place = tmp_path / "stores" / "database"
-    bare = cbir.Explorer(cbir.extract(folder, explorer.net, place, **OWN), explorer.net)
+    bare = explain.Explorer(cbir.extract(folder, explorer.net, place, **OWN), explorer.net)
     assert "-p windows true" in bare.fixed and explorer.fixed == ""
     assert list(bare.recipes.values()) == [OWN, UNIT]
-    assert list(explorer.recipes.values()) == [*cbir.RECIPES.values(), OWN, UNIT]
+    assert list(explorer.recipes.values()) == [*descriptors.RECIPES.values(), OWN, UNIT]
     with pytest.raises(ValueError, match="cannot follow"):
         bare.find(bare.look(0), NAMES, cbir.AS_RELEASED)
     wanted = explorer.find(explorer.look(3), NAMES, UNIT)
@@ -59,7 +59,7 @@ def test_without_window_means_only_lengths_can_change(explorer, folder, tmp_path
     # Those of the blocks may lie beside it, as a run with retrained codes keeps them.
     trunk = explorer.net.with_head(None)
     cbir.extract(folder, trunk, tmp_path / "stores" / "windows" / "database", extras=WINDOWS)
-    beside = cbir.Explorer(bare.store, explorer.net)
+    beside = explain.Explorer(bare.store, explorer.net)
     wanted = explorer.find(explorer.look(3), NAMES, cbir.AS_RELEASED)
     for name, hits in beside.find(beside.look(3), NAMES, cbir.AS_RELEASED).items():
         assert np.allclose(hits, wanted[name])
@@ -67,7 +67,7 @@ def test_without_window_means_only_lengths_can_change(explorer, folder, tmp_path
 
 def test_lengths_cannot_be_given_back(explorer, folder, tmp_path):
     store = cbir.extract(folder, explorer.net, tmp_path / "unit", extras=WINDOWS, **UNIT)
-    by_length = cbir.Explorer(store, explorer.net)
+    by_length = explain.Explorer(store, explorer.net)
     assert list(by_length.recipes.values()) == [cbir.UNIT_LENGTH, UNIT]
     assert by_length.can(UNIT | {"q": 1.0}) and not by_length.can(cbir.AS_PRINTED)
 
@@ -111,7 +111,7 @@ def test_the_figure_has_maps_with_a_bar_histograms_and_shares(explorer, tmp_path
 
 def test_a_network_without_codes(folder, tmp_path):
     net = make_net(codes=())
-    explorer = cbir.Explorer(cbir.extract(folder, net, tmp_path / "bare", extras=WINDOWS), net)
+    explorer = explain.Explorer(cbir.extract(folder, net, tmp_path / "bare", extras=WINDOWS), net)
     assert "h" not in explorer.descriptors and "eta" in explorer.descriptors
     assert explorer.find(explorer.look(0), ["eta"], cbir.AS_RELEASED, k=2)["eta"][0][0] == 0
 
@@ -120,4 +120,4 @@ def test_what_cannot_be_looked_at(explorer):
     with pytest.raises(cbir.UnreadableImage):
         explorer.look(2)
     with pytest.raises(ValueError, match="another network"):
-        cbir.Explorer(explorer.store, make_net(seed=1))
+        explain.Explorer(explorer.store, make_net(seed=1))

@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision import models
 
 import cbir
-from cbir import figures, names, plots
+from cbir import evaluation, figures, names, plots, zoo
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def network(name):
         return cbir.Network(models.resnet18(weights=None), blocks, ["avgpool"], transform)
     with torch.device("meta"):  # where tensors have shapes only
         module = models.vgg16()
-    taps = cbir.zoo.taps_of("vgg16", module)
+    taps = zoo.taps_of("vgg16", module)
     return cbir.Network(module, taps.blocks, taps.codes)
 
 
@@ -351,7 +351,7 @@ def test_plane_shows_every_descriptor_with_both_intervals_and_its_name():
     y = np.append(0.5 + rng.random(12) / 40, 0.1)
     table = pd.DataFrame({"descriptor": [*names.NAMES][:13], "x": x, "y": y, "y_low": y - 0.01})
     table = table.assign(x_low=x - 0.01, x_high=x + 0.02, y_high=y + 0.02)
-    table["front"] = cbir.evaluation.pareto_front(x, -y)
+    table["front"] = evaluation.pareto_front(x, -y)
     fig, ax = plt.subplots(figsize=(5, 4))
     plots.plane(ax, table).figure.canvas.draw()
     for (point, _, (across, up)), row in zip(ax.containers, table.itertuples()):

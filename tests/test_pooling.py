@@ -149,7 +149,7 @@ def distances(x):
 def test_whitening_against_scikit_learn(dims, shape):
     """Up to the components' signs, which distances do not see; also on rows not fitted."""
     rows, others = cloud(*shape), cloud(*shape, seed=1)
-    ours = cbir.pca_whitening(rows, dims)
+    ours = pooling.pca_whitening(rows, dims)
     kept = dims or min(shape[0] - 1, shape[1])
     theirs = PCA(kept, whiten=True, svd_solver="full").fit(rows.astype(float))
     assert ours(rows).shape == (len(rows), kept) and ours(rows).dtype == np.float32
@@ -162,13 +162,13 @@ def test_what_does_not_vary_or_cannot_be_read_is_left_out():
     """A channel that is always 0, and one that is another's double; rows of NaN."""
     rows = cloud(40, 3)
     rows = np.column_stack([rows, np.zeros(40, np.float32), 2 * rows[:, 0]])
-    whitening = cbir.pca_whitening(rows)
-    assert whitening(rows).shape == (40, 3) == cbir.pca_whitening(rows, 5)(rows).shape
+    whitening = pooling.pca_whitening(rows)
+    assert whitening(rows).shape == (40, 3) == pooling.pca_whitening(rows, 5)(rows).shape
     gap = np.vstack([rows, np.full((2, 5), np.nan, np.float32)])
-    np.testing.assert_array_equal(cbir.pca_whitening(gap).matrix, whitening.matrix)
+    np.testing.assert_array_equal(pooling.pca_whitening(gap).matrix, whitening.matrix)
 
 
 @pytest.mark.parametrize("rows", [np.zeros((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)])
 def test_rows_without_variance_are_refused(rows):
     with pytest.raises(ValueError, match="without variance"):
-        cbir.pca_whitening(rows)
+        pooling.pca_whitening(rows)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 import cbir
+from cbir import zoo
 from cbir.common import ROOT
 
 sys.path += [str(ROOT / "data" / "scenes"), str(ROOT / "data" / "weights")]
@@ -58,7 +59,7 @@ def test_three_scenes_rendered_again(tmp_path):
 
 def test_folding_batch_norms_leaves_the_output_and_the_plain_layout():
     torch.manual_seed(0)
-    model = cbir.slim_vgg16(10, batch_norm=True).eval()
+    model = zoo.slim_vgg16(10, batch_norm=True).eval()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.running_mean, std=0.3)
@@ -69,7 +70,7 @@ def test_folding_batch_norms_leaves_the_output_and_the_plain_layout():
     with torch.inference_mode():
         before = model(x)
         folded = training.fold_batch_norm(model)
-        plain = cbir.slim_vgg16(10).eval()
+        plain = zoo.slim_vgg16(10).eval()
         plain.load_state_dict(folded.state_dict())
         assert abs(before).max() > 0.01
         torch.testing.assert_close(plain(x), before, rtol=1e-4, atol=1e-4)
@@ -87,4 +88,4 @@ def test_training_runs_from_scenes_to_folded_weights():
     model, history = training.train_slim_vgg16(**options)
     assert list(history) == ["epoch", "loss", "accuracy"] and len(history) == 2
     assert np.isfinite(history.loss).all() and history.accuracy.between(0, 1).all()
-    assert model.state_dict().keys() == cbir.slim_vgg16().state_dict().keys()
+    assert model.state_dict().keys() == zoo.slim_vgg16().state_dict().keys()

@@ -20,6 +20,7 @@ import torch
 from conftest import make_net, write_image
 
 import cbir
+from cbir import descriptors
 from cbir import images as opening
 
 EXTRACTION = importlib.import_module("cbir.extract")  # the module: cbir.extract is its function
@@ -70,7 +71,7 @@ def whole(folder, tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [(3, 4), (32, 256), (1, 1), (5, 11), (11, 5)])
-@pytest.mark.parametrize("recipe", cbir.RECIPES.values(), ids=cbir.RECIPES)
+@pytest.mark.parametrize("recipe", descriptors.RECIPES.values(), ids=descriptors.RECIPES)
 def test_every_row_is_its_images_description(folder, tmp_path, tiny_net, sizes, recipe):
     """However the rows are cut into batches and shards, and however many of them are missing."""
     sizes = dict(zip(["batch_size", "shard_size"], sizes))

@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_codes(trained, net, pictures):
 def test_every_class_keeps_an_image_and_unknown_classes_take_no_part(net, pictures):
     images = cbir.list_images(pictures)
     loose = images[[*range(4), *range(14, 18)]]
-    loose = cbir.images.ImageSet(loose.root, loose.files, ["a", "b", "c", "d", "", "", "a", "d"])
+    loose = images.ImageSet(loose.root, loose.files, ["a", "b", "c", "d", "", "", "a", "d"])
     options = dict(widths=(4,), epochs=1, held_out=0.9)
     about = cbir.train_codes(net, loose, **options).head.about
     assert about["classes"] == ["a", "b", "c", "d"] and about["trained on"] == 4
@@ -152,14 +152,14 @@ FAST = dict(width=16, epochs=25, batch_size=16, lr=1e-2)
 
 
 def test_it_learns_what_no_line_can():
-    encoder, accuracy = cbir.train_hidden_layer(*toy(), **FAST)
+    encoder, accuracy = layers.train_hidden_layer(*toy(), **FAST)
     assert accuracy > 0.98
     codes, labels = toy(seed=1)
-    database, queries = (cbir.hidden_codes(encoder, x) for x in (toy()[0], codes))
+    database, queries = (layers.hidden_codes(encoder, x) for x in (toy()[0], codes))
     hits = cbir.search(database, queries, k=5)
     assert (toy()[1][hits.indices] == labels[:, None]).mean() > 0.98
-    assert cbir.train_hidden_layer(*toy(600), **FAST | {"epochs": 0})[1] < 0.7
-    assert cbir.train_hidden_layer(*toy(400), **FAST, most=100)[1] > 0.9  # of a sample
+    assert layers.train_hidden_layer(*toy(600), **FAST | {"epochs": 0})[1] < 0.7
+    assert layers.train_hidden_layer(*toy(400), **FAST, most=100)[1] > 0.9  # of a sample
 
 
 def test_it_is_seeded_and_leaves_out_unreadable_rows_and_unknown_classes():
@@ -168,26 +168,26 @@ def test_it_is_seeded_and_leaves_out_unreadable_rows_and_unknown_classes():
     unreadable = np.insert(codes, gaps, np.nan, axis=0), np.insert(labels, gaps, "dog")
     unknown = np.insert(codes, gaps, 9, axis=0), np.insert(labels, gaps, "")
     trained = [toy(), unreadable, unknown]
-    layers = [cbir.train_hidden_layer(*data, **FAST | {"epochs": 3})[0][0] for data in trained]
-    assert layers[0].weight.equal(layers[1].weight) and layers[0].weight.equal(layers[2].weight)
-    other, _ = cbir.train_hidden_layer(*toy(), **FAST | {"epochs": 3}, seed=1)
-    assert not layers[0].weight.equal(other[0].weight)
+    kept = [layers.train_hidden_layer(*data, **FAST | {"epochs": 3})[0][0] for data in trained]
+    assert kept[0].weight.equal(kept[1].weight) and kept[0].weight.equal(kept[2].weight)
+    other, _ = layers.train_hidden_layer(*toy(), **FAST | {"epochs": 3}, seed=1)
+    assert not kept[0].weight.equal(other[0].weight)
     codes[labels != "cat"] = np.nan
     with pytest.raises(ValueError, match="fewer than two classes"):
-        cbir.train_hidden_layer(codes, labels, **FAST)
+        layers.train_hidden_layer(codes, labels, **FAST)
 
 
 @pytest.mark.parametrize("n", [1, 4097])
 def test_hidden_codes(n, tmp_path):
     """(N, width), not negative, row by row; a row of NaN stays one and touches no other."""
-    encoder, _ = cbir.train_hidden_layer(*toy(), epochs=1)
+    encoder, _ = layers.train_hidden_layer(*toy(), epochs=1)
     codes = toy(n)[0]
     weight, bias = (parameter.detach().numpy() for parameter in encoder.parameters())
     expected = np.maximum(0, codes @ weight.T + bias)
     codes[n // 2] = np.nan
-    hidden = cbir.hidden_codes(encoder, codes)
+    hidden = layers.hidden_codes(encoder, codes)
     assert hidden.shape == (n, 4) and hidden.dtype == np.float32  # half of 8 by default
-    mapped = cbir.hidden_codes(encoder, codes, tmp_path / "codes.npy")
+    mapped = layers.hidden_codes(encoder, codes, tmp_path / "codes.npy")
     assert isinstance(mapped, np.memmap) and mapped.tobytes() == hidden.tobytes()
     others = np.arange(n) != n // 2
     np.testing.assert_allclose(hidden[others], expected[others], rtol=1e-4, atol=1e-5)
