@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,32 +64,26 @@ def load_images(
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """
-    if profile == "folder":
-        database, query_images = _load_folder(images, queries, seed)
-    elif queries or (images and profile == "embedded"):
-        own = "queries" if queries else "images"
-        raise ValueError(
-            f"the profile {profile!r} has {own} of its own; for yours take PROFILE=folder "
-            "(--profile folder)"
-        )
-    elif profile == "embedded":
-        database = list_images(SCENES / "database")
-        query_images = list_images(SCENES / "queries")
-    elif profile == "imagenette":
-        database, query_images = _load_imagenette(Path(images or images_folder() / "imagenette"))
-    elif profile == "imagenet":
-        database, query_images = _load_imagenet(Path(images or images_folder() / "imagenet"))
-    else:
+    if profile not in PROFILES:
         raise ValueError(unknown_choice("profile", profile, PROFILES))
-    database = _draw(database, max_images, seed)
-    return database, _draw(query_images, max_queries, seed, query_names)
+    if profile == "folder":
+        parts = _load_folder(images, queries, seed)
+    elif queries or (images and profile == "embedded"):
+        own = f"the profile {profile!r} has {'queries' if queries else 'images'} of its own"
+        raise ValueError(f"{own}; for yours take PROFILE=folder (--profile folder)")
+    elif profile == "embedded":
+        parts = list_images(SCENES / "database"), list_images(SCENES / "queries")
+    else:
+        load = _load_imagenette if profile == "imagenette" else _load_imagenet
+        parts = load(Path(images or images_folder() / profile))
+    return _draw(parts[0], max_images, seed), _draw(parts[1], max_queries, seed, query_names)
 
 
 def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet, ImageSet]:
     if not images:
+        ways = "-p images FOLDER -p queries FOLDER (IMAGES=.. QUERIES=.. for make)"
         raise ValueError(
-            "the profile 'folder' needs a folder of images: -p images FOLDER, and -p queries "
-            "FOLDER if there are any (IMAGES=.., QUERIES=.. for make)"
+            f"the profile 'folder' needs a folder of images, of queries if any: {ways}"
         )
     database = _only_images(images)
     if not queries:
@@ -121,11 +116,11 @@ def _check_classes(images: ImageSet) -> None:
     if classes and all(label.casefold() in SPLITS for label in classes):
         database = next((c for c in classes if c.casefold().startswith("train")), classes[0])
         others = [label for label in classes if label != database]
-        queries = f" QUERIES={images.root / others[-1]}" if others else ""
-        raise ValueError(
-            f"the classes of {images.root} would be {', '.join(classes)}: take "
-            f"IMAGES={images.root / database}{queries} (-p images, -p queries)"
-        )
+        take = f"IMAGES={images.root / database}"
+        if others:
+            take += f" QUERIES={images.root / others[-1]}"
+        names = f"the classes of {images.root} would be {', '.join(classes)}"
+        raise ValueError(f"{names}: take {take} (-p images, -p queries)")
 
 
 def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
@@ -145,16 +140,13 @@ def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _load_imagenet(root: Path) -> tuple[ImageSet, ImageSet]:
-    splits = [root / "train", root / "val"]
-    missing = [str(split) for split in splits if not any(split.glob("n*/"))]
-    if missing:
-        raise RuntimeError(
-            f"no class folders in {' and '.join(missing)}. Put ILSVRC2012_img_train.tar, "
-            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz there and unpack them once "
-            "with torchvision.datasets.ImageNet(folder, split), for split 'train' and 'val' (it "
-            "needs scipy)."
-        )
-    return list_images(root / "train"), list_images(root / "val")
+    splits = root / "train", root / "val"
+    if missing := [str(split) for split in splits if not any(split.glob("n*/"))]:
+        archives = "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz"
+        unpack = "torchvision.datasets.ImageNet(folder, split), for 'train' and 'val' (needs scipy)"
+        put = f"Put {archives} there and unpack them once with {unpack}"
+        raise RuntimeError(f"no class folders in {' and '.join(missing)}. {put}")
+    return list_images(splits[0]), list_images(splits[1])
 
 
 def _download(url: str, md5: str, root: Path, name: str) -> None:
@@ -165,20 +157,16 @@ def _download(url: str, md5: str, root: Path, name: str) -> None:
             download_and_extract_archive(url, root, aside, md5=md5)
             Path(aside, name).rename(root / name)
     except (OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"{name} could not be downloaded ({error}). Download {url} elsewhere, unpack it in "
-            f"{root}, and run again"
-        ) from error
+        advice = f"Download {url} elsewhere, unpack it in {root}, and run again"
+        raise RuntimeError(f"{name} could not be downloaded ({error}). {advice}") from error
 
 
 def _draw(images: ImageSet, most: int, seed: int, names: Sequence[str] = ()) -> ImageSet:
     """At most so many images, balanced over the classes, besides the named ones."""
     if not 0 < most < len(images):
         return images
-    rows = choose_queries(images, most, seed)
-    if names:
-        rows += choose_queries(images, names=names)
-    return images[sorted(set(rows))]
+    named = choose_queries(images, names=names) if names else []
+    return images[sorted({*choose_queries(images, most, seed), *named})]
 
 
 # ---- choosing queries ---------------------------------------------------------------------------
@@ -214,18 +202,16 @@ def choose_queries(
     if names:
         return [_row_of(images, name) for name in names]
     shuffled = np.random.default_rng(seed).permutation(len(images))
-    described = getattr(images, "described", np.ones(len(images), bool))  # a store knows
-    shuffled = shuffled[described[shuffled]]
+    # Of a store, those that it describes.
+    shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
     if not 1 <= n <= len(shuffled):
-        raise ValueError(
-            f"{n} queries asked of {len(shuffled)} images: ask for 1 to {len(shuffled)}"
-        )
-    taken: dict[str, int] = {}
+        most = len(shuffled)
+        raise ValueError(f"{n} queries asked of {most} images: ask for 1 to {most}")
+    taken: Counter[str] = Counter()
     turns = []  # 1 for the first of its class, 2 for the second, ..
     for row in shuffled:
-        label = images.labels[row]
-        taken[label] = taken.get(label, 0) + 1
-        turns.append(taken[label])
+        taken[images.labels[row]] += 1
+        turns.append(taken[images.labels[row]])
     chosen = shuffled[np.argsort(turns, kind="stable")[:n]]
     return sorted(chosen.tolist(), key=lambda row: (images.labels[row], row))
 
@@ -236,18 +222,14 @@ def _row_of(images: Images, name: str) -> int:
     name = unicodedata.normalize("NFC", str(name))
     files = [unicodedata.normalize("NFC", file) for file in images.files]
     rows = [i for i, file in enumerate(files) if file == name]
-    if not rows:
-        rows = [i for i, file in enumerate(files) if file.endswith(f"/{name}")]
+    rows = rows or [i for i, file in enumerate(files) if file.endswith(f"/{name}")]
     if not rows:
         hint = did_you_mean(name, [Path(file).name for file in files])
-        raise FileNotFoundError(
-            f"no query {name!r} among the {len(images)} images of {images.root.name}{hint}"
-        )
+        among = f"the {len(images)} images of {images.root.name}"
+        raise FileNotFoundError(f"no query {name!r} among {among}{hint}")
     if len(rows) > 1:
-        raise ValueError(
-            f"{name!r} fits {len(rows)} images, for instance {images.files[rows[0]]}: "
-            "name its folder too"
-        )
+        fits = f"{name!r} fits {len(rows)} images, for instance {images.files[rows[0]]}"
+        raise ValueError(f"{fits}: name its folder too")
     return rows[0]
 
 
@@ -273,14 +255,11 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
         rows_of.setdefault(images.labels[row], []).append(row)
     queries: list[int] = []
     for rows in rows_of.values():
-        if len(rows) > 1:
-            n_queries = min(len(rows) - 1, max(1, round(share * len(rows))))
-            queries += rows[:n_queries]
+        n_queries = min(len(rows) - 1, max(1, round(share * len(rows))))
+        queries += rows[:n_queries]
     if not queries:
-        raise ValueError(
-            f"{len(images)} images of {images.root} are too few to spare queries: "
-            "give a folder of queries"
-        )
+        few = f"{len(images)} images of {images.root} are too few to spare queries"
+        raise ValueError(f"{few}: give a folder of queries")
     database = np.setdiff1d(np.arange(len(images)), queries)
     return images[database], images[sorted(queries)]
 

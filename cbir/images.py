@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
@@ -51,21 +51,19 @@ BITS, COMPRESSION, SAMPLES, TILE_WIDTH, TILE_LENGTH = 258, 259, 277, 322, 323
 TIFF_PIXELS = {*range(254, 267), 273, *range(277, 280), 284, 292, 293, 317, *range(320, 326)}
 TIFF_PIXELS |= {332, 338, 339, 347, 34675, *range(512, 533)}  # what decoding needs
 # Folders of a NAS, of a trash, of an archive: they hold thumbnails and what was deleted.
-FOREIGN_FOLDERS = ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot")
-FOREIGN_FOLDERS += ("$recycle.bin", "recycler", "system volume information")
-FOREIGN_FOLDERS += ("lost+found", "__macosx")
+FOREIGN_FOLDERS = {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx"}
+FOREIGN_FOLDERS |= {"$recycle.bin", "recycler", "system volume information", "lost+found"}
 
 _one_large = threading.Lock()
 
 NEEDS_HEIC = "a HEIC image: pip install 'cbir[heic]' to read it"
-try:
+KNOWS_HEIC = False
+with suppress(ImportError):
     import pillow_heif
-except ImportError:
-    KNOWS_HEIC = False
-else:
-    KNOWS_HEIC = True
+
     pillow_heif.register_heif_opener()
     FORMATS += ("HEIF",)
+    KNOWS_HEIC = True
 
 # Pillow's warnings on odd files would fill the screen. What matters of them is raised by
 # `open_image`.
@@ -109,9 +107,7 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
             except UnreadableImage:
                 raise
             except Exception as error:  # Pillow's decoders raise many kinds on damaged data
-                if image := _mend(file, max_pixels):
-                    return image
-                raise _in_words(error, file) from error
+                return _mend(file, max_pixels, error)
     except UnreadableImage:
         raise
     except Exception as error:
@@ -128,19 +124,21 @@ def _open_regular(path: AnyPath) -> io.BufferedReader:
     """Opens a regular file; a pipe, even one put there a moment ago, is refused without waiting."""
     if not os.path.isfile(path):
         raise UnreadableImage("no regular file" if os.path.exists(path) else "no such file")
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(path, flags), "rb")
+    nonblock = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))
     about = os.fstat(file.fileno())
-    if not stat.S_ISREG(about.st_mode):
-        reason = "no regular file"
-    elif about.st_size == 0:
-        reason = "empty file"
-    elif about.st_size > MAX_BYTES:
-        reason = f"{about.st_size:,} bytes, more than {MAX_BYTES:,}"
-    else:
+    regular, size = stat.S_ISREG(about.st_mode), about.st_size
+    if regular and 0 < size <= MAX_BYTES:
         return file
     file.close()
-    raise UnreadableImage(reason)
+    reason = f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "empty file"
+    raise UnreadableImage(reason if regular else "no regular file")
+
+
+def _first_bytes(file: BinaryIO, n: int = -1) -> bytes:
+    """The first n bytes of a file, or all of them."""
+    file.seek(0)
+    return file.read(n)
 
 
 def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Image:
@@ -149,8 +147,7 @@ def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Ima
         _check_cost(image, file, max_pixels)
         if not metadata:  # a TIFF's pixels are turned by `load` itself
             image.getexif = Image.Exif  # type: ignore[method-assign]
-        large = image.width * image.height > LARGE
-        with _one_large if large else nullcontext():
+        with _one_large if image.width * image.height > LARGE else nullcontext():
             _scale_transparency(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -159,61 +156,50 @@ def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Ima
 
 def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
     """Pillow's image with its header read and no pixel yet; a JPEG's lies in MAX_HEAD bytes."""
-    file.seek(0)
-    if file.read(2) == b"\xff\xd8" and file.seek(0, os.SEEK_END) > MAX_HEAD:
-        file.seek(0)
+    if _first_bytes(file, 2) == b"\xff\xd8" and file.seek(0, os.SEEK_END) > MAX_HEAD:
         try:
-            Image.open(io.BytesIO(file.read(MAX_HEAD)), formats=["JPEG"]).close()
+            Image.open(io.BytesIO(_first_bytes(file, MAX_HEAD)), formats=["JPEG"]).close()
         except OSError as error:
-            raise UnreadableImage(
-                f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata"
-            ) from error
+            reason = f"a JPEG damaged, or with more than {MAX_HEAD:,} bytes of metadata"
+            raise UnreadableImage(reason) from error
     file.seek(0)
     return Image.open(file, formats=FORMATS)
 
 
 def _check_cost(image: ImageFile.ImageFile, file: BinaryIO, max_pixels: int) -> None:
     """Raises UnreadableImage for an image that would take too long or too much memory."""
-    size = f"{image.width} x {image.height} pixels"
     pixels = image.width * image.height
+    size = f"{image.width} x {image.height} pixels"
     if pixels > max_pixels:
         raise UnreadableImage(f"{size}, more than {max_pixels:,}")
     if max(image.size) > MAX_RATIO * min(image.size):
         raise UnreadableImage(f"{size}, one side more than {MAX_RATIO} times the other")
     if image.format in ("JPEG", "MPO"):
-        position = file.tell()
-        file.seek(0)
-        scans = file.read(MAX_BYTES).count(b"\xff\xda")  # the marker; no scan holds it inside
-        file.seek(position)
+        # The marker; no scan holds it inside.
+        scans = _first_bytes(file, MAX_BYTES).count(b"\xff\xda")
         if pixels * scans > MAX_SCANNED:
             raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
-    if image.tile and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW:
-        raise UnreadableImage(
-            f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels"
-        )
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tile_pixels = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
-        if tile_pixels > LARGE:
-            raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
+    if pixels > MAX_SLOW and image.tile and image.tile[0][0] in Image.DECODERS:
+        slow = "a run-length encoded BMP or plain PPM"
+        raise UnreadableImage(f"{slow} of more than {MAX_SLOW:,} pixels")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0) > LARGE:
+        raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
 
 
 # ---- damaged files -------------------------------------------------------------------------------
 
 
-def _mend(file: BinaryIO, max_pixels: int) -> Image.Image | None:
-    """Reads the pixels of a damaged file if they are all there; None if not."""
-    if file.seek(0, os.SEEK_END) > MAX_MENDED:
-        return None
-    file.seek(0)
-    data = file.read()
-    read = _read_cut_jpeg if data.startswith(b"\xff\xd8") else _decode
-    for metadata in (True, False):
-        try:
-            known = data if metadata else _without_metadata(data)
-            return read(io.BytesIO(known), max_pixels, metadata)
-        except Exception:  # the reason is that of the first attempt
-            continue
-    return None
+def _mend(file: BinaryIO, max_pixels: int, error: Exception) -> Image.Image:
+    """Reads the pixels of a damaged file if they are all there; else raises the error in words."""
+    if file.seek(0, os.SEEK_END) <= MAX_MENDED:
+        data = _first_bytes(file)
+        read = _read_cut_jpeg if data.startswith(b"\xff\xd8") else _decode
+        for metadata in (True, False):
+            with suppress(Exception):  # the reason is that of the first attempt
+                known = data if metadata else _without_metadata(data)
+                return read(io.BytesIO(known), max_pixels, metadata)
+    raise _in_words(error, file) from error
 
 
 def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.Image:
@@ -224,21 +210,20 @@ def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.I
     """
     data = file.getvalue()
     with Image.open(file, formats=["JPEG"]) as header:
-        components = bytes(layer[0] for layer in header.layer)  # type: ignore[attr-defined]
-    exact = set()  # (component, coefficient) of those that a scan gives to their last bit
+        layers = header.layer  # type: ignore[attr-defined]
+    # (component, first or last coefficient) that no scan gives to its last bit
+    inexact = {(layer[0], coefficient) for layer in layers for coefficient in (0, 63)}
     for scan in re.finditer(rb"\xff\xda..([\1-\4])", data, re.DOTALL):
         at = scan.end() + 2 * scan[1][0]
-        if data[at + 2 : at + 3] and not data[at + 2] & 15:
-            ids = data[scan.end() : at : 2]
-            exact |= {(i, coefficient) for i in ids for coefficient in data[at : at + 2]}
-    if not exact >= {(i, coefficient) for i in components for coefficient in (0, 63)}:
+        if not data[at + 2] & 15:
+            inexact -= {(i, c) for i in data[scan.end() : at : 2] for c in data[at : at + 2]}
+    if inexact:
         raise ValueError("scans are missing")
     image = _decode(io.BytesIO(data + b"\xff\xd9"), max_pixels, metadata)
     for seed in range(8):
         noise = random.Random(seed).randbytes(200).replace(b"\xff", b"")
-        restarts = [bytes([255, marker]) + noise for marker in range(0xD0, 0xD8)]
-        ending = noise + b"".join(restarts[seed:] + restarts[:seed]) + b"\xff\xd9"
-        if _decode(io.BytesIO(data + ending), max_pixels, metadata) != image:
+        ending = noise.join([b"", *(bytes([255, 0xD0 + (seed + i) % 8]) for i in range(8)), b""])
+        if _decode(io.BytesIO(data + ending + b"\xff\xd9"), max_pixels, metadata) != image:
             raise ValueError("pixels are missing")
     return image
 
@@ -246,12 +231,11 @@ def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.I
 def _without_metadata(data: bytes) -> bytes:
     """Removes or hides what lies beside the pixels and keeps Pillow from opening the file."""
     if data.startswith(b"\x89PNG"):
-        kept = [data[:8]]
-        at = 8
+        kept, at = [data[:8]], 8
         while at + 12 <= len(data):
             end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-            name = data[at + 4 : at + 8]
-            if name[:1].isupper() or name == b"tRNS":  # critical chunks have a capital
+            # Critical chunks have a capital.
+            if data[at + 4 : at + 5].isupper() or data[at + 4 : at + 8] == b"tRNS":
                 kept.append(data[at:end])
             at = end
         return b"".join(kept)
@@ -264,35 +248,28 @@ def _without_metadata(data: bytes) -> bytes:
             if struct.unpack_from(order + "H", data, entry)[0] not in TIFF_PIXELS:
                 struct.pack_into(order + "HIHH", mended, entry + 2, 3, 1, 1, 0)  # one SHORT
         return bytes(mended)
-    if data[4:8] == b"ftyp":  # AVIF, HEIC: an item of another type is passed over
-        pixels = data.find(b"mdat")
-        return data[:pixels].replace(b"Exif", b"none") + data[pixels:]
-    return data
+    head, mark, pixels = data.partition(b"mdat")
+    # AVIF, HEIC: an item of another type is passed over.
+    return head.replace(b"Exif", b"none") + mark + pixels if data[4:8] == b"ftyp" else data
 
 
 def _in_words(error: Exception, file: BinaryIO | None = None) -> UnreadableImage:
     """Tells the user the reason behind an error of Pillow's."""
-    start = b""
-    if file is not None:
-        file.seek(0)
-        start = file.read(16)
+    start = _first_bytes(file, 16) if file else b""
     unknown = isinstance(error, Image.UnidentifiedImageError)
+    perhaps_odd = start[:2] in (b"II", b"MM") and (unknown or not isinstance(error, OSError))
     if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and not KNOWS_HEIC:
-        return UnreadableImage(NEEDS_HEIC)
-    if start[:2] in (b"II", b"MM") and (unknown or not isinstance(error, OSError)):
-        kind = _tiff_kind(start, file)
-        if kind:
-            return UnreadableImage(
-                f"a TIFF of a kind that cannot be read ({kind}): save it as 8-bit RGB"
-            )
-    if unknown:
-        return UnreadableImage(f"not an image, or none of {', '.join(FORMATS)}")
-    if isinstance(error, Image.DecompressionBombError):
-        return UnreadableImage(f"more than {MAX_PIXELS:,} pixels")
-    reason = " ".join(str(error).split())[:200]
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
-    return UnreadableImage(f"{type(error).__name__}: {reason}")
+        reason = NEEDS_HEIC
+    elif perhaps_odd and (kind := _tiff_kind(start, file)):
+        reason = f"a TIFF of a kind that cannot be read ({kind}): save it as 8-bit RGB"
+    elif unknown:
+        reason = f"not an image, or none of {', '.join(FORMATS)}"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"more than {MAX_PIXELS:,} pixels"
+    else:
+        words = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {words}"
+    return UnreadableImage(reason)
 
 
 def _tiff_kind(start: bytes, file: Any) -> str:
@@ -301,33 +278,32 @@ def _tiff_kind(start: bytes, file: Any) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if b"+" in start[:4] else 8])
         file.seek(tags.next)
         tags.load(file)
-        bits, samples = tags.get(BITS, (1,)), tags.get(SAMPLES, 1)
-        compression = tags.get(COMPRESSION, 1)
+        wanted = ((BITS, (1,)), (SAMPLES, 1), (COMPRESSION, 1))
+        bits, samples, compression = (tags.get(tag, default) for tag, default in wanted)
     except Exception:
         return ""
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
         return f"compression {compression}"
-    if samples in (1, 3, 4) and set(bits) == {8}:
-        return ""
-    return f"{samples} sample{'s' * (samples != 1)} of {max(bits)} bits"
+    ordinary = samples in (1, 3, 4) and set(bits) == {8}
+    return "" if ordinary else f"{samples} sample{'s' * (samples != 1)} of {max(bits)} bits"
 
 
 # ---- colours -------------------------------------------------------------------------------------
 
 SRGB = ImageCms.createProfile("sRGB")
-MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of Pillow, by a profile's colour space
+# Modes of Pillow, by a profile's colour space.
+MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+LEVELS = np.indices((6, 6, 6), np.uint8).reshape(3, 216).T * 51
+PROBE = Image.frombytes("RGB", (216, 1), LEVELS.tobytes())
 
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
     """Puts the transparent colour of a PNG on the scale of the pixels that Pillow reads."""
-    if image.format != "PNG" or "transparency" not in image.info:
-        return
-    value = image.info["transparency"]
-    stored = image.tile[0][3]
-    if stored in ("L;2", "L;4"):
-        image.info["transparency"] = value * (85 if stored == "L;2" else 17)
-    elif stored == "RGB;16B":
-        image.info["transparency"] = tuple(level >> 8 for level in value)
+    if image.format == "PNG" and "transparency" in image.info:
+        value, stored = image.info["transparency"], str(image.tile[0][3])
+        if stored == "RGB;16B":
+            value = tuple(level >> 8 for level in value)
+        image.info["transparency"] = value * {"L;2": 85, "L;4": 17}.get(stored, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -359,25 +335,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """Converts to sRGB, by a colour profile if it parses and fits the image; a new image."""
-    try:
-        if image.mode == "LAB":
-            mode, profile = "LAB", ImageCms.createProfile("LAB")
-        else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc or b""))
-            mode, profile = MODES[source.profile.xcolor_space], source.profile
-        gray = image.mode in ("1", "L")
-        if (image.mode == "CMYK") != (mode == "CMYK") or (mode == "L" and not gray):
-            return image.convert("RGB")
-        transform = ImageCms.buildTransform(profile, SRGB, mode, "RGB")
-        if mode == "RGB":  # most profiles are sRGB, and need no pass over the pixels
-            levels = np.indices((6, 6, 6), np.uint8).reshape(3, 12, 18).transpose(1, 2, 0) * 51
-            probe = Image.fromarray(np.ascontiguousarray(levels))
-            changed = np.asarray(ImageCms.applyTransform(probe, transform), np.int16) - levels
-            if abs(changed).max() <= 1:
-                return image.convert("RGB")
-        return ImageCms.applyTransform(image.convert(mode), transform) or image  # None: in place
-    except (ImageCms.PyCMSError, OSError, KeyError, ValueError):
-        return image.convert("RGB")
+    with suppress(ImageCms.PyCMSError, OSError, KeyError, ValueError):
+        lab = image.mode == "LAB"
+        source = ImageCms.createProfile("LAB") if lab else io.BytesIO(icc or b"")
+        profile = ImageCms.ImageCmsProfile(source).profile
+        mode = MODES[profile.xcolor_space]
+        fits = {"L": image.mode in ("1", "L"), "RGB": image.mode not in ("CMYK", "LAB")}
+        if fits.get(mode, image.mode == mode):
+            transform = ImageCms.buildTransform(profile, SRGB, mode, "RGB")
+            if mode == "RGB":  # most profiles are sRGB, and need no pass over the pixels
+                changed = np.asarray(ImageCms.applyTransform(PROBE, transform), np.int16) - LEVELS
+                if abs(changed).max() <= 1:
+                    return image.convert("RGB")
+            return ImageCms.applyTransform(image.convert(mode), transform) or image
+    return image.convert("RGB")
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -435,15 +406,10 @@ class ImageSet:
             The images, files without a suffix among them; and what was left out, `skipped` with the
             number of others of each suffix.
         """
-        wanted = image_suffixes()
-        rows = []
-        skipped = Counter(self.skipped)
-        for row, file in enumerate(self.files):
-            suffix = PurePosixPath(file).suffix.lower()
-            if not re.fullmatch(r"\.[a-z]\w*", suffix) or suffix in wanted:
-                rows.append(row)
-            else:
-                skipped[suffix] += 1
+        suffixes = [PurePosixPath(file).suffix.lower() for file in self.files]
+        others = {s for s in suffixes if re.fullmatch(r"\.[a-z]\w*", s)} - image_suffixes()
+        skipped = Counter(self.skipped) + Counter(s for s in suffixes if s in others)
+        rows = [row for row, suffix in enumerate(suffixes) if suffix not in others]
         images = replace(self[rows], skipped=dict(sorted(skipped.items())))
         return images, images.skipped
 
@@ -501,15 +467,12 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
             siblings = [path.name for path in root.parent.glob("*/")]
             hint = " (it is a file)" if root.exists() else did_you_mean(root.name, siblings)
             raise FileNotFoundError(f"no image folder at {root}{hint}")
-        below = _below(root, skipped)
-        files = sorted(Path(file).relative_to(root).as_posix() for file in below)
+        files = sorted(Path(f).relative_to(root).as_posix() for f in _below(root, skipped))
     else:
         paths = [Path(os.path.abspath(os.path.expanduser(p))) for p in images]
-        missing = [p for p in paths if not p.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(paths)} image files do not exist, first {missing[0]}"
-            )
+        if missing := [p for p in paths if not p.is_file()]:
+            count = f"{len(missing)} of {len(paths)} image files do not exist"
+            raise FileNotFoundError(f"{count}, first {missing[0]}")
         root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
         files = [p.relative_to(root).as_posix() for p in paths]
     if not files:
