@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
 
 from .common import AnyPath, did_you_mean
 
@@ -343,13 +343,10 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         fits = {"L": image.mode in ("1", "L"), "RGB": image.mode not in ("CMYK", "LAB")}
         if fits.get(mode, image.mode == mode):
             transform = ImageCms.buildTransform(profile, SRGB, mode, "RGB")
-            seen = ImageCms.applyTransform(PROBE, transform) if mode == "RGB" else None
-            # Most profiles are sRGB, and need no pass over the pixels.
-            if (
-                seen
-                and max(high for _, high in ImageChops.difference(seen, PROBE).getextrema()) <= 1
-            ):
-                return image.convert("RGB")
+            if mode == "RGB":  # most profiles are sRGB, and need no pass over the pixels
+                changed = np.asarray(ImageCms.applyTransform(PROBE, transform), np.int16) - LEVELS
+                if abs(changed).max() <= 1:
+                    return image.convert("RGB")
             return ImageCms.applyTransform(image.convert(mode), transform) or image
     return image.convert("RGB")
 
