@@ -35,28 +35,22 @@ settings.load_profile("cbir")
 # Files that take longest are begun first, so that no worker is left alone with one. Notebooks go on
 # from the run that test_reproduce.py makes: other files pass the time until it is there.
 SLOWEST = ["test_reproduce.py", "test_store.py", "test_zoo.py", "test_cluster.py", "test_import.py"]
-SLOWEST += ["test_figures.py", "test_site.py"]
-SLOWEST += ["08_other_networks.ipynb", "07_baselines_and_ablations.ipynb", "06_as_released.ipynb"]
-SLOWEST += ["05_evidence.ipynb", "09_explore.ipynb"]
+SLOWEST += ["test_figures.py", "test_site.py", "08_other_networks.ipynb"]
+SLOWEST += ["07_baselines_and_ablations.ipynb", "06_as_released.ipynb", "05_evidence.ipynb"]
+SLOWEST += ["09_explore.ipynb"]
 SLOWEST[1:1] = ["10_original_network.ipynb", "11_photographs.ipynb"]  # they wait for no other run
 
-BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
-CHROMIUM = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
+BROWSERS = map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])
+CHROMIUM = next(filter(None, BROWSERS), None)
 
 # Markers and fixtures of tests that need more than packages: is it there, and how to get it.
 NEEDS = {
     "linux": (sys.platform == "linux", "Linux: its memory limits, and any bytes in file names"),
     "posix": (os.name == "posix", "forks, signals, links and named pipes: Linux or macOS"),
     "cuda": (torch.cuda.is_available(), "an NVIDIA graphics card"),
-    "browser": (
-        CHROMIUM or os.environ.get("CBIR_BROWSER"),
-        "Chromium: apt-get install chromium, or any other way",
-    ),
+    "browser": (CHROMIUM or os.environ.get("CBIR_BROWSER"), "Chromium: apt-get install chromium"),
     "photos": (os.environ.get("CBIR_PHOTOS"), "CBIR_PHOTOS=folder with photographs"),
-    "paper": (
-        os.environ.get("CBIR_PAPER"),
-        "CBIR_PAPER=folder with the paper's numbers and thumbnails",
-    ),
+    "paper": (os.environ.get("CBIR_PAPER"), "CBIR_PAPER=folder with the paper's thumbnails"),
 }
 
 
@@ -72,12 +66,9 @@ def pytest_collection_modifyitems(config, items):
     ranks = {name: rank for rank, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
     for need, (available, to_get) in NEEDS.items():
-        if available:
-            continue
-        wanting = [item for item in items if needs(item, need)]
+        wanting = [item for item in items if not available and needs(item, need)]
         for item in wanting[:1]:
-            reason = f"{len(wanting)} tests need {to_get}"
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.add_marker(pytest.mark.skip(reason=f"{len(wanting)} tests need {to_get}"))
         config.hook.pytest_deselected(items=wanting[1:])
         items[:] = [item for item in items if item not in wanting[1:]]
 
@@ -87,29 +78,23 @@ def needs(item, need):
 
 
 def make_net(seed=0, codes=("hidden",), size=32):
-    """Three blocks of 4, 6 and 5 channels and one code of 7 values, seeded.
-
-    The sides of the blocks are size / 2, size / 4 and size / 8.
-    """
+    """Three blocks of 4, 6 and 5 channels, sides halved each time; one code of 7 values; seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        side = size // 8
         module = nn.Sequential()
         for name, (before, after) in {"one": (3, 4), "two": (4, 6), "three": (6, 5)}.items():
             convolution = nn.Conv2d(before, after, 3, padding=1)
             module.add_module(name, nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2)))
         module.add_module("flat", nn.Flatten())
-        module.add_module("hidden", nn.Sequential(nn.Linear(5 * side * side, 7), nn.ReLU()))
+        module.add_module("hidden", nn.Sequential(nn.Linear(5 * (size // 8) ** 2, 7), nn.ReLU()))
     transform = cbir.resize_transform(size)
     return cbir.Network(module, ["one", "two", "three"], codes, transform, name="tiny")
 
 
 def write_image(path, size=(40, 30), seed=0, **options):
     """A picture of coloured noise, as the suffix says; returns its path."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed)
-    pixels = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
     return path
 
@@ -135,21 +120,17 @@ LOADING_STYLES = ["url(", "@import", "http", "expression"]
 
 
 def check_self_contained(page):
-    """Fails where a browser would load anything from elsewhere, or run anything.
-
-    Links that a reader may follow are fine.
-    """
+    """Fails where a browser would load or run anything; links that a reader may follow are fine."""
     harmless = {"charset": False, "name": lambda name: name != "viewport"}
     assert not page.find_all(RUNS_OR_LOADS, attrs=harmless)
     for tag in page.find_all(True):
         assert not LOADING_ATTRIBUTES & set(tag.attrs), tag
-        assert not [word for word in LOADING_STYLES if word in tag.get("style", "")], tag
-        assert not [name for name in tag.attrs if name.startswith("on")], tag
+        assert not any(name.startswith("on") for name in tag.attrs), tag
+        styles = tag.get("style", "") + tag.get_text() * (tag.name == "style")
+        assert not any(word in styles for word in LOADING_STYLES), tag
         assert str(tag.get("src", "data:image/")).startswith("data:image/"), tag
         if {"href", "xlink:href"} & set(tag.attrs):
             assert tag.name == "a" and tag["href"].startswith(("#", "https://doi.org/")), tag
-    for style in page.find_all("style"):
-        assert not [word for word in LOADING_STYLES if word in style.get_text()]
 
 
 @pytest.fixture
@@ -161,8 +142,7 @@ def tiny_net():
 def folder(tmp_path):
     """A folder of 11 images in two classes; rows 2 and 7 cannot be read."""
     for i in range(11):
-        label = "cat" if i < 6 else "dog"
-        write_image(tmp_path / "images" / label / f"{i:02}.png", seed=i)
+        write_image(tmp_path / "images" / ("cat" if i < 6 else "dog") / f"{i:02}.png", seed=i)
     files = cbir.list_images(tmp_path / "images")
     files.path(2).write_text("no image")
     files.path(7).write_bytes(files.path(7).read_bytes()[:500])
@@ -207,13 +187,19 @@ def published(tmp_path):
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch):
+    """An empty cache of torch's."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch, cache):
     """Runs in tmp_path/runs, nothing downloaded yet, and no server that answers."""
     hub = pytest.importorskip("huggingface_hub")
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there

@@ -15,8 +15,8 @@ import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
+from itertools import product
 
-import numpy as np
 import psutil
 import pytest
 from conftest import CHROMIUM, write_image
@@ -42,9 +42,8 @@ def world(tmp_path_factory):
     for i in range(70):
         label = ("ant", "bee", "<i>dog")[i % 3]
         path = folder / "images" / label / f"{i:02}{CAFE if i == 65 else ''}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        squares = np.random.default_rng(i).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-        Image.fromarray(squares.repeat(12, axis=0).repeat(12, axis=1)).save(path)
+        write_image(path, (8, 6), seed=i)
+        Image.open(path).resize((96, 72), Image.Resampling.NEAREST).save(path)
     net = cbir.load_network(device="cpu")
     store = cbir.extract(folder / "images", net, folder / "store", extras={"windows": "windows"})
     (folder / "tmp").mkdir()
@@ -116,26 +115,22 @@ def gallery(page, label):
 def pick(page, name):
     """Searches for a name and makes the first image the query."""
     page.get_by_label("Part of an image's name").fill(name)
-    page.wait_for_function(
-        "name => document.querySelector('.thumbnail-item').innerText == name", arg=name
-    )
+    first = "name => document.querySelector('.thumbnail-item').innerText == name"
+    page.wait_for_function(first, arg=name)
     gallery(page, "Images to choose from").first.click()
     page.get_by_text("Query: ", exact=False).filter(has_text=name).wait_for()
 
 
 def shown(page, descriptors=("h", "η̃", "η")):
     """{descriptor: [(class, distance, file), ..]} as the page shows them."""
-    return {
-        d: [tuple(t.split("\n")) for t in gallery(page, f"^\\s*{d}\\s*$").all_inner_texts()]
-        for d in descriptors
-    }
+    texts = {d: gallery(page, f"^\\s*{d}\\s*$").all_inner_texts() for d in descriptors}
+    return {d: [tuple(text.split("\n")) for text in found] for d, found in texts.items()}
 
 
 def expected(explorer, query, descriptors=("h", "eta_conv", "eta"), **options):
     """What is to be shown for a row of the store, or for another file."""
-    row = query if isinstance(query, int) else None
     store, found = explorer.store, {}
-    label = None if row is None else store.labels[row]
+    row, label = (query, store.labels[query]) if isinstance(query, int) else (None, None)
     for d, hits in explorer.find(explorer.look(query), descriptors, without=row, **options).items():
         found[cbir.NAMES.get(d, d.replace("w_1", "w₁"))] = [
             (of + " ✓" * (of == label), f"{round(distance, 6):.4g}", name.split("/")[1])
@@ -165,12 +160,11 @@ def test_a_picture_is_picked_by_name_explained_and_followed(page, world):
     with page.expect_download() as download:
         page.get_by_text("Save the hits (JSON)").click()
     assert download.value.suggested_filename == "hits_07.json"
-    saved = json.loads(open(download.value.path()).read())
+    saved = json.loads(download.value.path().read_text())["eta"]
     rows, distances = explorer.find(explorer.look(row), ["eta"], without=row)["eta"]
-    assert saved["eta"] == [
-        {"file": explorer.store.files[j], "label": explorer.store.labels[j], "distance": float(x)}
-        for j, x in zip(rows, distances)
-    ]
+    files, labels = explorer.store.files, explorer.store.labels
+    named = [(files[j], labels[j], float(x)) for j, x in zip(rows, distances)]
+    assert saved == [dict(zip(("file", "label", "distance"), each)) for each in named]
     gallery(page, "^\\s*η\\s*$").nth(2).click()
     shares = explorer.shares(explorer.look(row), int(rows[2]), "eta")
     said = page.get_by_text("What adds to this distance").last
@@ -185,15 +179,12 @@ def test_a_picture_is_picked_by_name_explained_and_followed(page, world):
 
 
 def test_names_are_found_in_any_case_and_form(page):
+    named = unicodedata.normalize("NFC", "CAFÉ")
+    for word, count in [("no such name", "0 of 0"), ("", "60 of 70"), (named, "1 of 1")]:
+        page.get_by_label("Part of an image's name").fill(word)
+        page.get_by_text(f"Images to choose from: {count}", exact=True).wait_for()
     images = gallery(page, "Images to choose from")
-    word = page.get_by_label("Part of an image's name")
-    word.fill(unicodedata.normalize("NFC", "CAFÉ"))
-    page.get_by_text("Images to choose from: 1 of 1", exact=True).wait_for()
     assert images.count() == 1 and CAFE in images.inner_text()
-    word.fill("no such name")
-    page.get_by_text("Images to choose from: 0 of 0", exact=True).wait_for()
-    word.fill("")
-    page.get_by_text("Images to choose from: 60 of 70", exact=True).wait_for()
 
 
 def test_settings_search_anew(page, world):
@@ -201,15 +192,15 @@ def test_settings_search_anew(page, world):
     row = row_of(explorer, "03.png")
     pick(page, "03.png")
     page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("as_released").check()
-    wait_for(page, expected(explorer, row, recipe=cbir.AS_RELEASED))
-    page.get_by_label("cosine").check()
-    wait_for(page, expected(explorer, row, recipe=cbir.AS_RELEASED, metric="cosine"))
-    page.get_by_label("unit_length").check()
-    page.get_by_label("l1").check()
-    wait_for(page, expected(explorer, row, recipe=cbir.UNIT_LENGTH))
-    page.get_by_label("as_printed").check()
-    wait_for(page, expected(explorer, row))
+    for checked, options in [
+        (["as_released"], {"recipe": cbir.AS_RELEASED}),
+        (["cosine"], {"recipe": cbir.AS_RELEASED, "metric": "cosine"}),
+        (["unit_length", "l1"], {"recipe": cbir.UNIT_LENGTH}),
+        (["as_printed"], {}),
+    ]:
+        for label in checked:
+            page.get_by_label(label).check()
+        wait_for(page, expected(explorer, row, **options))
     page.get_by_label("number input for q").fill("1.5")
     recipe = cbir.AS_PRINTED | {"q": 1.5}
     wait_for(page, expected(explorer, row, recipe=recipe))
@@ -230,8 +221,7 @@ def test_an_uploaded_picture_is_searched_for_and_not_kept(page, world):
     wait_for(page, expected(explorer, mine))
     box = page.locator("img[alt*='holiday']").evaluate("i => i.naturalWidth / i.naturalHeight")
     assert box == pytest.approx(1.5, abs=0.02)
-    kept = [p for p in (folder / "tmp").rglob("holiday.jpg") if p.stat().st_size]
-    assert kept == []
+    assert not [p for p in (folder / "tmp").rglob("holiday.jpg") if p.stat().st_size]
 
 
 def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world):
@@ -257,9 +247,8 @@ def serious_faults(page):
     """What axe calls serious or critical in a page: [(rule, the first element), ..]."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
-    grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
-    return [(fault["id"], fault["nodes"][0]["html"]) for fault in grave]
+    found, grave = Axe().run(page).response["violations"], ("serious", "critical")
+    return [(f["id"], f["nodes"][0]["html"]) for f in found if f["impact"] in grave]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -297,10 +286,10 @@ def test_no_file_of_the_disk_can_be_fetched(server, world):
     own = next((folder / "tmp").glob("cbir_explore_*"))
     paths = [secret, folder / "link.png", explorer.store.path(0), "/etc/passwd", "secret.txt"]
     paths += [f"{own}/../../secret.txt", "../" * 12 + "etc/passwd", "https://example.org/"]
-    for path in paths:
-        for quoted in (str(path), urllib.parse.quote(str(path), safe="")):
-            for route in ("gradio_api/file=", "gradio_api/file/", "file=", "static/", "assets/"):
-                assert refused(f"{address}{route}{quoted}") in (403, 404, 405)
+    routes = ("gradio_api/file=", "gradio_api/file/", "file=", "static/", "assets/")
+    for path, route in product(map(str, paths), routes):
+        for quoted in (path, urllib.parse.quote(path, safe="")):
+            assert refused(f"{address}{route}{quoted}") in (403, 404, 405)
     upload = {"path": str(explorer.store.path(0)), "meta": {"_type": "gradio.FileData"}}
     config = json.load(urllib.request.urlopen(address + "config"))
     files = [c["id"] for c in config["components"] if c["type"] == "file"]
@@ -343,19 +332,10 @@ def test_a_password_and_sigterm_that_leaves_nothing_behind(world, browser):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     left = set((folder / "tmp").iterdir()) - before
-    assert [p for p in left if p.name.startswith(("cbir", "gradio"))] == []
+    assert not [p for p in left if p.name.startswith(("cbir", "gradio"))]
     assert "Traceback" not in (folder / "server.log").read_text()
-    known = {
-        "images",
-        "mine",
-        "store",
-        "tmp",
-        "server.log",
-        "secret.txt",
-        "link.png",
-        ".store.lock",
-    }
-    assert {p.name for p in folder.iterdir()} <= known
+    known = "images mine store tmp server.log secret.txt link.png .store.lock"
+    assert {p.name for p in folder.iterdir()} <= set(known.split())
 
 
 @pytest.mark.parametrize(

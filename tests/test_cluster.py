@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 from test_store import EXTRAS, assert_same
 
 import cbir
+from cbir.extract import connect
 
 OPTIONS = dict(batch_size=2, shard_size=4, extras=EXTRAS)
 
@@ -131,7 +132,7 @@ def test_faults_on_a_worker_are_raised_here(client, images, tmp_path):
 
 
 def test_connect():
-    with cbir.connect(None) as client:
+    with connect(None) as client:
         assert client is None
-    with local_cluster(1) as cluster, cbir.connect(cluster.scheduler_address) as client:
+    with local_cluster(1) as cluster, connect(cluster.scheduler_address) as client:
         assert client.submit(sum, [1, 2]).result() == 3

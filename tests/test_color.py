@@ -18,22 +18,14 @@ def one_color(*color, size=(2, 2)):
     return np.full((*size, 3), color, np.uint8)
 
 
-# ---- as the paper describes it --------------------------------------------------------------
-
-
-def test_bins():
+def test_bins_and_shares_of_the_pixels():
     """25 equal bins over 0..255: the value v lies in floor(25 v / 256)."""
     for value in range(256):
         h = cbir.color_histogram(one_color(value, 255 - value, 0))
         assert np.flatnonzero(h).tolist() == [25 * value // 256, 25 + 25 * (255 - value) // 256, 50]
-
-
-def test_shares_of_the_pixels():
     image = np.uint8([[[0, 0, 255], [255, 0, 255], [255, 0, 128], [255, 100, 255]]])
-    h = cbir.color_histogram(image)
-    assert (h[0], h[24]) == (0.25, 0.75)
-    assert (h[25], h[25 + 9]) == (0.75, 0.25)
-    assert (h[50 + 12], h[74]) == (0.25, 0.75)
+    shares = cbir.color_histogram(image)[[0, 24, 25, 25 + 9, 50 + 12, 74]]
+    assert shares.tolist() == [0.25, 0.75, 0.75, 0.25, 0.25, 0.75]
 
 
 @given(images, st.integers(2, 4))
@@ -61,15 +53,15 @@ def test_the_greatest_distance_is_reached_and_distances_broadcast():
     np.testing.assert_allclose(table, 0.08 * (1 - np.eye(3)))
 
 
-# ---- the formula behind the published numbers -----------------------------------------------
+def n_bars(query, *retrieved, **switches):
+    """Distances in units of one bar that is elsewhere."""
+    return pytest.approx(cbir.published_distances(query, retrieved, **switches) * 75 / 2)
 
 
 def test_bins_of_ten_values():
-    """Three bars of height 1 each, 2/75 apart for every one elsewhere; 10 and 19 share a bin."""
-    query = one_color(10, 10, 10)
+    """Three bars of height 1 each; 10 and 19 share a bin."""
     colors = [(10, 10, 10), (19, 10, 10), (9, 10, 10), (20, 10, 9), (249, 249, 249)]
-    d = cbir.published_distances(query, [one_color(*color) for color in colors])
-    np.testing.assert_allclose(d * 75 / 2, [0, 0, 2, 4, 6])
+    assert [0, 0, 2, 4, 6] == n_bars(one_color(10, 10, 10), *(one_color(*c) for c in colors))
 
 
 def test_bars_are_cut_off_at_three_tenths():
@@ -79,39 +71,28 @@ def test_bars_are_cut_off_at_three_tenths():
         return np.uint8([[[0, 0, 0]] * n + [[100, 0, 0]] * (10 - n)])
 
     for n in range(11):
-        expected = min(1, n / 3) + 1 - min(1, (10 - n) / 3)
-        assert cbir.published_distances(image(0), [image(n)])[0] * 75 / 2 == pytest.approx(expected)
+        assert [min(1, n / 3) + 1 - min(1, (10 - n) / 3)] == n_bars(image(0), image(n))
 
 
 def test_values_from_250_fall_into_the_next_channel():
     """R into G's first bin, G into B's first bin, which B's own zeros may have filled already."""
     red, green = one_color(255, 100, 100), one_color(100, 255, 100)
-
-    def n_bars(query, image):
-        return cbir.published_distances(query, [image])[0] * 75 / 2
-
-    assert n_bars(red, one_color(100, 0, 100)) == pytest.approx(2)  # R's bar, G's bar
-    assert n_bars(green, one_color(100, 100, 0)) == pytest.approx(2)  # G's bar, B's bar
-    assert n_bars(one_color(250, 250, 100), red) == pytest.approx(2)
-    assert n_bars(one_color(249, 0, 0), one_color(255, 0, 0)) == pytest.approx(1)
+    assert [2] == n_bars(red, one_color(100, 0, 100))  # R's bar, G's bar
+    assert [2] == n_bars(green, one_color(100, 100, 0))  # G's bar, B's bar
+    assert [2] == n_bars(one_color(250, 250, 100), red)
+    assert [1] == n_bars(one_color(249, 0, 0), one_color(255, 0, 0))
 
 
 def test_blue_from_250_falls_into_the_next_retrieved_image():
     """Into R's first bin, by count; the first retrieved image and the query get nothing."""
     plain, blue = one_color(100, 100, 100), one_color(100, 100, 255)
     small, large = one_color(100, 100, 100, size=(1, 2)), one_color(100, 100, 100, size=(4, 10))
-
-    def bars(query, retrieved):
-        return (cbir.published_distances(query, retrieved) * 75 / 2).tolist()
-
-    # lost bar; R's first bin; over
-    assert bars(plain, [blue, plain, plain]) == pytest.approx([1, 1, 0])
-    assert bars(plain, [plain, plain, blue]) == pytest.approx([0, 0, 1])
-    assert bars(plain, [blue, small, plain]) == pytest.approx([1, 1, 0])  # 4 of 2 pixels: cut off
-    assert bars(plain, [blue, large, plain]) == pytest.approx([1, 4 / 40 / 0.3, 0])
-    assert bars(plain, [blue, blue, plain]) == pytest.approx([1, 2, 1])
-    # the query's own blue is dropped
-    assert bars(blue, [blue, blue, plain]) == pytest.approx([0, 1, 2])
+    assert [1, 1, 0] == n_bars(plain, blue, plain, plain)  # lost bar; R's first bin; over
+    assert [0, 0, 1] == n_bars(plain, plain, plain, blue)
+    assert [1, 1, 0] == n_bars(plain, blue, small, plain)  # 4 of 2 pixels: cut off
+    assert [1, 4 / 40 / 0.3, 0] == n_bars(plain, blue, large, plain)
+    assert [1, 2, 1] == n_bars(plain, blue, blue, plain)
+    assert [0, 1, 2] == n_bars(blue, blue, blue, plain)  # the query's own blue is dropped
 
 
 @pytest.fixture
@@ -123,10 +104,7 @@ def published(paper):
     for (descriptor, query), row in names.groupby(["descriptor", "query"]):
         pictures = [Image.open(paper / "thumbnails" / file).convert("RGB") for file in row.file]
         first, *others = map(np.asarray, pictures)
-        ours = {
-            formula: cbir.published_distances(first, others, **switches)
-            for formula, switches in FORMULAS.items()
-        }
+        ours = {f: cbir.published_distances(first, others, **on) for f, on in FORMULAS.items()}
         about = {"descriptor": descriptor, "query": query, "position": range(1, 6)}
         rows.append(pd.DataFrame(about | ours))
     table = pd.concat(rows).merge(printed, on=["descriptor", "query", "position"])
@@ -145,14 +123,9 @@ def test_the_published_numbers_and_their_order(published):
     per_row = published.groupby(["query", "descriptor"])[["published", "distance"]].mean()
     winners = per_row.unstack("descriptor")
     assert (winners.published.idxmin(axis=1) == winners.distance.idxmin(axis=1)).all()
-
-
-def test_only_both_oddities_give_the_published_numbers(published):
-    """Mean error on the thumbnails: 1 % with both, several times as much without either."""
-    error = {
-        formula: (abs(published[formula] - published.distance) / published.distance).mean()
-        for formula in FORMULAS
-    }
+    # Mean error: 1 % with both oddities, several times as much without either.
+    printed = published.distance
+    error = {f: (abs(published[f] - printed) / printed).mean() for f in FORMULAS}
     assert error.pop("published") < min(0.02, min(error.values()) / 2)
 
 
@@ -161,21 +134,14 @@ def test_the_published_formula_without_its_oddities():
     white, light, dark = one_color(255, 255, 255), one_color(240, 240, 240), one_color(0, 0, 0)
     assert cbir.published_distances(light, [white, light], overflow=False).tolist() == [0, 0]
     assert (cbir.published_distances(light, [white, light]) > 0).all()
-    neither = cbir.published_distances(light, [dark], overflow=False, clip=False)
-    assert neither[0] == pytest.approx(2 / 75 * 6 / 0.3)
-    assert cbir.published_distances(light, [dark], overflow=False)[0] == pytest.approx(2 / 75 * 6)
-
-
-def test_without_both_the_published_formula_is_a_multiple_of_the_printed_one():
-    """Where bins of ten values and of 256 / 25 hold the same: at multiples of 51, say."""
+    assert [6 / 0.3] == n_bars(light, dark, overflow=False, clip=False)
+    assert [6] == n_bars(light, dark, overflow=False)
+    # A multiple of the printed formula where bins hold the same: at multiples of 51, say.
     rngs = [np.random.default_rng(seed) for seed in (0, 1)]
     a, b = (rng.integers(0, 5, (6, 7, 3)).astype(np.uint8) * 51 for rng in rngs)
     expected = cbir.histogram_distance(cbir.color_histogram(a), cbir.color_histogram(b)) * 2 / 0.3
     neither = cbir.published_distances(a, [b], overflow=False, clip=False)
     assert neither[0] == pytest.approx(expected)
-
-
-# ---- errors ---------------------------------------------------------------------------------
 
 
 SHAPES = [(4, 4), (4, 4, 4), (3, 4, 4), (1, 4, 4, 3), (0, 4, 3)]

@@ -16,15 +16,9 @@ def test_did_you_mean():
     assert did_you_mean("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
     for word, known in [("colour", ["metric", "k"]), ("k", ["metric", "k"]), ("k", [])]:
         assert did_you_mean(word, known) == ""
-    files = (f"{i:06}.jpg" for i in range(2_000_000))
-    assert did_you_mean("999999.jpg", files)  # in a second, however many
+    assert did_you_mean("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))
     message = "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
     assert unknown_choice("metric", "cosin", ("l1", "cosine")) == message
-
-
-@pytest.fixture
-def store(folder, tmp_path):
-    return cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
 
 
 FLAT = nn.Sequential(nn.Flatten())
@@ -47,7 +41,7 @@ MISTAKES = [
     (lambda: cbir.search(ROWS, ["a.jpg"], k=1), "pass the store, which knows"),
     (lambda: cbir.load_network("timm/mobilenetv3_smal_100"), r"mean 'mobilenetv3_small_100'\?\)"),
     (lambda: cbir.load_images("foldr"), r"\(did you mean 'folder'\?\)"),
-    (lambda: cbir.load_images("folder"), "-p images FOLDER, and -p queries FOLDER"),
+    (lambda: cbir.load_images("folder"), "needs a folder of.*-p images FOLDER, and -p queries"),
     (lambda: trained.train_hidden_layer(ROWS, ["cat"] * 3), "Give every class a folder"),
 ]
 
@@ -58,20 +52,17 @@ def test_what_to_do_next(call, message):
         call()
 
 
-def test_folders_and_files_that_are_not_there(folder, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="give a folder that has images in it"):
-        cbir.list_images(tmp_path / "empty")
-    hint = r"no query '003.png' .* \(did you mean '03.png'\?\)"
-    with pytest.raises(FileNotFoundError, match=hint):
+def test_queries_that_are_not_there(folder):
+    with pytest.raises(FileNotFoundError, match=r"no query '003.png' .* \(did you mean '03.png'"):
         cbir.choose_queries(folder, names=["003.png"])
     with pytest.raises(ValueError, match="ask for 1 to 11"):
         cbir.choose_queries(folder, 12)
 
 
-def test_stores(store, folder, tmp_path):
-    hint = r"unknown descriptor 'eta_con' \(did you mean 'eta_conv'\?\)"
-    with pytest.raises(ValueError, match=hint):
+def test_stores(folder, tmp_path):
+    store = cbir.extract(folder, make_net(), tmp_path / "st", extras={"mac": "mac"})
+    assert {"h", "eta", "w_1", "mac"} <= set(store._ipython_key_completions_())  # the tab key
+    with pytest.raises(ValueError, match=r"unknown descriptor 'eta_con' \(did you mean 'eta_conv'"):
         cbir.search(store, store, "eta_con")
     other = cbir.extract(folder, make_net(1), tmp_path / "other")
     with pytest.raises(ValueError, match="pass the queries' image files"):
@@ -79,19 +70,10 @@ def test_stores(store, folder, tmp_path):
     again = cbir.extract(folder, make_net(), tmp_path / "again", extras={"mac": {"q": 1}})
     with pytest.raises(ValueError, match="extract one of them again, with the other's `extras`"):
         cbir.search(store, again, "mac")
-    hint = r"unknown extra 'sopc' \(did you mean 'spoc'\?\): .*, or give a recipe"
-    with pytest.raises(ValueError, match=hint):
+    with pytest.raises(ValueError, match=r"'sopc' \(did you mean 'spoc'\?\): .*or give a recipe"):
         cbir.extract(folder, make_net(), tmp_path / "third", extras={"a": "sopc"})
     about = tmp_path / "st" / "store.json"
-    for text, message in [
-        (about.read_text().replace('"cbir-', '"older-'), "delete it and extract it again"),
-        ("{}", "delete the store and extract it again"),
-    ]:
+    for text in (about.read_text().replace('"cbir-', '"older-'), "{}"):
         about.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="delete (it|the store) and extract it again"):
             cbir.open_store(tmp_path / "st")
-
-
-def test_a_store_offers_its_descriptors_to_the_tab_key(store):
-    """What IPython asks an object for."""
-    assert {"h", "eta_conv", "eta", "w_1", "mac"} <= set(store._ipython_key_completions_())

@@ -86,8 +86,8 @@ def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
     """Notebooks save a figure, then show it: with another bounding box."""
     fig, axes = figures.grid(2, [1, 3, 3])
     before = [ax.get_position().bounds for ax in axes.flat]
-    for name, box in [("a.png", None), ("c.png", "tight")]:
-        fig.savefig(tmp_path / name, bbox_inches=box)
+    for box in (None, "tight"):
+        fig.savefig(tmp_path / "a.png", bbox_inches=box)
     assert [ax.get_position().bounds for ax in axes.flat] == before
     gaps = [round(b.bbox.x0 - a.bbox.x1, 6) for a, b in itertools.pairwise(axes[0])]
     assert gaps[0] == gaps[3] > max(gaps[1:3] + gaps[4:])  # between groups, and within
@@ -96,14 +96,13 @@ def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
 
 
 def test_names_of_descriptors_layers_and_variants():
-    called = {
-        "eta": ("η", r"$\eta$"),
-        "eta_conv, unit length": ("η̃, unit length", r"$\tilde{\eta}$, unit length"),
-        "y_6": ("y₆", "$y_6$"),
-        "w_1, later": ("w₁, later", "$w_1$, later"),
-        "something else": ("something else", "something else"),
-    }
-    assert {d: (names.plain_name(d), names.symbol(d)) for d in called} == called
+    for called, plain, symbol in [
+        ("eta_conv, unit length", "η̃, unit length", r"$\tilde{\eta}$, unit length"),
+        ("y_6", "y₆", "$y_6$"),
+        ("w_1, later", "w₁, later", "$w_1$, later"),
+        ("something else", "something else", "something else"),
+    ]:
+        assert (names.plain_name(called), names.symbol(called)) == (plain, symbol)
     drawn = {d: (names.color(d), names.marker(d)) for d in ("eta, whitened", "gem", "w_3")}
     baseline = (names.BASELINE, names.BASELINE_MARKER)
     assert drawn == {"eta, whitened": names.LABELS["eta"][2:], "gem": baseline, "w_3": baseline}
@@ -136,23 +135,20 @@ def test_fig_1_names_every_output_and_writes_nothing_over_anything(name):
     shapes = {name: " × ".join(map(str, shape)) for name, _, shape in net.layers}
     taps = enumerate([*net.blocks, *net.codes], start=1)
     expected = [f"$y_{m}$\n{shapes[name].removesuffix(' × 1 × 1')}" for m, name in taps]
-    assert [text.get_text() for text in notes] == expected
+    assert texts(notes) == expected
     assert len(ax.patches) == 3 * len(net.layers)  # three faces a slab
     slabs = [patch.get_window_extent() for patch in ax.patches]
     boxes = [plt.Text.get_window_extent(note) for note in notes]  # without their lines
     assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
     for box in [*boxes, ax.get_legend().get_window_extent()]:
         assert not box.count_overlaps(slabs)
-    kinds = {text.get_text() for text in ax.get_legend().get_texts()}
-    assert {"convolution + ReLU", "max-pool"} <= kinds
+    kinds = texts(ax.get_legend().get_texts())
+    assert {"convolution + ReLU", "max-pool"} <= {*kinds}
     assert ("average-pool" in kinds) == (name == "residual")
 
 
 def test_fig_2_colors_an_image_where_neurons_are_significant():
-    """A map of one channel leaves the image its colours there, and grey elsewhere.
-
-    One of counts is the brighter the more channels, and light pixels are lighter than dark ones.
-    """
+    """And grey elsewhere; counts: the brighter the more channels, and the lighter the pixel."""
     z = np.array([[1, 0, 0, 0], [0, 1, 0, 1]])
     _, axes = plt.subplots(1, 2)
     assert figures.significant_regions(axes, picture(), [z, 0 * z], ["a", "b"]) is axes
@@ -172,15 +168,14 @@ def test_fig_2_colors_an_image_where_neurons_are_significant():
     assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (0, 64)) and not axes[1].child_axes
 
 
-KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"]})
-KNOWN = KNOWN.assign(background=["wood", "wood", "tiles", "wood"], palette=[*"RBBR"])
+KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
+KNOWN["palette"] = [*"RBBR"]
 
 
 @pytest.fixture
 def draw(tmp_path):
-    """Draws what the first of four images found: (its row of axes, the images)."""
-
     def draw(classes=KNOWN["class"], distances=(0, 0.01, 0.02), **options):
+        """Draws what the first of four images found: (its row of axes, the images)."""
         files = [f"{i}.png" for i in range(len(classes))]
         for i, file in enumerate(files):
             Image.fromarray(picture(i, (5 + i, 7))).save(tmp_path / file)
@@ -205,8 +200,8 @@ def frames(row):
     return [(to_hex(e.get_edgecolor()).upper(), e.get_linestyle() == "-") for e in edges]
 
 
-def legend_of(ax):
-    return [text.get_text() for legend in ax.figure.legends for text in legend.get_texts()]
+def texts(found):
+    return [text.get_text() for text in found]
 
 
 def test_figs_3_to_6_show_every_image_with_class_distance_and_what_is_known(draw):
@@ -220,9 +215,9 @@ def test_figs_3_to_6_show_every_image_with_class_distance_and_what_is_known(draw
     assert frames(row) == [query, same, same, other]
     filled = [{"o": True, "D": False}, {"o": False, "D": False}, {"o": True, "D": True}]
     assert [marks(ax) for ax in row] == [{}, *filled]
-    (beside,) = row[-1].texts
-    assert beside.get_text() == "class 2/3\nbackground 2/3\npalette 1/3"
-    assert [text.split(":")[0] for text in legend_of(row[0])] == [*KNOWN]
+    assert texts(row[-1].texts) == ["class 2/3\nbackground 2/3\npalette 1/3"]
+    (legend,) = row[0].figure.legends
+    assert [text.split(":")[0] for text in texts(legend.get_texts())] == [*KNOWN]
     numbers = [ax.get_xlabel() for ax in draw(distances=(0, 1.304e-5, 9e-5))[0]]
     assert numbers[1:] == ["cat\n0.0000000", "cat\n0.0000130", "dog\n0.0000900"]
 
@@ -231,11 +226,12 @@ def test_figs_3_to_6_of_photographs(draw, tmp_path):
     """Their class alone is known, or nothing; then the file's name stands under each."""
     row, _ = draw(known=(KNOWN[["class"]], KNOWN[["class"]]), names=["a.png"])
     assert row[0].get_ylabel() == "a.png" and [marks(ax) for ax in row] == [{}] * 4
-    assert row[-1].texts[0].get_text() == "class 2/3" and len(legend_of(row[0])) == 1
+    assert texts(row[-1].texts) == ["class 2/3"]
+    assert len(row[0].figure.legends[0].get_texts()) == 1
     nothing = pd.DataFrame(index=range(4))
     row, _ = draw([""] * 4, known=(nothing, nothing))
     assert [ax.get_xlabel() for ax in row] == ["0", "1\n0.0000", "2\n0.0100", "3\n0.0200"]
-    assert not row[-1].texts and not legend_of(row[0])
+    assert not row[-1].texts and not row[0].figure.legends[0].get_texts()
     assert frames(row) == [(figures.QUERY, True)] * 4
     Image.new("RGB", (4000, 3000), "red").save(tmp_path / "IMG_20260102_123456.jpg")
     large = cbir.ImageSet(tmp_path, ["IMG_20260102_123456.jpg"], [""])
@@ -258,8 +254,12 @@ def test_images_that_cannot_be_read_are_gray_and_say_so(draw, tmp_path):
     figures.retrieval(axes, images, images, hits, rows=[0, 1])
     for ax in axes.flat:
         assert np.ptp(ax.images[0].get_array()) == 0
-    said = [[text.get_text() for text in ax.texts] for ax in axes.flat]
-    assert said == [["unreadable"], ["unreadable"], ["unreadable"], []]
+    assert [texts(ax.texts) for ax in axes.flat] == [
+        ["unreadable"],
+        ["unreadable"],
+        ["unreadable"],
+        [],
+    ]
     assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.5000", "nan"]
 
 
@@ -295,9 +295,9 @@ def test_class_names_in_any_script_are_drawn(draw, name, shown):
 
 
 def test_figs_7_to_10_show_every_histogram():
-    seen = [cbir.color_histogram(picture(seed, (20, 20))) for seed in range(4)]
-    black = cbir.color_histogram(np.zeros((4, 4, 3), np.uint8))
-    table = np.reshape([*seen, black, np.full(75, np.nan)], (2, 3, 75))  # the last has vanished
+    shown = [*(picture(seed, (20, 20)) for seed in range(4)), np.zeros((4, 4, 3), np.uint8)]
+    table = [*map(cbir.color_histogram, shown), np.full(75, np.nan)]  # the last has vanished
+    table = np.reshape(table, (2, 3, 75))
     pictures = [picture(0), picture(1, (9, 4))]
     fig, axes = figures.grid(2, 3, left=0.85)
     distances = np.array([[0.1, 0.2], [0.3, np.nan]])
@@ -311,9 +311,8 @@ def test_figs_7_to_10_show_every_histogram():
     for number, (first, image) in enumerate(zip(axes[:, 0], pictures), start=1):
         np.testing.assert_array_equal(first.child_axes[0].images[0].get_array(), image)
         assert first.child_axes[0].get_ylabel() == str(number)
-    ax = figures.histogram(plt.subplots()[1], seen[0])
-    for labelled in (ax, *axes[:, 0]):
-        assert [text.get_text() for text in labelled.texts] == ["R", "G", "B"]
+    for labelled in (figures.histogram(plt.subplots()[1], table[0, 0]), *axes[:, 0]):
+        assert texts(labelled.texts) == ["R", "G", "B"]
 
 
 def means(descriptors, metrics=("class",)):
@@ -328,8 +327,7 @@ def test_intervals():
     drawn = ["h", "eta", "eta, relative", "gem"]
     assert plots.intervals(axes, means(drawn, ["class", "colour"])) is axes
     assert [ax.get_title() for ax in axes] == ["class", "colour"]
-    symbols = [text.get_text() for text in axes[1].get_xticklabels()]
-    assert symbols == ["$h$", r"$\eta$", r"$\eta$, relative", "GeM"]
+    assert texts(axes[1].get_xticklabels()) == ["$h$", r"$\eta$", r"$\eta$, relative", "GeM"]
     for x, (bar, descriptor) in enumerate(zip(axes[1].containers, drawn)):
         line, _, (bars,) = bar
         mean = (x + 1) / 10
@@ -375,11 +373,11 @@ def test_heat_map(best):
     table = pd.DataFrame([[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]], ["eta", "gem"], columns)
     ax = plots.heat_map(plt.subplots()[1], table, best=best)
     *numbers, raw, whitened = ax.texts
-    assert [text.get_text() for text in numbers] == ["0.10", "0.25", "0.50", "0.75", "0.90"]
+    assert texts(numbers) == ["0.10", "0.25", "0.50", "0.75", "0.90"]
     assert numbers[-1].get_position() == (2.5, 1.5)
-    assert [text.get_text() for text in (raw, whitened)] == ["raw", "whitened"]
-    ticks = [[tick.get_text() for tick in axis.get_ticklabels()] for axis in (ax.xaxis, ax.yaxis)]
-    assert ticks == [["l1", "l2", "l1"], [r"$\eta$", "GeM"]]
+    assert texts((raw, whitened)) == ["raw", "whitened"]
+    assert texts(ax.get_xticklabels()) == ["l1", "l2", "l1"]
+    assert texts(ax.get_yticklabels()) == [r"$\eta$", "GeM"]
     assert [line.get_xdata()[0] for line in ax.get_lines()] == [2]  # between the two groups
     ink = ["white", "black"] if best == "max" else ["black", "white"]  # on dark, on light
     assert [numbers[0].get_color(), numbers[-1].get_color()] == ink
@@ -394,7 +392,7 @@ def test_curves():
     for ax, metric in zip(axes, ("class", "colour")):
         assert (ax.get_title(), ax.get_xlabel()) == (metric, "q")
         assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0, 0], [0, 0.5, 1]]
-    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes]
+    legends = [texts(ax.get_legend().get_texts()) for ax in axes]
     assert legends == [[r"$\eta$", "relative threshold"], ["$h$"]]  # each where it is seen first
 
 
@@ -404,11 +402,11 @@ def test_sweep(values, joined):
     table = pd.concat([means(["h", "eta"], ["class"]).assign(x=x) for x in values])
     _, ax = plt.subplots()
     plots.sweep([ax], table.astype({"x": float if joined else object}), "q")
-    assert [text.get_text() for text in ax.get_xticklabels()] == [str(value) for value in values]
+    assert texts(ax.get_xticklabels()) == [str(value) for value in values]
     assert ax.get_xticks().tolist() == (values if joined else [0, 1, 2])
     assert {line.get_linestyle() for line, *_ in ax.containers} == {"-" if joined else "None"}
-    positions = [line.get_xdata() for line, *_ in ax.containers]
-    assert (positions[0] < positions[1]).all()  # a little apart
+    first, second = (line.get_xdata() for line, *_ in ax.containers)
+    assert (first < second).all()  # a little apart
 
 
 def test_contributions_are_shares_of_each_row():
@@ -416,5 +414,5 @@ def test_contributions_are_shares_of_each_row():
     ax = plots.contributions(plt.subplots()[1], table)
     bars = [[(bar.get_x(), bar.get_width()) for bar in part] for part in ax.containers]
     assert bars == [[(0, 0.25), (0, 0)], [(0.25, 0.75), (0, 1)]]  # per layer and row
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["as printed", r"$\eta$"]
-    assert [t.get_text() for t in ax.texts] == ["25%", "75%", "100%"]
+    assert texts(ax.get_yticklabels()) == ["as printed", r"$\eta$"]
+    assert texts(ax.texts) == ["25%", "75%", "100%"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,9 @@ OLDEST = "3.11.2"  # Debian 12's
 
 def pins():
     """{package: pinned version}."""
-    found = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            name, number = line.split("==")
-            found[canonicalize_name(name)] = number
-    return found
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): number for name, number in pairs}
 
 
 def metadata_of(name, field):
@@ -42,10 +40,9 @@ def requirements(name):
     """What a package needs, with the extras that it is needed for as markers."""
     if name != "cbir":
         return metadata_of(name, "Requires-Dist")
-    lines = list(PROJECT["dependencies"])
-    for extra, wanted in PROJECT["optional-dependencies"].items():
-        lines += [f"{line} ; extra == '{extra}'" for line in wanted]
-    return lines
+    extras = PROJECT["optional-dependencies"].items()
+    needed = [f"{line} ; extra == '{extra}'" for extra, wanted in extras for line in wanted]
+    return PROJECT["dependencies"] + needed
 
 
 def test_the_oldest_python_can_have_every_pinned_package():
@@ -98,33 +95,25 @@ def test_every_package_that_a_system_needs_is_pinned(system, python):
     assert len(seen) > 150
 
 
-# ---- code that runs on any system ---------------------------------------------------------------
-
 UNIX = {"fcntl", "grp", "pwd", "pty", "resource", "termios"}
 
 
 def test_code_runs_on_windows():
     """What only Unix has is imported where it is used; text files name their encoding."""
-    for file in [
-        file for part in ("cbir", "tests", "notebooks") for file in ROOT.glob(f"{part}/*.py")
-    ]:
+    for file in chain(*(ROOT.glob(f"{part}/*.py") for part in ("cbir", "tests", "notebooks"))):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        for statement in tree.body:
-            if isinstance(statement, ast.Import):
-                assert not UNIX & {alias.name for alias in statement.names}, file
-            if isinstance(statement, ast.ImportFrom):
-                assert statement.module not in UNIX, file
+        for line in tree.body:
+            names = [alias.name for alias in line.names] if isinstance(line, ast.Import) else []
+            assert not UNIX & {*names, getattr(line, "module", "")}, file
         for call in ast.walk(tree) if file.parent.name == "cbir" else []:
             if isinstance(call, ast.Call) and opens_text(call):
-                named = {keyword.arg for keyword in call.keywords}
-                assert "encoding" in named, f"{file}:{call.lineno}"
+                assert "encoding" in {k.arg for k in call.keywords}, f"{file}:{call.lineno}"
 
 
 def opens_text(call):
     """Whether a call reads or writes a file as text."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-    is_open = getattr(call.func, "id", "") == "open" and "rb" not in texts
+    is_open = getattr(call.func, "id", "") == "open" and "'rb'" not in map(ast.unparse, call.args)
     return is_open or name in ("read_text", "write_text")
 
 
@@ -143,9 +132,8 @@ def run(wheel, folder, *command):
     """Runs Python with the wheel's cbir, away from the checkout; what it prints."""
     environment = os.environ | {"PYTHONPATH": str(wheel), "HOME": str(folder)}
     environment.pop("CBIR_RUNS", None)
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    options = dict(cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -35,9 +35,8 @@ def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
             if isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.ReLU) and x.ndim == 2):
                 expected.append(x.clone())
     ys, codes = net(batch)
-    for a, b in zip([*ys, *codes], expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-        assert not a.requires_grad
+    torch.testing.assert_close([*ys, *codes], expected, rtol=1e-3, atol=1e-5)
+    assert not any(output.requires_grad for output in [*ys, *codes])
     channels, width = SHAPES[net.name]
     assert net.shapes["blocks"] == [(c, 224 >> m, 224 >> m) for m, c in enumerate(channels, 1)]
     assert net.shapes["codes"] == [width, width]
@@ -48,14 +47,12 @@ def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
 
 
 def test_any_other_network(tiny_net):
-    """A residual network, from a picture to eta."""
+    """A residual network."""
     torch.manual_seed(0)
     blocks = ["layer1", "layer2", "layer3", "layer4"]
     transform = cbir.resize_transform(64)
     net = cbir.Network(models.resnet18(weights=None), blocks, ["avgpool"], transform)
     assert net.shapes["blocks"] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
-    d = cbir.describe(net, torch.stack([net.transform(PICTURE)] * 2))
-    assert d.eta.shape == (2, 512 + 960) and torch.isfinite(d.eta).all()
     tapped = [name for name, _, _ in net.layers if name in [*net.blocks, *net.codes]]
     assert tapped == [*blocks, "avgpool"]
     modules = list(net.module.modules())
@@ -68,12 +65,10 @@ def test_a_tap_before_its_relu_stays_before_its_relu():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
     module = nn.Sequential(*layers, nn.Linear(36, 5), nn.ReLU(inplace=True))
-    net = cbir.Network(module, ["2"], ["4"])
     batch = torch.randn(6, 3, 8, 8)
-    with torch.inference_mode():
-        expected = module[:5](batch)
-    assert expected.min() < 0
-    torch.testing.assert_close(net(batch).codes[0], expected)
+    (code,) = cbir.Network(module, ["2"], ["4"])(batch).codes
+    assert code.min() < 0
+    torch.testing.assert_close(code, module[:5](batch).detach())
 
 
 @pytest.mark.parametrize("name", ["embedded", "alexnet", "efficientnet_b0", "resnet50"])
@@ -99,18 +94,6 @@ def test_no_block_is_kept_once_it_is_reduced():
 
     ys, _ = cbir.load_network(weights=None)(torch.rand(1, 3, 224, 224), reduce=reduce)
     assert ys[:-1] == ["block 1", "block 2", "block 3", "block 4"] and ys[-1].ndim == 4
-
-
-NO_TAPS = [
-    (["one", "four"], [], "such submodule.*four.*one"),
-    ([], ["hidden"], "whose outputs are"),
-]
-
-
-@pytest.mark.parametrize("blocks, codes, message", NO_TAPS)
-def test_tap_points_that_do_not_exist(tiny_net, blocks, codes, message):
-    with pytest.raises(ValueError, match=message):
-        cbir.Network(tiny_net.module, blocks, codes)
 
 
 @pytest.mark.parametrize("block, message", [("one.0", "'one.0'.*neg"), ("hidden", "not maps")])
@@ -139,7 +122,7 @@ def test_rectify_sets_negative_activations_of_blocks_to_0_and_leaves_codes_alone
     plain, rectified = conv_net(2), conv_net(2, rectify=True)
     batch = torch.randn(2, 3, 32, 32)
     y = plain(batch).ys[0]
-    assert torch.equal(rectified(batch).ys[0], torch.where(y > 0, y, torch.zeros_like(y)))
+    assert torch.equal(rectified(batch).ys[0], y.clamp(min=0))
     with pytest.raises(ValueError, match="negative.*rectify=True"):
         plain.shapes
     assert rectified.shapes["blocks"] == [(4, 15, 15)]
@@ -172,11 +155,11 @@ def test_stretched_unless_cropped():
     torch.testing.assert_close(cropped, preset(image))
 
 
-@pytest.mark.parametrize("scale", [{}, {"mean": [0.5] * 3, "std": [1 / 255] * 3}])
-def test_pictures_come_back_from_any_transform(scale):
-    transform = cbir.resize_transform(32, **scale)
+def test_pictures_come_back_from_any_transform():
     picture = PICTURE.resize((32, 32))
-    assert (cbir.to_picture(transform(picture), transform) == np.asarray(picture)).all()
+    for scale in ({}, {"mean": [0.5] * 3, "std": [1 / 255] * 3}):
+        transform = cbir.resize_transform(32, **scale)
+        assert (cbir.to_picture(transform(picture), transform) == np.asarray(picture)).all()
 
 
 @pytest.mark.parametrize("crop", [False, True])
@@ -194,8 +177,7 @@ def test_a_batch_is_made_as_each_image_is(crop):
 
 
 def test_the_hash_follows_weights_names_types_and_buffers():
-    hashes = {make_net(seed=seed).weights_hash for seed in range(3)}
-    assert len(hashes) == 3 and make_net(seed=1).weights_hash in hashes
+    assert make_net().weights_hash == make_net().weights_hash != make_net(seed=1).weights_hash
     plain = nn.Sequential(nn.Conv2d(3, 2, 1))
     normed = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     normed[0].load_state_dict(plain[0].state_dict())
@@ -230,17 +212,14 @@ def test_a_transform_is_known_by_its_data(monkeypatch):
 
 @dataclass
 class Brighten:
-    """A step of the user's own."""
-
     by: float
 
 
 def test_other_transforms_are_known_by_name_and_attributes():
     preset = transform_of(models.VGG16_Weights.IMAGENET1K_V1.transforms())
     assert preset["name"].endswith("ImageClassification") and preset["crop_size"] == [224]
-    first, again, brighter = (
-        transform_of(T.Compose([T.Resize(9), T.ToImage(), Brighten(by)])) for by in (1, 1, 2)
-    )
+    steps = [[T.Resize(9), T.ToImage(), Brighten(by)] for by in (1, 1, 2)]
+    first, again, brighter = map(transform_of, map(T.Compose, steps))
     assert first == again != brighter
     assert first["transforms"][2] == {"name": f"{__name__}.Brighten", "by": 1}
     function = transform_of(test_a_transform_is_known_by_its_data)

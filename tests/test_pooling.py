@@ -1,8 +1,4 @@
-"""The poolings of the literature, against literal versions of what their papers say.
-
-The literal versions are loops over images, channels and positions. Then L2 normalisation and
-PCA-whitening, against scikit-learn.
-"""
+"""Poolings against loops that are what their papers say; whitening against scikit-learn."""
 
 import math
 from itertools import product
@@ -10,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
@@ -28,12 +25,11 @@ def blocks(size=(7, 7)):
 
 def literal_spoc(y):
     channels, height, width = y.shape
-    middle_i, middle_j = (height + 1) / 2, (width + 1) / 2  # positions count from 1
     sigma = min(height / 2, width / 2) / 3
     sums = [0] * channels
-    for k, i, j in product(range(channels), range(1, height + 1), range(1, width + 1)):
-        square = (i - middle_i) ** 2 + (j - middle_j) ** 2
-        sums[k] += math.exp(-square / (2 * sigma * sigma)) * y[k, i - 1, j - 1]
+    for k, i, j in product(range(channels), range(height), range(width)):
+        square = (i - (height - 1) / 2) ** 2 + (j - (width - 1) / 2) ** 2
+        sums[k] += math.exp(-square / (2 * sigma * sigma)) * y[k, i, j]
     return sums
 
 
@@ -53,8 +49,7 @@ def literal_rmac(y):
     for top, left, side in pooling.regions(*y.shape[1:]):
         region = y[:, top : top + side, left : left + side]
         mac = np.array([max(channel.ravel()) for channel in region])
-        length = math.sqrt(sum(v * v for v in mac))
-        total += mac / length if length else 0
+        total += mac / (math.sqrt(sum(v * v for v in mac)) or 1)
     return total
 
 
@@ -86,25 +81,17 @@ def test_against_the_literal_version(name, size):
     pooled = cbir.POOLINGS[name](ys)
     expected = np.array([LITERAL[name](y) for y in y_N.double().numpy()])
     np.testing.assert_allclose(pooled.numpy(), expected, rtol=2e-5, atol=1e-6)
-
-
-def test_the_average_finds_every_neuron_significant():
-    ys = blocks((4, 9))
     torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))
 
 
-def test_regions_of_a_square_map():
-    """Sides 7, 4 and 3 on 7 x 7: 1, 4 and 9 regions."""
+def test_regions():
+    """Sides 7, 4 and 3 on 7 x 7: 1, 4 and 9 regions.
+
+    10 x 16: 2 of side 10 overlap by 4; 2 x 3 of side 6, 3 x 4 of side 5; 16 x 10: transposed.
+    """
     found = pooling.regions(7, 7)
     assert found[:5] == [(0, 0, 7), (0, 0, 4), (0, 3, 4), (3, 0, 4), (3, 3, 4)]
     assert found[5:] == [(i, j, 3) for i in (0, 2, 4) for j in (0, 2, 4)]
-
-
-def test_regions_of_a_long_map():
-    """10 x 16: 2 regions of side 10 overlap by 4 of 10; then 2 x 3 of side 6, 3 x 4 of side 5.
-
-    The other way round, transposed.
-    """
     found = pooling.regions(10, 16)
     assert found[:2] == [(0, 0, 10), (0, 6, 10)]
     assert [sum(side == s for *_, side in found) for s in (10, 6, 5)] == [2, 6, 12]
@@ -140,10 +127,6 @@ def test_rows_and_parts_of_length_one():
         cbir.l2_normalize(cloud(), parts=[2, 3])
 
 
-def distances(x):
-    return np.linalg.norm(x[:, None] - x, axis=-1)
-
-
 @pytest.mark.parametrize("dims", [1, 3, 6, None])
 @pytest.mark.parametrize("shape", [(50, 6), (8, 20)], ids=["more rows", "more dimensions"])
 def test_whitening_against_scikit_learn(dims, shape):
@@ -154,8 +137,8 @@ def test_whitening_against_scikit_learn(dims, shape):
     theirs = PCA(kept, whiten=True, svd_solver="full").fit(rows.astype(float))
     assert ours(rows).shape == (len(rows), kept) and ours(rows).dtype == np.float32
     np.testing.assert_allclose(np.abs(ours(rows)), np.abs(theirs.transform(rows)), atol=1e-3)
-    expected = distances(theirs.transform(others))
-    np.testing.assert_allclose(distances(ours(others)), expected, rtol=2e-3, atol=1e-3)
+    expected = pdist(theirs.transform(others))
+    np.testing.assert_allclose(pdist(ours(others)), expected, rtol=2e-3, atol=1e-3)
 
 
 def test_what_does_not_vary_or_cannot_be_read_is_left_out():
@@ -166,9 +149,6 @@ def test_what_does_not_vary_or_cannot_be_read_is_left_out():
     assert whitening(rows).shape == (40, 3) == pooling.pca_whitening(rows, 5)(rows).shape
     gap = np.vstack([rows, np.full((2, 5), np.nan, np.float32)])
     np.testing.assert_array_equal(pooling.pca_whitening(gap).matrix, whitening.matrix)
-
-
-@pytest.mark.parametrize("rows", [np.zeros((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)])
-def test_rows_without_variance_are_refused(rows):
-    with pytest.raises(ValueError, match="without variance"):
-        pooling.pca_whitening(rows)
+    for rows in (np.zeros((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)):
+        with pytest.raises(ValueError, match="without variance"):
+            pooling.pca_whitening(rows)

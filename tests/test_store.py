@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import importlib
 import json
 import os
@@ -466,6 +465,8 @@ def test_disks_without_locks(folder, tmp_path, monkeypatch, code):
 
     def flock(*args):
         raise OSError(code, os.strerror(code))
+
+    import fcntl  # which Windows lacks
 
     monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / ".st.lock").touch()
