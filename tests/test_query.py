@@ -56,7 +56,7 @@ def test_unreadable_images_are_named_and_the_others_served(store, folder, tiny_n
     _, unreadable = query(images, store, tiny_net, k=1, folder=tmp_path / "out")
     assert list(unreadable) == [str(text), str(missing)]
     assert "not an image" in unreadable[str(text)]
-    assert unreadable[str(missing)] == "no regular file"
+    assert unreadable[str(missing)] == "no such file"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"query_01.json", "query_01.png"}
 
 
@@ -91,12 +91,12 @@ def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     assert [*by_run][3:] == ["h", "eta_conv", "eta"] and len(by_run["h"]) == 3
     assert [*by_store][3:] == ["eta"] and by_store["metric"] == "cosine"
     for words, message in [
-        (str(tmp_path / "no\nsuch.png"), r"no\\nsuch.png.*no regular file"),
+        (str(tmp_path / "no\nsuch.png"), r"no\\nsuch.png.*no such file"),
         ("-k 12", "k = 12 is out of range"),
         ("--descriptor zeta", "unknown descriptor 'zeta'"),
         ("--store nowhere", "no descriptor store at nowhere"),
     ]:
         words = [words] if words.endswith("png") else words.split()
         with pytest.raises(SystemExit, match=message):
-            cli.main(["query", image, "--output", str(c), *words])
+            cli.main(["query", image, *words, "--output", str(c)])
     assert (c / "query_00.png").is_file()
