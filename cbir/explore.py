@@ -318,7 +318,10 @@ def serve(
     page = Page(*open_explorer(run, store or ""))
     address = launch(page, host, port, inbrowser=browser, auth=(user, password) if auth else None)
     print(f"The page: {address}\nCtrl+C ends it.", flush=True)
-    page.blocks.block_thread()
+    try:
+        page.blocks.block_thread()
+    finally:
+        page.blocks.close(verbose=False)  # before the folder that it serves from is removed
 
 
 def _gate(app: Any) -> Any:

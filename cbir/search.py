@@ -175,7 +175,8 @@ def search(
     else:
         st = np.asarray(st)
         if st.ndim != 2:
-            raise ValueError(f"dimensions do not match: the database is {st.shape}, not (N, D)")
+            shape = f"the database is {st.shape}, not (N, D), one row an image"
+            raise ValueError(f"dimensions do not match: {shape}")
         if client is not None or not isinstance(descriptor, str):
             raise _needs_store("searched by a cluster, or by several descriptors")
         parts = {names[0]: [("rows", 0, st.shape[1])]}
