@@ -11,6 +11,7 @@ stands for y_{N+1}.
 import csv
 import hashlib
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -241,7 +242,9 @@ def _presets(name: str) -> Mapping[str, Any]:
 def _needed(package: str, what: str) -> Any:
     """Imports an optional package; ImportError with the command if it is missing."""
     try:
-        return import_module(package)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # nobody needs widgets here
+            return import_module(package)
     except ImportError as error:
         extra = f"{package.replace('_', '-')}, or 'cbir[{EXTRAS.get(package, 'offline')}]'"
         raise ImportError(f"{what} needs {package}: pip install {extra} ({error})") from error

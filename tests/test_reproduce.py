@@ -317,7 +317,7 @@ def write_photographs(folder):
         for i in range(6):
             write_image(folder / label / f"{label}_{i}.jpg", (120, 90 + 10 * i), seed=i)
         for i in range(3):  # so many that some are drawn as queries
-            (folder / label / f"brökén {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+            (folder / label / f"brökén_{i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_photographs_through_vgg16(network, tmp_path):
     check_complete(tmp_path / "folder", missing=() if network == "vgg16" else without_h)
     metrics = read_metrics(tmp_path / "folder")
     assert len(metrics["unreadable"]) == 9 and "skipped, listed in the report: 9" in printed
-    assert "brökén 0.jpg" in (tmp_path / "folder" / "report.html").read_text(encoding="utf-8")
+    assert "brökén_0.jpg" in (tmp_path / "folder" / "report.html").read_text(encoding="utf-8")
     store = cbir.open_store(tmp_path / "folder" / "stores" / "database")
     assert store.eta.shape[1] == (9664 if network == "vgg16" else 1472)
     if network == "vgg16_conv":  # nothing that needs h
