@@ -1,4 +1,4 @@
-"""What all modules share: folders, types, did-you-mean, and writing a file whole."""
+"""Shared by all modules: folders, types, did-you-mean, and writing a file whole."""
 
 import os
 import subprocess

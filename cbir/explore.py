@@ -54,7 +54,7 @@ CSS = """label.float ~ .gallery-container .grid-wrap {padding-top: 2rem}
 
 
 class Query(NamedTuple):
-    """What is searched for, and what was found: {descriptor: file, label and distance by row}."""
+    """The query, and what was found: {descriptor: file, label and distance by row}."""
 
     look: Look
     file: str

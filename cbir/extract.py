@@ -180,7 +180,7 @@ def _list(images: Images) -> pd.DataFrame:
 def _plan(
     store: Store, images: Images, listed: pd.DataFrame, about: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, Plan]:
-    """What images.csv is to be, and the shards that are missing for it.
+    """Returns the next images.csv, and the shards that are missing for it.
 
     Raises ValueError where the store was made with other settings or of other images.
     """
@@ -248,7 +248,7 @@ def _find_rows(
 
 
 class Describer:
-    """What `extract` does with one image after the other: a network, a recipe and extras.
+    """Describes one image after the other, by a network, a recipe and extras.
 
     Raises ValueError for an unknown recipe or extra. `widths` are those of the arrays to make.
     """

@@ -1,4 +1,4 @@
-"""What a descriptor is called and how it is drawn: its name, symbol, colour and marker."""
+"""How a descriptor is called and drawn: its name, symbol, colour and marker."""
 
 import re
 from typing import NamedTuple

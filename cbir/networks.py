@@ -322,7 +322,7 @@ def resize_transform(
 
 
 def split_transform(transform: Transform) -> tuple[Transform, nn.Module]:
-    """What a transform does with each image by itself, and what it can do with a batch at once.
+    """Splits a transform into its work on each image and its work on a batch at once.
 
     Args:
         transform: any; of one that ends as `resize_transform` does, floats are made of a batch.

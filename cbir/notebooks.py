@@ -102,7 +102,7 @@ def check(
     given: Mapping[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
 ) -> dict[str, Any]:
-    """What notebooks and `Run.describe` are given: a profile, and parameters over it.
+    """Checks what notebooks and `Run.describe` are given: a profile, parameters over it.
 
     Args:
         profile: the name of a file in profiles/.
@@ -346,7 +346,7 @@ def _files(run: Run) -> dict[str, int]:
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """What results and times depend on besides parameters: code, packages, machine."""
+    """Lists what results and times depend on besides parameters: code, packages, machine."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     machine = {"platform": platform.platform(), "cores": str(common.cores()), "GPU": gpu}
     packages = {package: version(package) for package in common.PACKAGES}

@@ -258,7 +258,7 @@ class Run:
         return self.path / name / f"{key}.npy"
 
     def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """What `save_arrays` saved: {key: array, mapped from disk}.
+        """Loads what `save_arrays` saved: {key: array, mapped from disk}.
 
         Raises:
             FileNotFoundError: the notebook that saves them has not run.
@@ -306,7 +306,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds; empty where there is none."""
+        """The content of metrics.json; empty where there is none."""
         return _read_json(self.path / "metrics.json")
 
 

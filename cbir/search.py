@@ -57,7 +57,7 @@ TINY = 2.0**-126  # float32 products below it vanish
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """What `search` found.
+    """The result of `search`.
 
     Attributes:
         indices: (Q, k) int64 rows of what was searched, nearest first.
@@ -110,7 +110,7 @@ def _needs_store(what: str) -> ValueError:
 
 
 class Options(TypedDict, total=False):
-    """What `search` takes besides, in any of its forms."""
+    """The options of `search`, the same in all its forms."""
 
     metric: Metric
     k: int
@@ -371,7 +371,7 @@ def _floats(rows: Array, part: Part) -> Floats:
 
 
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
-    """What the distances of (Q, D) queries and (n, D) rows are made of, with float32's errors.
+    """Returns the sums that distances of (Q, D) queries and (n, D) rows need, in float32.
 
     For L1 the sums of absolute differences (1, Q, n). Else (3, Q, n): the dot products, the sums
     of the queries' squares, the sums of the rows' squares.
@@ -480,7 +480,7 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
 
 @_compiled()
 def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
-    """What the distance of query[i] and row[i] is made of, in float64, (3, n).
+    """Returns the sums that the distance of query[i] and row[i] needs, in float64, (3, n).
 
     Sums of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine), in one order on any
     machine. Eight sums side by side, since one would wait for each addition.
