@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
+import PIL.Image
 from numpy.typing import ArrayLike, NDArray
 
 Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
@@ -20,7 +21,7 @@ def color_histogram(rgb: Image) -> Floats:
 
     Returns (75,) float64; every channel sums to 1.
     """
-    counts = _count_levels(rgb)
+    counts = np.reshape(PIL.Image.fromarray(_checked(rgb)).histogram(), (3, 256))
     first_levels = -(-256 * np.arange(BINS) // BINS)  # of bin b: 256 b / 25, rounded up
     return np.add.reduceat(counts, first_levels, axis=1).ravel() / counts[0].sum()
 
@@ -54,7 +55,7 @@ def published_distances(
 
 def _bars(rgb: Image, spilt: float, overflow: bool, clip: bool) -> tuple[Floats, float]:
     """Bars (75,) of an image, and the count that spills over into the next one's first bin."""
-    pixels = _pixels(rgb)
+    pixels = _checked(rgb).reshape(-1, 3)
     bins = pixels // 10 if overflow else np.minimum(pixels // 10, BINS - 1)
     bins = bins + BINS * np.arange(3)
     counts = np.bincount(bins.ravel(), minlength=3 * BINS + 1).astype(float)
@@ -63,21 +64,10 @@ def _bars(rgb: Image, spilt: float, overflow: bool, clip: bool) -> tuple[Floats,
     return np.minimum(bars, 1 if clip else np.inf), counts[3 * BINS]
 
 
-def _count_levels(rgb: ArrayLike) -> NDArray[np.int64]:
-    """How many pixels have each level, (3, 256)."""
-    pixels = _pixels(rgb)
-    counts = np.zeros((3, 256), np.int64)
-    for start in range(0, len(pixels), 2**20):  # in pieces: numpy counts in eight bytes a value
-        piece = pixels[start : start + 2**20]
-        counts += [np.bincount(channel, minlength=256) for channel in piece.T]
-    return counts
-
-
-def _pixels(image: ArrayLike) -> Image:
-    """The pixels (n, 3) of an RGB image."""
+def _checked(image: ArrayLike) -> Image:
+    """An RGB image as an array (H, W, 3)."""
     rgb = np.asarray(image)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-        raise ValueError(
-            f"expected an RGB image (H, W, 3) of uint8, got {rgb.shape} of {rgb.dtype}"
-        )
-    return rgb.reshape(-1, 3)
+        got = f"{rgb.shape} of {rgb.dtype}"
+        raise ValueError(f"expected an RGB image (H, W, 3) of uint8, got {got}")
+    return rgb

@@ -7,7 +7,6 @@ import hashlib
 import os
 import tempfile
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,18 +44,17 @@ def load_images(
             images in a query folder inside the image folder are left out of the database;
             "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
             "imagenet" takes the user's copy of ILSVRC in the layout of
-            torchvision.datasets.ImageNet, train/ and val/ with a folder a class. Of the last two
+            torchvision.datasets.ImageNet, train/ and val/ with a folder per class. Of the last two
             the validation images are the queries.
         images: the folder of "folder", "imagenette" or "imagenet".
         queries: the query folder of "folder"; "": one image in ten is held out.
-        seed: of what is held out and of what is drawn.
-        max_images: images of the database at most, drawn and balanced over the classes, in the
-            order of the whole set; 0: all.
-        max_queries: queries at most, drawn like `max_images`.
+        seed: draws what is held out and what `max_images` and `max_queries` leave.
+        max_images: size of a database drawn in balance over the classes; 0: all images.
+        max_queries: number of queries, drawn likewise.
         query_names: queries that stay in the draw, named as in `choose_queries`.
 
     Returns:
-        The database and the queries; their `skipped` tells what was left out of the folders.
+        The database and the queries; their `skipped` counts what was left out of the folders.
 
     Raises:
         ValueError: the profile is unknown, a folder is missing or not wanted, its classes would be
@@ -114,11 +112,9 @@ def _check_classes(images: ImageSet) -> None:
     """Raises ValueError if the folders that give the classes are train/ and val/."""
     classes = sorted(set(images.labels) - {""})
     if classes and all(label.casefold() in SPLITS for label in classes):
-        database = next((c for c in classes if c.casefold().startswith("train")), classes[0])
-        others = [label for label in classes if label != database]
-        take = f"IMAGES={images.root / database}"
-        if others:
-            take += f" QUERIES={images.root / others[-1]}"
+        first, *others = sorted(classes, key=lambda c: not c.casefold().startswith("train"))
+        folders = zip(("IMAGES", "QUERIES"), (first, *others[-1:]))
+        take = " ".join(f"{name}={images.root / folder}" for name, folder in folders)
         names = f"the classes of {images.root} would be {', '.join(classes)}"
         raise ValueError(f"{names}: take {take} (-p images, -p queries)")
 
@@ -131,12 +127,9 @@ def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
         _download(url, md5, root, name)
     imagenette = Imagenette(root, split="train", size="320px")
     class_names = {wnid: names[0] for wnid, names in zip(imagenette.wnids, imagenette.classes)}
-
-    def load(split: str) -> ImageSet:
-        images = list_images(root / name / split)
-        return replace(images, labels=[class_names[wnid] for wnid in images.labels])
-
-    return load("train"), load("val")
+    parts = [list_images(root / name / split) for split in ("train", "val")]
+    train, val = (replace(p, labels=[class_names[wnid] for wnid in p.labels]) for p in parts)
+    return train, val
 
 
 def _load_imagenet(root: Path) -> tuple[ImageSet, ImageSet]:
@@ -180,14 +173,14 @@ def choose_queries(
 ) -> list[int]:
     """Chooses query images of different classes.
 
-    Where there are fewer than n classes, a class gives a second image only after every class gave
+    If there are fewer than n classes, a class gives a second image only after every class gave
     one. Images without labels count as one class.
 
     Args:
         images: an `ImageSet`, a store (whose unreadable images are passed over), a folder or a
             list of files.
-        n: how many.
-        seed: what they are drawn from.
+        n: number of queries.
+        seed: of the draw.
         names: names as in `images.files`, or their last parts; these are taken and none is drawn.
 
     Returns:
@@ -204,15 +197,11 @@ def choose_queries(
     shuffled = np.random.default_rng(seed).permutation(len(images))
     # Of a store, those that it describes.
     shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
-    if not 1 <= n <= len(shuffled):
-        most = len(shuffled)
+    if not 1 <= n <= (most := len(shuffled)):
         raise ValueError(f"{n} queries asked of {most} images: ask for 1 to {most}")
-    taken: Counter[str] = Counter()
-    turns = []  # 1 for the first of its class, 2 for the second, ..
-    for row in shuffled:
-        taken[images.labels[row]] += 1
-        turns.append(taken[images.labels[row]])
-    chosen = shuffled[np.argsort(turns, kind="stable")[:n]]
+    labels = pd.Series(images.labels).iloc[shuffled]
+    turns = labels.groupby(labels).cumcount()  # 0 for the first of its class, 1 for the second, ..
+    chosen = shuffled[np.argsort(turns.to_numpy(), kind="stable")[:n]]
     return sorted(chosen.tolist(), key=lambda row: (images.labels[row], row))
 
 
@@ -240,23 +229,17 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
 
     Args:
         images: the images.
-        share: of every class that becomes queries, at least one image where the class has two.
-        seed: what the queries are drawn from.
-
-    Returns:
-        The database and the queries.
+        share: part of every class that becomes queries; at least one image if the class has two.
+        seed: of the draw.
 
     Raises:
         ValueError: no query can be spared.
     """
     turns = [hashlib.sha256(f"{seed} {os.fsencode(f)!r}".encode()).digest() for f in images.files]
-    rows_of: dict[str, list[int]] = {}
-    for row in sorted(range(len(images)), key=turns.__getitem__):
-        rows_of.setdefault(images.labels[row], []).append(row)
+    labels = pd.Series(images.labels).iloc[sorted(range(len(images)), key=turns.__getitem__)]
     queries: list[int] = []
-    for rows in rows_of.values():
-        n_queries = min(len(rows) - 1, max(1, round(share * len(rows))))
-        queries += rows[:n_queries]
+    for rows in labels.groupby(labels).groups.values():
+        queries += [*rows[: min(len(rows) - 1, max(1, round(share * len(rows))))]]
     if not queries:
         few = f"{len(images)} images of {images.root} are too few to spare queries"
         raise ValueError(f"{few}: give a folder of queries")
@@ -265,14 +248,10 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
 
 
 def known_factors(images: Images) -> pd.DataFrame:
-    """Looks up what is known about every image.
+    """Looks up what is known about every image, one row each.
 
-    Args:
-        images: an `ImageSet` or a store.
-
-    Returns:
-        One row per image. Column "class" if there are class folders; for the embedded scenes
-        also "background" and "palette", from data/scenes/manifest.csv.
+    Columns are "class" if there are class folders; for the embedded scenes also "background" and
+    "palette", from data/scenes/manifest.csv.
     """
     factors = pd.DataFrame(index=range(len(images)))
     if any(images.labels):

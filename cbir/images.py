@@ -21,33 +21,22 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
 
 from .common import AnyPath, did_you_mean
 
-# Formats of photographs, decoded in this process. Pillow would give EPS to Ghostscript, and it
-# reads many formats that nobody keeps photographs in.
+# Formats of photographs, decoded in this process; Pillow would give EPS to Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Photographs of telephones, which a package of their own reads.
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")  # photographs of telephones
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# 300 MB as RGB; anything larger is taken for a decompression bomb.
-MAX_PIXELS = 100_000_000
-# More than that many pixels take in any format.
-MAX_BYTES = 1_000_000_000
-# Of a damaged file that is tried again: it is held in memory twice.
-MAX_MENDED = 200_000_000
-# Of the longer to the shorter side: a resize by the shorter side makes the longer one as much
-# larger.
-MAX_RATIO = 1000
-# Bytes of a JPEG's metadata, which Pillow joins in quadratic time.
-MAX_HEAD = 16_000_000
-# Pixels times scans of a JPEG (a progressive one has about ten scans). Each is a pass over the
-# image, however few its bytes.
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; anything larger is taken for a decompression bomb
+MAX_BYTES = 1_000_000_000  # more than that many pixels take in any format
+MAX_MENDED = 200_000_000  # bytes of a damaged file that is tried again: it is in memory twice
+MAX_RATIO = 1000  # of the sides: a resize by the shorter one enlarges the longer one as much
+MAX_HEAD = 16_000_000  # bytes of a JPEG's metadata, which Pillow joins in quadratic time
+# Pixels times scans of a JPEG (a progressive one has about ten); each scan passes over all pixels.
 MAX_SCANNED = 20 * MAX_PIXELS
-# Pixels of the few variants that Pillow decodes in Python, byte by byte.
-MAX_SLOW = 5_000_000
+MAX_SLOW = 5_000_000  # pixels of the few variants that Pillow decodes in Python, byte by byte
 # Pixels. Decoding takes up to 20 bytes a pixel: larger images are decoded one at a time, larger
 # tiles of a TIFF not at all.
 LARGE = 25_000_000
-# Tags of a TIFF.
-BITS, COMPRESSION, SAMPLES, TILE_WIDTH, TILE_LENGTH = 258, 259, 277, 322, 323
+BITS, COMPRESSION, SAMPLES, TILE_WIDTH, TILE_LENGTH = 258, 259, 277, 322, 323  # tags of a TIFF
 TIFF_PIXELS = {*range(254, 267), 273, *range(277, 280), 284, 292, 293, 317, *range(320, 326)}
 TIFF_PIXELS |= {332, 338, 339, 347, 34675, *range(512, 533)}  # what decoding needs
 # Folders of a NAS, of a trash, of an archive: they hold thumbnails and what was deleted.
@@ -57,16 +46,14 @@ FOREIGN_FOLDERS |= {"$recycle.bin", "recycler", "system volume information", "lo
 _one_large = threading.Lock()
 
 NEEDS_HEIC = "a HEIC image: pip install 'cbir[heic]' to read it"
-KNOWS_HEIC = False
 with suppress(ImportError):
     import pillow_heif
 
     pillow_heif.register_heif_opener()
     FORMATS += ("HEIF",)
-    KNOWS_HEIC = True
+KNOWS_HEIC = "HEIF" in FORMATS
 
-# Pillow's warnings on odd files would fill the screen. What matters of them is raised by
-# `open_image`.
+# Pillow's warnings on odd files would fill the screen; `open_image` raises what matters of them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -83,8 +70,7 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
     its metadata is damaged, or if it is a JPEG that lacks only its end, the pixels are read.
 
     Args:
-        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open, which
-            is turned, converted and laid over white as well.
+        path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open.
         max_pixels: a larger image is refused, and so is one with a side more than `MAX_RATIO`
             times the other.
 
@@ -97,12 +83,15 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
     try:
         if isinstance(path, Image.Image):
             path.load()
+            with suppress(SyntaxError, struct.error):  # of damaged metadata: it stays unturned
+                path = ImageOps.exif_transpose(path)
+            return _to_rgb(path)
+        if not os.path.isfile(path):
+            raise UnreadableImage("no regular file" if os.path.exists(path) else "no such file")
+        nonblock = getattr(os, "O_NONBLOCK", 0)  # not to wait for a pipe put there a moment ago
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             try:
-                return _to_rgb(ImageOps.exif_transpose(path))
-            except (SyntaxError, struct.error):  # of damaged metadata: it stays unturned
-                return _to_rgb(path)
-        with _open_regular(path) as file:
-            try:
+                _check_file(os.fstat(file.fileno()))
                 return _decode(file, max_pixels)
             except UnreadableImage:
                 raise
@@ -114,25 +103,14 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
         raise _in_words(error) from error
 
 
-def image_suffixes() -> set[str]:
-    """The suffixes of image files, in lower case: those of `FORMATS`, and HEIC's."""
-    known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    return known.union(HEIC_SUFFIXES, [".mpo"])  # which is a JPEG with more of them
-
-
-def _open_regular(path: AnyPath) -> io.BufferedReader:
-    """Opens a regular file; a pipe, even one put there a moment ago, is refused without waiting."""
-    if not os.path.isfile(path):
-        raise UnreadableImage("no regular file" if os.path.exists(path) else "no such file")
-    nonblock = getattr(os, "O_NONBLOCK", 0)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))
-    about = os.fstat(file.fileno())
-    regular, size = stat.S_ISREG(about.st_mode), about.st_size
-    if regular and 0 < size <= MAX_BYTES:
-        return file
-    file.close()
-    reason = f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "empty file"
-    raise UnreadableImage(reason if regular else "no regular file")
+def _check_file(about: os.stat_result) -> None:
+    """Raises UnreadableImage for a pipe, an empty file or one that is too large."""
+    if not stat.S_ISREG(about.st_mode):
+        raise UnreadableImage("no regular file")
+    if not about.st_size:
+        raise UnreadableImage("empty file")
+    if about.st_size > MAX_BYTES:
+        raise UnreadableImage(f"{about.st_size:,} bytes, more than {MAX_BYTES:,}")
 
 
 def _first_bytes(file: BinaryIO, n: int = -1) -> bytes:
@@ -175,8 +153,7 @@ def _check_cost(image: ImageFile.ImageFile, file: BinaryIO, max_pixels: int) -> 
     if max(image.size) > MAX_RATIO * min(image.size):
         raise UnreadableImage(f"{size}, one side more than {MAX_RATIO} times the other")
     if image.format in ("JPEG", "MPO"):
-        # The marker; no scan holds it inside.
-        scans = _first_bytes(file, MAX_BYTES).count(b"\xff\xda")
+        scans = _first_bytes(file, MAX_BYTES).count(b"\xff\xda")  # no scan holds it inside
         if pixels * scans > MAX_SCANNED:
             raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
     if pixels > MAX_SLOW and image.tile and image.tile[0][0] in Image.DECODERS:
@@ -205,8 +182,8 @@ def _mend(file: BinaryIO, max_pixels: int, error: Exception) -> Image.Image:
 def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.Image:
     """Decodes a JPEG that may lack its end; raises an error if it lacks pixels.
 
-    libjpeg makes up the pixels that are missing, from whatever comes next. So several endings give
-    the same picture only if every pixel is there.
+    libjpeg makes up missing pixels from whatever comes next: several endings give the same picture
+    only if every pixel is there.
     """
     data = file.getvalue()
     with Image.open(file, formats=["JPEG"]) as header:
@@ -234,8 +211,8 @@ def _without_metadata(data: bytes) -> bytes:
         kept, at = [data[:8]], 8
         while at + 12 <= len(data):
             end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-            # Critical chunks have a capital.
-            if data[at + 4 : at + 5].isupper() or data[at + 4 : at + 8] == b"tRNS":
+            kind = data[at + 4 : at + 8]
+            if kind[:1].isupper() or kind == b"tRNS":  # critical chunks have a capital
                 kept.append(data[at:end])
             at = end
         return b"".join(kept)
@@ -248,8 +225,7 @@ def _without_metadata(data: bytes) -> bytes:
             if struct.unpack_from(order + "H", data, entry)[0] not in TIFF_PIXELS:
                 struct.pack_into(order + "HIHH", mended, entry + 2, 3, 1, 1, 0)  # one SHORT
         return bytes(mended)
-    head, mark, pixels = data.partition(b"mdat")
-    # AVIF, HEIC: an item of another type is passed over.
+    head, mark, pixels = data.partition(b"mdat")  # AVIF, HEIC: items of other types are passed over
     return head.replace(b"Exif", b"none") + mark + pixels if data[4:8] == b"ftyp" else data
 
 
@@ -257,7 +233,7 @@ def _in_words(error: Exception, file: BinaryIO | None = None) -> UnreadableImage
     """Tells the user the reason behind an error of Pillow's."""
     start = _first_bytes(file, 16) if file else b""
     unknown = isinstance(error, Image.UnidentifiedImageError)
-    perhaps_odd = start[:2] in (b"II", b"MM") and (unknown or not isinstance(error, OSError))
+    perhaps_odd = unknown or not isinstance(error, OSError)  # which tells of damage
     if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and not KNOWS_HEIC:
         reason = NEEDS_HEIC
     elif perhaps_odd and (kind := _tiff_kind(start, file)):
@@ -273,13 +249,13 @@ def _in_words(error: Exception, file: BinaryIO | None = None) -> UnreadableImage
 
 
 def _tiff_kind(start: bytes, file: Any) -> str:
-    """Names the kind of an odd TIFF, "2 samples of 16 bits"; "" if it is damaged, or ordinary."""
+    """Names the kind of an odd TIFF, "2 samples of 16 bits"; "" for any other file."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if b"+" in start[:4] else 8])
         file.seek(tags.next)
         tags.load(file)
-        wanted = ((BITS, (1,)), (SAMPLES, 1), (COMPRESSION, 1))
-        bits, samples, compression = (tags.get(tag, default) for tag, default in wanted)
+        bits, samples = tags.get(BITS, (1,)), tags.get(SAMPLES, 1)
+        compression = tags.get(COMPRESSION, 1)
     except Exception:
         return ""
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
@@ -291,8 +267,7 @@ def _tiff_kind(start: bytes, file: Any) -> str:
 # ---- colours -------------------------------------------------------------------------------------
 
 SRGB = ImageCms.createProfile("sRGB")
-# Modes of Pillow, by a profile's colour space.
-MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}  # by a profile's colour space
 LEVELS = np.indices((6, 6, 6), np.uint8).reshape(3, 216).T * 51
 PROBE = Image.frombytes("RGB", (216, 1), LEVELS.tobytes())
 
@@ -377,9 +352,9 @@ class ImageSet:
     Attributes:
         root: the folder.
         files: names relative to `root`, with forward slashes; sorted if a folder was listed.
-        labels: the class name of every image, "" if it is unknown.
-        skipped: how much of the folder was left out, {"@eaDir": 3, "backups": 1, "hidden": 2,
-            ".txt": 1}; a folder that was not looked into counts once.
+        labels: class names, "" if unknown.
+        skipped: counts of what was left out, {"@eaDir": 3, "backups": 1, "hidden": 2, ".txt": 1};
+            a folder that was not looked into counts once.
     """
 
     root: Path
@@ -400,14 +375,17 @@ class ImageSet:
         return self.root / self.files[i]
 
     def split_by_suffix(self) -> tuple["ImageSet", dict[str, int]]:
-        """Splits the files that may be images from the others by their suffix.
+        """Leaves out files whose suffix is no image's; files without a suffix stay.
 
         Returns:
-            The images, files without a suffix among them; and what was left out, `skipped` with the
-            number of others of each suffix.
+            The images; and their `skipped`, with the number of others of each suffix.
         """
         suffixes = [PurePosixPath(file).suffix.lower() for file in self.files]
-        others = {s for s in suffixes if re.fullmatch(r"\.[a-z]\w*", s)} - image_suffixes()
+        known = {
+            suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS
+        }
+        known |= {*HEIC_SUFFIXES, ".mpo"}  # the latter is a JPEG with more of them
+        others = {s for s in suffixes if re.fullmatch(r"\.[a-z]\w*", s)} - known
         skipped = Counter(self.skipped) + Counter(s for s in suffixes if s in others)
         rows = [row for row, suffix in enumerate(suffixes) if suffix not in others]
         images = replace(self[rows], skipped=dict(sorted(skipped.items())))
@@ -440,19 +418,19 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
 
     Links to folders are not followed. Files that cannot be read are listed like all others.
 
-    Args:
-        images: a folder, listed to any depth; or a list of files. An `ImageSet` or a store is
-            returned as it is. Left out and counted are hidden files and folders, folders that a
-            NAS, a trash or an archive made (`FOREIGN_FOLDERS`), and backups ("a.jpg~").
-
-    Returns:
-        The images. A label is the first folder below the root, "" if there is none. The root of a
-        list is the files' common folder.
-
     Example:
         >>> images = list_images("photos")
         >>> images.files[0], images.labels[0]  # doctest: +SKIP
         ('cat/1.jpg', 'cat')
+
+    Args:
+        images: a folder, listed to any depth, without hidden files and folders, folders that a NAS,
+            a trash or an archive made (`FOREIGN_FOLDERS`), and backups ("a.jpg~"); or a list of
+            files. An `ImageSet` or a store is returned as it is.
+
+    Returns:
+        The images. A label is the first folder below the root, "" if there is none. The root of a
+        list is the files' common folder.
 
     Raises:
         FileNotFoundError: the folder or a file does not exist.
@@ -509,14 +487,7 @@ def _below(root: Path, skipped: Counter[str]) -> Iterator[AnyPath]:
 
 
 def open_first(images: Images, rows: Sequence[int]) -> tuple[int, Image.Image]:
-    """Opens the first of some images that can be read.
-
-    Args:
-        images: an `ImageSet` or a store.
-        rows: the rows to try, in this order.
-
-    Returns:
-        The row and its image in RGB.
+    """Opens the first image of some rows that can be read: the row and its image in RGB.
 
     Raises:
         UnreadableImage: none can be read.
