@@ -79,10 +79,9 @@ def load_images(
 
 def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet, ImageSet]:
     if not images:
+        needs = "the profile 'folder' needs a folder of images, of queries if any"
         ways = "-p images FOLDER -p queries FOLDER (IMAGES=.. QUERIES=.. for make)"
-        raise ValueError(
-            f"the profile 'folder' needs a folder of images, of queries if any: {ways}"
-        )
+        raise ValueError(f"{needs}: {ways}")
     database = _only_images(images)
     if not queries:
         _check_classes(database)
@@ -197,7 +196,8 @@ def choose_queries(
     shuffled = np.random.default_rng(seed).permutation(len(images))
     # Of a store, those that it describes.
     shuffled = shuffled[getattr(images, "described", np.ones(len(images), bool))[shuffled]]
-    if not 1 <= n <= (most := len(shuffled)):
+    most = len(shuffled)
+    if not 1 <= n <= most:
         raise ValueError(f"{n} queries asked of {most} images: ask for 1 to {most}")
     labels = pd.Series(images.labels).iloc[shuffled]
     turns = labels.groupby(labels).cumcount()  # 0 for the first of its class, 1 for the second, ..

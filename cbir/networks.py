@@ -1,7 +1,6 @@
 """A convolutional network as the paper sees it: block outputs y_1..y_N and codes y_{N+1}, y_{N+2}.
 
-`Network` makes one of any torch module, by the names of its submodules. zoo.py has those that are
-known by name.
+`Network` makes one of any torch module, by the names of its submodules; `zoo` knows some by name.
 """
 
 import hashlib
@@ -60,11 +59,11 @@ class Network:
         name: written into every store as provenance.
         rectify: sets negative values of blocks to 0, if they do not end in a ReLU (residual sums,
             SiLU, GELU): the method counts active neurons. Codes stay: L1 needs no sign.
-        trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's.
-            Position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
+        trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's:
+            position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
             squares of Eq. 11-12 stay where they belong.
-        head: makes more codes of y_N, (B, C_N, H_N, W_N) -> [(B, D), ..], named by its `names`:
-            what `train_codes` trains.
+        head: more codes from y_N, (B, C_N, H_N, W_N) -> [(B, D), ..], named by its `names`; see
+            `train_codes`.
 
     Raises:
         ValueError: a submodule does not exist, or there is no block.
@@ -82,8 +81,7 @@ class Network:
         head: nn.Module | None = None,
     ) -> None:
         known = dict(module.named_modules())
-        self.blocks, self.tapped_codes = list(blocks), list(codes)
-        self._taps = [*blocks, *codes]
+        self.blocks, self.tapped_codes, self._taps = [*blocks], [*codes], [*blocks, *codes]
         if missing := [name for name in self._taps if name not in known]:
             hint = did_you_mean(missing[0], known) or f", but e.g. {list(known)[1:9]}"
             raise ValueError(f"no such submodule: {missing}{hint}; see module.named_modules()")
@@ -104,12 +102,12 @@ class Network:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        return next(self.module.parameters(), torch.empty(0)).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return next((p.dtype for p in self.module.parameters()), torch.float32)
+        return next(self.module.parameters(), torch.empty(0)).dtype
 
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves the network to a device, its weights to a dtype, and returns it."""
@@ -149,8 +147,8 @@ class Network:
                 ys[name] = reduce(y, grid, title) if reduce and name != self.blocks[-1] else y
 
         self._run(batch, self._taps, keep)
-        by_head = self.head(ys[self.blocks[-1]]) if self.head else []
         tapped = [codes[name] for name in self.tapped_codes]  # (B, D) each
+        by_head = self.head(ys[self.blocks[-1]]) if self.head else []
         return Activations([ys[name] for name in self.blocks], tapped + by_head)
 
     def with_head(self, head: nn.Module | None) -> "Network":
@@ -189,8 +187,7 @@ class Network:
         """SHA-256 over the names, shapes and bytes of all parameters and buffers, 64 hex digits."""
         digest = hashlib.sha256()
         tensors = self.module.state_dict()
-        if self.head:
-            tensors |= self.head.state_dict(prefix="head.")
+        tensors |= self.head.state_dict(prefix="head.") if self.head else {}
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -205,8 +202,7 @@ class Network:
         """Shapes for one image: {"blocks": [(C_1, H_1, W_1), ..], "codes": [D_1, ..]}.
 
         Raises:
-            ValueError: a block gives no maps, or negative ones, as before a ReLU; or an output is
-                not finite, as with weights that lack a layer.
+            ValueError: a block gives no maps, or negative ones; or an output is not finite.
         """
         ys, codes = self(self.probe())
         for name, y in zip(self.blocks, ys):
@@ -301,19 +297,16 @@ def resize_transform(
     std: Sequence[float] = IMAGENET_STD,
     interpolation: T.InterpolationMode = T.InterpolationMode.BILINEAR,
 ) -> Transform:
-    """Makes the input transform: (x / 255 - mean) / std per channel.
+    """Makes the input transform, an RGB image -> (3, size, size) float: (x / 255 - mean) / std.
 
     Args:
         size: side of the result.
         crop: False stretches the image to a square, as the paper's evidence suggests. True is
             torchvision's way for ImageNet: the shorter side to size * 256 / 224, then the central
             square.
-        mean: three numbers, by default ImageNet's.
-        std: three numbers, by default ImageNet's.
+        mean: per channel; default ImageNet's.
+        std: per channel; default ImageNet's.
         interpolation: of the resize.
-
-    Returns:
-        A function: RGB image -> (3, size, size) float tensor.
     """
     side = [size * 256 // 224] if crop else [size, size]
     steps = [T.Resize(side, interpolation), *([T.CenterCrop(size)] if crop else [])]
@@ -324,12 +317,10 @@ def resize_transform(
 def split_transform(transform: Transform) -> tuple[Transform, nn.Module]:
     """Splits a transform into its work on each image and its work on a batch at once.
 
-    Args:
-        transform: any; of one that ends as `resize_transform` does, floats are made of a batch.
-
     Returns:
         Two functions: an RGB image -> (3, H, W) tensor; a batch (B, 3, H, W) of these -> floats,
-        bit for bit those of `transform`.
+        bit for bit those of `transform`. The latter has work to do if `transform` ends as
+        `resize_transform` does.
     """
     steps = list(transform.transforms) if isinstance(transform, T.Compose) else []
     match steps[-2:]:
@@ -340,14 +331,9 @@ def split_transform(transform: Transform) -> tuple[Transform, nn.Module]:
 
 
 def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArray[np.uint8]:
-    """Shows what the network saw.
+    """Turns a transformed image, (3, H, W) float, back into a picture, (H, W, 3) uint8.
 
-    Args:
-        image: one transformed image, (3, H, W) float.
-        transform: the one that made it, whose `Normalize` is undone; default ImageNet's.
-
-    Returns:
-        The picture, (H, W, 3) uint8.
+    Undoes the `Normalize` of the transform that made it, by default ImageNet's.
     """
     steps = [s for s in getattr(transform, "transforms", []) if isinstance(s, T.Normalize)]
     mean, std = (steps[-1].mean, steps[-1].std) if steps else (IMAGENET_MEAN, IMAGENET_STD)
@@ -356,6 +342,6 @@ def to_picture(image: torch.Tensor, transform: Transform | None = None) -> NDArr
 
 
 def pick_device(device: Device = "auto") -> torch.device:
-    """A torch device by its name; "auto" is the GPU where there is one, else the CPU."""
+    """A torch device by its name; "auto" is the GPU if there is one, else the CPU."""
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(auto if device == "auto" else device)
