@@ -1,7 +1,4 @@
-"""The images of a profile, and choosing queries among them.
-
-The profiles are the embedded scenes, a folder of photographs, Imagenette and ImageNet.
-"""
+"""The images of a profile, and choosing queries among them."""
 
 import hashlib
 import os
@@ -22,9 +19,6 @@ from .images import Images, ImageSet, list_images
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 PROFILES = ("embedded", "folder", "imagenette", "imagenet")
 SCENES = ROOT / "data" / "scenes"  # the embedded images
-
-
-# ---- profiles -----------------------------------------------------------------------------------
 
 
 def load_images(
@@ -123,7 +117,14 @@ def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
     name = "imagenette2-320"
     if not (root / name).is_dir():
         url, md5 = Imagenette._ARCHIVES["320px"]
-        _download(url, md5, root, name)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as aside:
+                download_and_extract_archive(url, root, aside, md5=md5)
+                Path(aside, name).rename(root / name)  # once it is whole
+        except (OSError, RuntimeError) as error:
+            advice = f"Download {url} elsewhere, unpack it in {root}, and run again"
+            raise RuntimeError(f"{name} could not be downloaded ({error}). {advice}") from error
     imagenette = Imagenette(root, split="train", size="320px")
     class_names = {wnid: names[0] for wnid, names in zip(imagenette.wnids, imagenette.classes)}
     parts = [list_images(root / name / split) for split in ("train", "val")]
@@ -141,27 +142,12 @@ def _load_imagenet(root: Path) -> tuple[ImageSet, ImageSet]:
     return list_images(splits[0]), list_images(splits[1])
 
 
-def _download(url: str, md5: str, root: Path, name: str) -> None:
-    """Unpacks the folder `name` of an archive aside and moves it into `root` when it is whole."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as aside:
-            download_and_extract_archive(url, root, aside, md5=md5)
-            Path(aside, name).rename(root / name)
-    except (OSError, RuntimeError) as error:
-        advice = f"Download {url} elsewhere, unpack it in {root}, and run again"
-        raise RuntimeError(f"{name} could not be downloaded ({error}). {advice}") from error
-
-
 def _draw(images: ImageSet, most: int, seed: int, names: Sequence[str] = ()) -> ImageSet:
     """At most so many images, balanced over the classes, besides the named ones."""
     if not 0 < most < len(images):
         return images
     named = choose_queries(images, names=names) if names else []
     return images[sorted({*choose_queries(images, most, seed), *named})]
-
-
-# ---- choosing queries ---------------------------------------------------------------------------
 
 
 def choose_queries(

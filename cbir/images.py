@@ -461,9 +461,8 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
 
 def _below(root: Path, skipped: Counter[str]) -> Iterator[AnyPath]:
     """Yields all files below a folder, and counts what it skips."""
-    folders: list[AnyPath] = [root]  # a loop: they may lie deeper than Python can call
-    while folders:
-        folder = folders.pop()
+    folders: list[AnyPath] = [root]
+    for folder in folders:  # they may lie deeper than Python can call
         try:
             entries = list(os.scandir(folder))
         except OSError:  # no permission, or too long a path

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from enum import Enum
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,13 +32,6 @@ class Activations(NamedTuple):
 
     ys: list[torch.Tensor]
     codes: list[torch.Tensor]
-
-
-class Shapes(TypedDict):
-    """Shapes for one image: blocks [(C_1, H_1, W_1), ..] and codes [D_1, ..]."""
-
-    blocks: list[tuple[int, ...]]
-    codes: list[int]
 
 
 class Network:
@@ -198,7 +191,7 @@ class Network:
         return self.transform(noise_image())[None]
 
     @cached_property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> dict[str, Any]:
         """Shapes for one image: {"blocks": [(C_1, H_1, W_1), ..], "codes": [D_1, ..]}.
 
         Raises:
@@ -213,14 +206,15 @@ class Network:
         for name, output in zip([*self.blocks, *self.codes], [*ys, *codes]):
             if not output.isfinite().all():
                 raise ValueError(f"{name!r} is not finite: try other weights, or 'vgg16_conv'")
-        return Shapes(blocks=[tuple(y.shape[1:]) for y in ys], codes=[c.shape[1] for c in codes])
+        blocks = [tuple(y.shape[1:]) for y in ys]
+        return {"blocks": blocks, "codes": [code.shape[1] for code in codes]}
 
     @cached_property
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Every convolution, pooling and linear layer in the order they run.
+        """(name, class, output shape for one image) of the layers, in the order they run.
 
-        A layer is its name, its class's name and the shape of its output for one image. If a tap
-        point follows a layer (its ReLU, its residual sum), the layer bears the tap's name.
+        They are convolutions, pools and linear layers. If a tap point follows one (its ReLU, its
+        residual sum), the layer bears the tap's name.
         """
         layers: list[tuple[str, str, tuple[int, ...]]] = []
 

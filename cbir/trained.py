@@ -67,9 +67,6 @@ class Codes(nn.Module):
         return x * kept / (1 - self.dropout)
 
 
-# ---- retrained codes -----------------------------------------------------------------------------
-
-
 def train_codes(
     net: Network,
     images: Images | AnyPath | Iterable[AnyPath],
@@ -237,9 +234,6 @@ def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> N
     return y_N
 
 
-# ---- the IM-like descriptor ----------------------------------------------------------------------
-
-
 def train_hidden_layer(
     codes: NDArray[np.floating] | Rows,
     labels: Sequence[str],
@@ -302,9 +296,6 @@ def hidden_codes(
         block = torch.as_tensor(np.asarray(codes[start : start + ROWS]), dtype=torch.float32)
         out[start : start + ROWS] = encoder(block.to(weight.device)).cpu().numpy()
     return out
-
-
-# ---- training ------------------------------------------------------------------------------------
 
 
 def _check_classes(classes: Sized, what: str) -> None:
