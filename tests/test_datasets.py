@@ -1,7 +1,7 @@
 """The images of a profile, and choosing queries among them."""
 
 import hashlib
-import tarfile
+import shutil
 import unicodedata
 from itertools import product
 from pathlib import Path
@@ -36,8 +36,7 @@ def test_queries_come_from_different_classes_in_their_order_by_the_seed_alone():
     assert len(set(cbir.choose_queries(flat_images(20), 10))) == 10
 
 
-def test_fewer_classes_than_queries():
-    """A class gives its second image only after every class gave one."""
+def test_a_class_gives_its_second_image_after_every_class_gave_one():
     images = flat_images(10, ["a"] * 6 + ["b"] * 3 + ["c"])
     for seed in range(10):
         rows = cbir.choose_queries(images, 6, seed)
@@ -72,7 +71,6 @@ def test_queries_of_a_store_are_readable(folder, tmp_path, tiny_net):
 
 
 def test_known_factors(tmp_path):
-    """The class where there are classes; background and palette of the scenes alone."""
     factors = cbir.known_factors(flat_images(3))
     assert list(factors) == [] and len(factors) == 3
     (tmp_path / "manifest.csv").write_bytes(b"file,background\xff\n1,2,3,4")  # somebody else's
@@ -102,7 +100,6 @@ def test_hold_out_is_disjoint_and_complete_and_takes_its_share_of_every_class():
 
 
 def test_hold_out_moves_few_images_when_there_are_more():
-    """One more of a class makes at most one a query and one no query."""
     images = flat_images(100, ["ant"] * 40 + ["bee"] * 60)
     _, queries = datasets.hold_out(images)
     for row in range(0, 100, 7):
@@ -193,12 +190,11 @@ def test_the_embedded_images_are_files_of_the_project():
 def archive(tmp_path, monkeypatch, published):
     """A small archive in Imagenette's place, served on this machine."""
     folder, address = published
-    source = tmp_path / "source" / "imagenette2-320"
+    source = tmp_path / "source"
     for split, wnid in product(("train", "val"), Imagenette._WNID_TO_CLASS):
-        write_image(source / split / wnid / "0.JPEG", (4, 4))
-    archive = folder / "imagenette2-320.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(source, source.name)
+        write_image(source / "imagenette2-320" / split / wnid / "0.JPEG", (4, 4))
+    archive = Path(shutil.make_archive(folder / "imagenette2-320", "gztar", source))
+    archive = archive.rename(folder / "imagenette2-320.tgz")
     monkeypatch.setenv("no_proxy", "*")
     about = (f"{address}{archive.name}", hashlib.md5(archive.read_bytes()).hexdigest())
     monkeypatch.setitem(Imagenette._ARCHIVES, "320px", about)

