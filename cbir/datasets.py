@@ -33,13 +33,11 @@ def load_images(
     """Loads the images of a profile.
 
     Args:
-        profile: "embedded" takes the scenes of data/scenes; "folder" takes two folders, and of
-            their files those that are images by their suffix or have none;
-            images in a query folder inside the image folder are left out of the database;
-            "imagenette" downloads torchvision's Imagenette on first use (320 px, checked by hash);
-            "imagenet" takes the user's copy of ILSVRC in the layout of
-            torchvision.datasets.ImageNet, train/ and val/ with a folder per class. Of the last two
-            the validation images are the queries.
+        profile: "embedded", the scenes of data/scenes; "folder", two folders, of which files with
+            an image's suffix or none are taken (a query folder inside the image folder is left out
+            of the database); "imagenette", downloaded on first use (320 px, checked by hash);
+            "imagenet", the user's copy of ILSVRC in the layout of torchvision.datasets.ImageNet.
+            Of the last two the validation images are the queries.
         images: the folder of "folder", "imagenette" or "imagenet".
         queries: the query folder of "folder"; "": one image in ten is held out.
         seed: draws what is held out and what `max_images` and `max_queries` leave.
@@ -51,8 +49,8 @@ def load_images(
         The database and the queries; their `skipped` counts what was left out of the folders.
 
     Raises:
-        ValueError: the profile is unknown, a folder is missing or not wanted, its classes would be
-            "train" and "val", or a query's name fits several images.
+        ValueError: the arguments do not fit the profile, the classes would be "train" and "val", or
+            a query's name fits several images.
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """
@@ -158,19 +156,17 @@ def choose_queries(
 ) -> list[int]:
     """Chooses query images of different classes.
 
-    If there are fewer than n classes, a class gives a second image only after every class gave
-    one. Images without labels count as one class.
+    A class gives a second image only after every class gave one. Images without labels count as
+    one class; unreadable images of a store are passed over.
 
     Args:
-        images: an `ImageSet`, a store (whose unreadable images are passed over), a folder or a
-            list of files.
+        images: an `ImageSet`, a store, a folder or a list of files.
         n: number of queries.
         seed: of the draw.
         names: names as in `images.files`, or their last parts; these are taken and none is drawn.
 
     Returns:
-        Rows of `images`: drawn ones in the order of the classes, named ones in the order of
-        `names`.
+        Rows of `images`: drawn ones in the order of the classes, named ones in that of `names`.
 
     Raises:
         FileNotFoundError: there is no image of that name.
@@ -209,14 +205,9 @@ def _row_of(images: Images, name: str) -> int:
 
 
 def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Splits images into a database and queries.
+    """Splits images into a database and queries: a share of every class, at least one of two.
 
     An image's turn depends on its name alone, so that more images move few of the others.
-
-    Args:
-        images: the images.
-        share: part of every class that becomes queries; at least one image if the class has two.
-        seed: of the draw.
 
     Raises:
         ValueError: no query can be spared.

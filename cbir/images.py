@@ -63,7 +63,7 @@ class UnreadableImage(ValueError):
 
 
 def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image file the way a viewer shows it.
+    """Opens an image file the way a viewer shows it, in RGB.
 
     An animation gives its first frame. The image is turned as its EXIF tag says, converted to sRGB
     by its colour profile, laid over white where it is transparent, and 16 bits are reduced to 8. If
@@ -71,11 +71,7 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
 
     Args:
         path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open.
-        max_pixels: a larger image is refused, and so is one with a side more than `MAX_RATIO`
-            times the other.
-
-    Returns:
-        The image in RGB.
+        max_pixels: a larger image is refused, and one with a side over `MAX_RATIO` times the other.
 
     Raises:
         UnreadableImage: with the reason.
@@ -91,7 +87,10 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
         nonblock = getattr(os, "O_NONBLOCK", 0)  # not to wait for a pipe put there a moment ago
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             try:
-                _check_file(os.fstat(file.fileno()))
+                size = os.fstat(file.fileno()).st_size
+                _refuse_if(not stat.S_ISREG(os.fstat(file.fileno()).st_mode), "no regular file")
+                _refuse_if(size == 0, "empty file")
+                _refuse_if(size > MAX_BYTES, f"{size:,} bytes, more than {MAX_BYTES:,}")
                 return _decode(file, max_pixels)
             except UnreadableImage:
                 raise
@@ -103,14 +102,9 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
         raise _in_words(error) from error
 
 
-def _check_file(about: os.stat_result) -> None:
-    """Raises UnreadableImage for a pipe, an empty file or one that is too large."""
-    if not stat.S_ISREG(about.st_mode):
-        raise UnreadableImage("no regular file")
-    if not about.st_size:
-        raise UnreadableImage("empty file")
-    if about.st_size > MAX_BYTES:
-        raise UnreadableImage(f"{about.st_size:,} bytes, more than {MAX_BYTES:,}")
+def _refuse_if(condition: bool, reason: str) -> None:
+    if condition:
+        raise UnreadableImage(reason)
 
 
 def _first_bytes(file: BinaryIO, n: int = -1) -> bytes:
@@ -120,7 +114,7 @@ def _first_bytes(file: BinaryIO, n: int = -1) -> bytes:
 
 
 def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Image:
-    """Decodes a file; without its metadata the image stays unturned."""
+    """Decodes a file; without `metadata` the image stays unturned."""
     with _read_header(file) as image:
         _check_cost(image, file, max_pixels)
         if not metadata:  # a TIFF's pixels are turned by `load` itself
@@ -146,25 +140,18 @@ def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
 
 def _check_cost(image: ImageFile.ImageFile, file: BinaryIO, max_pixels: int) -> None:
     """Raises UnreadableImage for an image that would take too long or too much memory."""
-    pixels = image.width * image.height
-    size = f"{image.width} x {image.height} pixels"
-    if pixels > max_pixels:
-        raise UnreadableImage(f"{size}, more than {max_pixels:,}")
-    if max(image.size) > MAX_RATIO * min(image.size):
-        raise UnreadableImage(f"{size}, one side more than {MAX_RATIO} times the other")
+    pixels, size = image.width * image.height, f"{image.width} x {image.height} pixels"
+    _refuse_if(pixels > max_pixels, f"{size}, more than {max_pixels:,}")
+    elongated = max(image.size) > MAX_RATIO * min(image.size)
+    _refuse_if(elongated, f"{size}, one side more than {MAX_RATIO} times the other")
     if image.format in ("JPEG", "MPO"):
         scans = _first_bytes(file, MAX_BYTES).count(b"\xff\xda")  # no scan holds it inside
-        if pixels * scans > MAX_SCANNED:
-            raise UnreadableImage(f"a JPEG of {scans} scans over {pixels:,} pixels")
-    if pixels > MAX_SLOW and image.tile and image.tile[0][0] in Image.DECODERS:
-        slow = "a run-length encoded BMP or plain PPM"
-        raise UnreadableImage(f"{slow} of more than {MAX_SLOW:,} pixels")
+        _refuse_if(pixels * scans > MAX_SCANNED, f"a JPEG of {scans} scans over {pixels:,} pixels")
+    slow = bool(image.tile) and image.tile[0][0] in Image.DECODERS and pixels > MAX_SLOW
+    _refuse_if(slow, f"a run-length encoded BMP or plain PPM of more than {MAX_SLOW:,} pixels")
     tags = getattr(image, "tag_v2", {})  # of a TIFF
-    if tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0) > LARGE:
-        raise UnreadableImage(f"a TIFF with tiles of more than {LARGE:,} pixels")
-
-
-# ---- damaged files -------------------------------------------------------------------------------
+    tile = tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0)
+    _refuse_if(tile > LARGE, f"a TIFF with tiles of more than {LARGE:,} pixels")
 
 
 def _mend(file: BinaryIO, max_pixels: int, error: Exception) -> Image.Image:
@@ -264,8 +251,6 @@ def _tiff_kind(start: bytes, file: Any) -> str:
     return "" if ordinary else f"{samples} sample{'s' * (samples != 1)} of {max(bits)} bits"
 
 
-# ---- colours -------------------------------------------------------------------------------------
-
 SRGB = ImageCms.createProfile("sRGB")
 MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}  # by a profile's colour space
 LEVELS = np.indices((6, 6, 6), np.uint8).reshape(3, 216).T * 51
@@ -287,8 +272,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     alpha = None
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several names for it
         values = np.asarray(image, dtype=np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadableImage("integers beyond 16 bits: no agreed grey scale")
+        beyond = values.min() < 0 or values.max() > 65535
+        _refuse_if(beyond, "integers beyond 16 bits: no agreed grey scale")
         if "transparency" in image.info:
             alpha = Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255)
         image = Image.fromarray((values // 257).astype(np.uint8))
@@ -325,8 +310,6 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             return ImageCms.applyTransform(image.convert(mode), transform) or image
     return image.convert("RGB")
 
-
-# ---- folders -------------------------------------------------------------------------------------
 
 AnyImages = TypeVar("AnyImages", bound="Images")
 
@@ -416,21 +399,15 @@ def list_images(images: AnyPath | Iterable[AnyPath]) -> ImageSet: ...
 def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
     """Lists the images of a folder, or takes a list of files.
 
-    Links to folders are not followed. Files that cannot be read are listed like all others.
+    A folder is listed to any depth, without hidden files and folders, `FOREIGN_FOLDERS`, backups
+    ("a.jpg~") and links to folders; files that cannot be read are listed like all others. The root
+    of a list of files is their common folder. A label is the first folder below the root, "" if
+    there is none. An `ImageSet` or a store is returned as it is.
 
     Example:
         >>> images = list_images("photos")
         >>> images.files[0], images.labels[0]  # doctest: +SKIP
         ('cat/1.jpg', 'cat')
-
-    Args:
-        images: a folder, listed to any depth, without hidden files and folders, folders that a NAS,
-            a trash or an archive made (`FOREIGN_FOLDERS`), and backups ("a.jpg~"); or a list of
-            files. An `ImageSet` or a store is returned as it is.
-
-    Returns:
-        The images. A label is the first folder below the root, "" if there is none. The root of a
-        list is the files' common folder.
 
     Raises:
         FileNotFoundError: the folder or a file does not exist.

@@ -92,8 +92,8 @@ def train_codes(
 
     Args:
         net: the network. Codes that it has are left out of the result.
-        images: the database: a folder, a list of files or an `ImageSet` with classes; or a store
-            with the extra "windows", made by `net`, from which y_N is read.
+        images: the database, with classes; or a store with the extra "windows", made by `net`, from
+            which y_N is read.
         widths: of the layers; VGG16 has two of 4096.
         epochs: passes over the images.
         batch_size: images per step.
@@ -107,8 +107,8 @@ def train_codes(
             whatever images the database has by now.
 
     Returns:
-        The network with the codes in its `head`, a `Codes`. `head.about` has the classes, the
-        number of images, the settings and the accuracy on the images held out (NaN if none were).
+        The network with the codes in its `head`. `head.about` has the classes, the number of
+        images, the settings and the accuracy on the images held out (NaN if none were).
 
     Raises:
         ValueError: fewer than two classes; or `path` holds layers that were made otherwise.
@@ -187,9 +187,8 @@ def network_of(
     """Finds the network that made a store.
 
     Args:
-        made_by: the store's `network` (dict), as `Network.provenance` gives it.
-        net: the network to check. By default it is loaded by its name, with the store's crop and
-            precision.
+        made_by: the store's `network`, as `Network.provenance` gives it.
+        net: the network to check; by default it is loaded with the store's crop and precision.
         weights: as in `load_network`; unused with `net`.
         device: as in `load_network`; unused with `net`.
         folder: where retrained codes lie: beside the store.
@@ -247,18 +246,10 @@ def train_hidden_layer(
 ) -> tuple[nn.Sequential, float]:
     """Trains IM(x), as far as the paper tells: "a hidden layer after the last fully connected one".
 
-    The layer, with a ReLU, and a softmax over the classes are trained as in `train_codes`.
-
-    Args:
-        codes: (N, D) float32, the activations y_{N+2} of the database. Rows of NaN are left out.
-        labels: N class names; rows of "" are left out.
-        width: of the hidden layer; default D / 2, as IMAGENET1M's 2048 is half of 4096.
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: learning rate at the start.
-        seed: of weights, order and sample.
-        device: where to train.
-        most: images that are held in memory; a larger database is sampled.
+    The layer, with a ReLU, and a softmax over the classes are trained as in `train_codes` on the
+    (N, D) activations y_{N+2} of the database. Rows of NaN and rows labelled "" are left out; of
+    more than `most` rows a sample is held in memory. The default width is D / 2, as IMAGENET1M's
+    2048 is half of 4096.
 
     Returns:
         The hidden layer, (B, D) -> (B, width), and the softmax's accuracy on these images.

@@ -30,7 +30,7 @@ from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
 from .networks import Device, Network, pick_device, resize_transform
 
 Weights = AnyPath | None
-Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # kernel and bias of one layer after the other
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # kernel and bias, layer after layer
 
 
 class Taps(NamedTuple):
@@ -154,9 +154,6 @@ def slim_vgg16(num_classes: int = 10, batch_norm: bool = False) -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
-# ---- where weights are ---------------------------------------------------------------------------
-
-
 def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
     """Finds the file that `load_network` would read, so that its errors come before a run starts.
 
@@ -243,9 +240,6 @@ def _download(name: str, url: str) -> Path:
     raise NoDownload(reason, f"{advice} {NO_DOWNLOAD}")
 
 
-# ---- what files of weights hold ------------------------------------------------------------------
-
-
 def _load(module: nn.Module, path: Path, name: str) -> None:
     """Reads a file of weights into a network's module."""
     names = list(module.state_dict())
@@ -278,8 +272,7 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read_vgg16(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
     """Reads VGG16's original weights, or those of its convolutions, from Keras' HDF5 or from ONNX.
 
-    `names` are those of the module's parameters: weight and bias of every layer in turn. Returns a
-    state dict for RGB input in Caffe's scale, `CAFFE_INPUT`.
+    Returns a state dict for RGB input in Caffe's scale, by `names`: weight and bias of each layer.
     """
     if len(names) not in (26, 32):
         raise ValueError(f"{path} fits VGG16 only: load_network('vgg16', weights=path)")
@@ -320,9 +313,6 @@ def _read_keras(h5py: Any, path: Path, layers: list[str]) -> Pairs:
     return pairs
 
 
-# ---- torchvision's networks, the embedded one and the original convolutions ----------------------
-
-
 def _from_torchvision(name: str, weights: Weights, path: Path | None, crop: bool) -> Network:
     with torch.device("cpu" if path is None else "meta"):  # on the latter, nothing is drawn
         if name == "embedded":
@@ -354,9 +344,6 @@ def taps_of(name: str, module: nn.Module) -> Taps:
     features: Any = module.features
     pools = [f"features.{i}" for i, m in enumerate(features) if isinstance(m, nn.MaxPool2d)]
     return Taps(pools, [] if name == ORIGINAL else ["classifier.1", "classifier.4"])
-
-
-# ---- timm's networks -----------------------------------------------------------------------------
 
 
 def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool) -> Network:
