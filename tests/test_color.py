@@ -54,14 +54,11 @@ def n_bars(query, *retrieved, **switches):
     return pytest.approx(cbir.published_distances(query, retrieved, **switches) * 75 / 2)
 
 
-def test_bins_of_ten_values():
+def test_bars_of_ten_values_are_cut_off_at_three_tenths():
     """Three bars of height 1 each; 10 and 19 share a bin."""
     colors = [(10, 10, 10), (19, 10, 10), (9, 10, 10), (20, 10, 9), (249, 249, 249)]
     assert [0, 0, 2, 4, 6] == n_bars(one_color(10, 10, 10), *(one_color(*c) for c in colors))
-
-
-def test_bars_are_cut_off_at_three_tenths():
-    """Ten pixels: up to three of them a bar grows by a third, from there on it stays."""
+    # Ten pixels: up to three of them a bar grows by a third, from there on it stays.
     images = [np.uint8([[[0, 0, 0]] * n + [[100, 0, 0]] * (10 - n)]) for n in range(11)]
     for n, image in enumerate(images):
         assert [min(1, n / 3) + 1 - min(1, (10 - n) / 3)] == n_bars(images[0], image)

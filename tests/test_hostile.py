@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_image
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 from test_images import png, turned
@@ -99,22 +99,17 @@ WHOLE = whole_files()
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_is_damaged_below_is_whole_above(name, tmp_path):
-    (tmp_path / "a").write_bytes(WHOLE[name])
-    assert cbir.open_image(tmp_path / "a").mode == "RGB"
-
-
-@settings(max_examples=400)
-@given(st.sampled_from(sorted(WHOLE)), st.lists(CHANGE, min_size=1, max_size=8))
+@settings(max_examples=15)
+@example([])
+@given(st.lists(CHANGE, min_size=1, max_size=8))
 def test_damaged_files_are_read_or_refused(tmp_path_factory, name, changes):
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damage(WHOLE[name], changes))
     try:
         image = cbir.open_image(path)
+        assert image.mode == "RGB" and image.width * image.height <= 100_000_000
     except cbir.UnreadableImage as error:
-        assert str(error).isprintable() and 0 < len(str(error)) < 300
-        return
-    assert image.mode == "RGB" and image.width * image.height <= 100_000_000
+        assert changes and str(error).isprintable() and 0 < len(str(error)) < 300
 
 
 def tiff(width, height, data, **tags):
@@ -128,17 +123,6 @@ def tiff(width, height, data, **tags):
     return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + data
 
 
-def tiled(side):
-    data = zlib.compress(bytes(10**6))
-    return tiff(10, 10, data, _322=side, _323=side, _324="here", _325=1000)
-
-
-def gif_canvas():
-    """A GIF of 65535 x 65535 pixels, of which one of 9 x 9 is drawn."""
-    screen = struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
-    return b"GIF89a" + screen + b"," + struct.pack("<HHHHB", 0, 0, 9, 9, 0) + b"\2\0;"
-
-
 def saved(mode, format, size=(8, 8), color=0, **options):
     return encoded(Image.new(mode, size, color), format, **options)
 
@@ -149,11 +133,11 @@ def scans(n, size):
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * n + data[-2:]
 
 
-def much_metadata():
-    data = saved("L", "JPEG")
-    return data[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300 + data[2:]
-
-
+TILE = dict(_322=20_000, _323=20_000, _324="here", _325=1000)
+METADATA = (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 300
+# A GIF of 65535 x 65535 pixels, of which one of 9 x 9 is drawn.
+CANVAS = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
+CANVAS += b"," + struct.pack("<HHHHB", 0, 0, 9, 9, 0) + b"\2\0;"
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
 BAD = {
     "empty.jpg": (lambda: b"", "empty file"),
@@ -168,12 +152,12 @@ BAD = {
     "elongated.png": (lambda: png(30_000, 2, 8, 0, b""), "one side more than 1000 times"),
     "elongated.bmp": (lambda: run_length_bmp(10**8, 1, b"\0\2\0\xff" * 100), "one side more than"),
     "lines.bmp": (lambda: run_length_bmp(20_000, 5000, b"\1\1\0\0" * 5000), "run-length encoded"),
-    "tile.tif": (lambda: tiled(20_000), "tiles of more than"),
+    "tile.tif": (lambda: tiff(10, 10, zlib.compress(bytes(10**6)), **TILE), "tiles of more than"),
     "samples.tif": (lambda: tiff(10, 10, b"", _277=65535, _273="here"), "65535 samples of 8 bits"),
     "itself.tif": (lambda: b"II*\0" + struct.pack("<IHI", 8, 0, 8), "."),  # its next page
     "scans.jpg": (lambda: scans(500, (3000, 3000)), "a JPEG of 506 scans"),
-    "metadata.jpg": (much_metadata, "bytes of metadata"),
-    "canvas.gif": (gif_canvas, "more than 100,000,000"),
+    "metadata.jpg": (lambda: b"\xff\xd8" + METADATA + saved("L", "JPEG")[2:], "bytes of metadata"),
+    "canvas.gif": (lambda: CANVAS, "more than 100,000,000"),
     "program.eps": (lambda: POSTSCRIPT, "not an image"),
     "drawing.wmf": (lambda: b"\xd7\xcd\xc6\x9a" + bytes(100), "not an image"),
     "plain.ppm": (lambda: b"P3 3000 2000 255 " + b"1 " * 100, "plain PPM"),
@@ -335,10 +319,9 @@ def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
 @pytest.mark.posix
 def test_a_file_that_becomes_a_pipe_or_goes_or_shrinks_is_not_waited_for(tmp_path, monkeypatch):
     """The system would end a process that has a file mapped which becomes shorter."""
-    with pytest.raises(cbir.UnreadableImage, match="no regular file"):
-        cbir.open_image(tmp_path)
-    with pytest.raises(cbir.UnreadableImage, match="no such file"):
-        cbir.open_image(tmp_path / "gone.png")
+    for path, reason in [(tmp_path, "no regular file"), (tmp_path / "gone.png", "no such file")]:
+        with pytest.raises(cbir.UnreadableImage, match=reason):
+            cbir.open_image(path)
     Image.fromarray(np.zeros((500, 500, 3), np.uint8)).save(tmp_path / "a.tif")
     real = module._read_header
 
