@@ -1,7 +1,4 @@
-"""RGB histograms (Figs 7-10, Table I), and the formula behind the printed distances.
-
-Images are (H, W, 3) uint8, of any size; anything else raises ValueError.
-"""
+"""RGB histograms (Figs 7-10, Table I), and the formula behind the printed distances."""
 
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -65,7 +62,7 @@ def _bars(rgb: Image, spilt: float, overflow: bool, clip: bool) -> tuple[Floats,
 
 
 def _checked(image: ArrayLike) -> Image:
-    """An RGB image as an array (H, W, 3)."""
+    """An RGB image as an array; ValueError for anything but (H, W, 3) uint8."""
     rgb = np.asarray(image)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
         got = f"{rgb.shape} of {rgb.dtype}"

@@ -50,13 +50,11 @@ class Network:
         codes: names of the submodules whose outputs flatten to (B, D); may be empty.
         transform: an RGB image -> (3, H, W) float tensor; default `resize_transform()`.
         name: written into every store as provenance.
-        rectify: sets negative values of blocks to 0, if they do not end in a ReLU (residual sums,
-            SiLU, GELU): the method counts active neurons. Codes stay: L1 needs no sign.
-        trim: cuts the last rows and columns of blocks, down to a whole multiple of the last one's:
-            position i of an unpadded stride-2 pool begins at position 2i of its input, so that the
-            squares of Eq. 11-12 stay where they belong.
-        head: more codes from y_N, (B, C_N, H_N, W_N) -> [(B, D), ..], named by its `names`; see
-            `train_codes`.
+        rectify: sets negative values of blocks to 0, if they do not end in a ReLU: the method
+            counts active neurons. Codes stay: L1 needs no sign.
+        trim: cuts blocks at the end, to a whole multiple of the last one: position i of an unpadded
+            stride-2 pool begins at position 2i of its input, as Eq. 11-12 have it.
+        head: more codes from y_N, (B, C_N, H_N, W_N) -> [(B, D), ..]; see `train_codes`.
 
     Raises:
         ValueError: a submodule does not exist, or there is no block.
@@ -111,12 +109,10 @@ class Network:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor, reduce: Reduce | None = None) -> Activations:
-        """Runs one forward pass without gradients.
+        """Runs one forward pass over (B, 3, H, W) float, without gradients.
 
-        Args:
-            batch: (B, 3, H, W) float.
-            reduce: applied to every block except the last as soon as it is computed; `ys` holds
-                its results, so that the large maps are freed during the pass.
+        `reduce` is applied to every block except the last as soon as it is computed; `ys` holds its
+        results, so that the large maps are freed during the pass.
 
         Raises:
             ValueError: the pass does not reach a submodule.
@@ -252,10 +248,8 @@ def noise_image() -> Image.Image:
 def transform_identity(transform: Transform) -> dict[str, Any]:
     """Identifies a transform by data, as JSON has it: its `repr` and its modules may change.
 
-    Returns:
-        {"size", "crop", "interpolation", "mean", "std"} of one like `resize_transform`'s; of any
-        other its qualified name and its public attributes, steps among them. Two functions of one
-        name are the same.
+    Gives {"size", "crop", "interpolation", "mean", "std"} of one like `resize_transform`'s, of any
+    other its qualified name and its public attributes. Two functions of one name are the same.
     """
     identity: Any = transform
     match getattr(transform, "transforms", None):
@@ -293,14 +287,8 @@ def resize_transform(
 ) -> Transform:
     """Makes the input transform, an RGB image -> (3, size, size) float: (x / 255 - mean) / std.
 
-    Args:
-        size: side of the result.
-        crop: False stretches the image to a square, as the paper's evidence suggests. True is
-            torchvision's way for ImageNet: the shorter side to size * 256 / 224, then the central
-            square.
-        mean: per channel; default ImageNet's.
-        std: per channel; default ImageNet's.
-        interpolation: of the resize.
+    Stretches the image to a square, as the paper's evidence suggests. With `crop`, it goes
+    torchvision's way for ImageNet: the shorter side to size * 256 / 224, then the central square.
     """
     side = [size * 256 // 224] if crop else [size, size]
     steps = [T.Resize(side, interpolation), *([T.CenterCrop(size)] if crop else [])]
@@ -309,12 +297,10 @@ def resize_transform(
 
 
 def split_transform(transform: Transform) -> tuple[Transform, nn.Module]:
-    """Splits a transform into its work on each image and its work on a batch at once.
+    """Splits a transform into its work on each image and, if it ends as ours, on a batch at once.
 
-    Returns:
-        Two functions: an RGB image -> (3, H, W) tensor; a batch (B, 3, H, W) of these -> floats,
-        bit for bit those of `transform`. The latter has work to do if `transform` ends as
-        `resize_transform` does.
+    Gives two functions: an RGB image -> (3, H, W) tensor; a batch (B, 3, H, W) of these -> floats,
+    bit for bit those of `transform`.
     """
     steps = list(transform.transforms) if isinstance(transform, T.Compose) else []
     match steps[-2:]:

@@ -103,8 +103,7 @@ def train_codes(
             Every class keeps at least one image to train on.
         seed: of weights, order, dropout, and the images held out.
         most: images that are trained on; a larger database is sampled, balanced over the classes.
-        path: a file (.safetensors) for the layers. If it exists, it is read instead of training,
-            whatever images the database has by now.
+        path: a file (.safetensors) for the layers; if it exists, it is read instead of training.
 
     Returns:
         The network with the codes in its `head`. `head.about` has the classes, the number of
@@ -277,8 +276,7 @@ def hidden_codes(
 ) -> NDArray[np.float32]:
     """Computes the IM-like descriptor, (N, width), by an encoder of `train_hidden_layer`.
 
-    Rows of NaN stay NaN. With `path`, a file (.npy), the result is mapped from there: memory does
-    not grow with N.
+    Rows of NaN stay NaN. With `path` (.npy) the result is a mapped file: memory stays constant.
     """
     weight = next(encoder.parameters())  # (width, D)
     shape, kind = (len(codes), len(weight)), np.float32

