@@ -154,19 +154,11 @@ def choose_queries(
     seed: int = 0,
     names: Sequence[str] = (),
 ) -> list[int]:
-    """Chooses query images of different classes.
+    """Chooses n query images of different classes: rows of `images`, in the order of the classes.
 
     A class gives a second image only after every class gave one. Images without labels count as
-    one class; unreadable images of a store are passed over.
-
-    Args:
-        images: an `ImageSet`, a store, a folder or a list of files.
-        n: number of queries.
-        seed: of the draw.
-        names: names as in `images.files`, or their last parts; these are taken and none is drawn.
-
-    Returns:
-        Rows of `images`: drawn ones in the order of the classes, named ones in that of `names`.
+    one class; unreadable images of a store are passed over. `names`, as in `images.files` or their
+    last parts, are taken in their order, and none is drawn.
 
     Raises:
         FileNotFoundError: there is no image of that name.

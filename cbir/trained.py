@@ -29,8 +29,6 @@ from .zoo import Weights, load_network
 CODES_FILE = "codes.safetensors"  # beside the stores of a run
 RETRAINED = "retrained"  # what the names of such codes end with
 MAPS = 256  # images per read of y_N, which are large
-Layers = tuple[Sequence[int], int, float]  # widths, number of classes, dropout
-Training = tuple[int, int, float, int, Device]  # epochs, batch size, learning rate, seed, device
 ROWS = 4096  # codes per batch of the IM-like layer
 
 
@@ -99,11 +97,12 @@ def train_codes(
         batch_size: images per step.
         lr: learning rate at the start.
         dropout: share of the hidden units that a step leaves out.
-        held_out: share of the images, balanced over the classes, that only measure the accuracy.
-            Every class keeps at least one image to train on.
+        held_out: share of the images, balanced over the classes, that only measure the accuracy;
+            every class keeps an image to train on.
         seed: of weights, order, dropout, and the images held out.
-        most: images that are trained on; a larger database is sampled, balanced over the classes.
-        path: a file (.safetensors) for the layers; if it exists, it is read instead of training.
+        most: images to train on; a larger database is sampled, balanced over the classes.
+        path: a file (.safetensors) for the layers; if it exists, it is read instead of training,
+            whatever images the database has by now.
 
     Returns:
         The network with the codes in its `head`. `head.about` has the classes, the number of
@@ -183,14 +182,10 @@ def network_of(
     device: Device = "auto",
     folder: AnyPath = "",
 ) -> Network:
-    """Finds the network that made a store.
+    """Finds the network that made a store, by `made_by`, its `Network.provenance`.
 
-    Args:
-        made_by: the store's `network`, as `Network.provenance` gives it.
-        net: the network to check; by default it is loaded with the store's crop and precision.
-        weights: as in `load_network`; unused with `net`.
-        device: as in `load_network`; unused with `net`.
-        folder: where retrained codes lie: beside the store.
+    It is `net`, or else one loaded by its name, with the store's crop and precision and with the
+    retrained codes in `folder`, beside the store. `weights` and `device`: as in `load_network`.
 
     Raises:
         ValueError: the network is another one, or `made_by` has a name that is unknown.
@@ -293,7 +288,9 @@ def _check_classes(classes: Sized, what: str) -> None:
         raise ValueError(f"{what} trained on fewer than two classes. Give every class a folder")
 
 
-def _fit(inputs: torch.Tensor, targets: torch.Tensor, layers: Layers, how: Training) -> Codes:
+def _fit(
+    inputs: torch.Tensor, targets: torch.Tensor, layers: tuple[Any, ...], how: tuple[Any, ...]
+) -> Codes:
     """Trains `Codes` on rows in memory: (n, D) float, their classes (n,) int64."""
     (widths, n_classes, dropout), (epochs, batch_size, lr, seed, device) = layers, how
     with torch.random.fork_rng(devices=[]):

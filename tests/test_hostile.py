@@ -1,7 +1,4 @@
-"""Hostile folders, images and stores are refused: without a crash, a hang, or much memory.
-
-Damaged files are read or refused, whatever bytes bit rot or malice changes.
-"""
+"""Hostile folders, images and stores are refused: without a crash, a hang, or much memory."""
 
 import io
 import json
@@ -241,7 +238,6 @@ def test_a_sparse_giant_is_refused_by_its_size(tmp_path):
 
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
-    """With eight threads, the memory of one: the lock is held while any of them loads."""
     busy, most, real = [], [], module._to_rgb
 
     def noted(image):
@@ -340,12 +336,10 @@ def test_a_file_that_becomes_a_pipe_or_goes_or_shrinks_is_not_waited_for(tmp_pat
 
 
 class Owned:
-    """Makes a folder when it is unpickled."""
-
     def __init__(self, path):
         self.path = str(path)
 
-    def __reduce__(self):
+    def __reduce__(self):  # called when it is unpickled
         return os.mkdir, (self.path,)
 
 

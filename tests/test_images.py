@@ -68,9 +68,10 @@ def test_links(tmp_path):
 
 
 def test_a_list_of_files_keeps_its_order_and_takes_labels_below_the_common_folder(tmp_path):
-    files = [write_image(tmp_path / name) for name in ["c/2.png", "a/1.png", "a/b/3.png"]]
+    names = ["c/2.png", "a/1.png", "a/b/3.png"]
+    files = [write_image(tmp_path / name) for name in names]
     images = cbir.list_images(files)
-    assert (images.files, images.labels) == (["c/2.png", "a/1.png", "a/b/3.png"], ["c", "a", "a"])
+    assert (images.files, images.labels) == (names, ["c", "a", "a"])
     assert cbir.list_images([str(f) for f in files]) == images == cbir.list_images(images)
     assert cbir.list_images(files[:1]).labels == [""]
 

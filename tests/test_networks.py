@@ -187,10 +187,13 @@ def test_provenance_is_what_json_gives_back(tiny_net):
     assert len({str(n.provenance) for n in options}) == 3
 
 
-transform_of = networks.transform_identity
+@dataclass
+class Brighten:
+    by: float
 
 
-def test_a_transform_is_known_by_its_data(monkeypatch):
+def test_a_transform_is_known_by_its_data_or_by_name_and_attributes(monkeypatch):
+    transform_of = networks.transform_identity
     monkeypatch.setattr(nn.Module, "__repr__", lambda self: f"<{id(self)}>")  # may change
     known = {"size": [224, 224], "crop": None, "interpolation": "bilinear"}
     known |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -198,22 +201,13 @@ def test_a_transform_is_known_by_its_data(monkeypatch):
     cropped = cbir.resize_transform(crop=True, interpolation=T.InterpolationMode.BICUBIC)
     other = {"size": [256], "crop": [224, 224], "interpolation": "bicubic"}
     assert transform_of(cropped) == known | other
-
-
-@dataclass
-class Brighten:
-    by: float
-
-
-def test_other_transforms_are_known_by_name_and_attributes():
     preset = transform_of(models.VGG16_Weights.IMAGENET1K_V1.transforms())
     assert preset["name"].endswith("ImageClassification") and preset["crop_size"] == [224]
     steps = [[T.Resize(9), T.ToImage(), Brighten(by)] for by in (1, 1, 2)]
     first, again, brighter = map(transform_of, map(T.Compose, steps))
     assert first == again != brighter
     assert first["transforms"][2] == {"name": f"{__name__}.Brighten", "by": 1}
-    function = transform_of(test_a_transform_is_known_by_its_data)
-    assert function == {"name": f"{__name__}.test_a_transform_is_known_by_its_data"}
+    assert transform_of(conv_net) == {"name": f"{__name__}.conv_net"}
 
 
 @pytest.mark.cuda

@@ -121,7 +121,6 @@ def write_keras(path, width=1 / 8):
 
 
 def test_keras_weights_compute_what_keras_computes(tmp_path):
-    """On maps (H, W, C), with colours in Caffe's order."""
     kernels = write_keras(tmp_path / "vgg.h5")
     net = cbir.load_network("embedded", weights=tmp_path / "vgg.h5", device="cpu")
     convolutions = [m for m in net.module.features if isinstance(m, nn.Conv2d)]
