@@ -36,11 +36,7 @@ MEASURES = dict.fromkeys(_SHARES, Measure("max", 2)) | {HISTOGRAM_DISTANCE: Meas
 
 
 def measure(name: str) -> Measure:
-    """Finds a measure by a column of `Evaluation`: `measure("class P@5")`, `measure("same class")`.
-
-    Raises:
-        ValueError: there is no such measure.
-    """
+    """Finds a measure by a column of `Evaluation`, "class P@5", or "same class"; or ValueError."""
     general = re.sub(r"P@\d+$", "P@k", re.sub(r"^same (.+)$", r"\1 P@k", name))
     if general not in MEASURES:
         raise ValueError(unknown_choice("measure", name, MEASURES))
@@ -69,12 +65,8 @@ def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices:
 def common_in_top_k(a: ArrayLike, b: ArrayLike) -> Values:
     """Computes the share of rows that two rankings have in common, in any order.
 
-    Args:
-        a: (Q, k) rows of the database.
-        b: (Q, k) rows of the same.
-
-    Returns:
-        (Q,) float64, NaN for queries that were not searched for (indices of -1).
+    Both (Q, k) rows of the database -> (Q,) float64, NaN for queries that were not searched for
+    (indices of -1).
     """
     a, b = np.asarray(a), np.asarray(b)
     share = (a[:, :, None] == b[:, None]).any(axis=2).mean(axis=1)
@@ -91,8 +83,7 @@ def average_precision(query_values: ArrayLike, database_values: ArrayLike, indic
 
     AP = 1 / min(R, K) * the sum, over those ranks j <= K that hold a relevant row, of the
     precision at j, if R rows of the database are relevant. Over the whole database (K = N) this
-    is the usual average precision, without interpolation. Over fewer ranks it is AP@K: 1 if the
-    first min(R, K) ranks are all relevant.
+    is the usual average precision, without interpolation; over fewer ranks it is AP@K.
 
     Args:
         query_values: Q values, None or NaN if unknown.
@@ -148,15 +139,15 @@ class Evaluation:
     """
 
     def __init__(self, database: Store, queries: Store, colors: Sequence[Any] = ()) -> None:
-        """Reads what is known about the images.
+        """Reads what is known about the images of both stores.
 
         Args:
-            database: the store that is searched.
-            queries: the store of the queries.
+            database: is searched.
+            queries: of its images.
             colors: colour histograms of both, (N, 75) and (Q, 75), as the extra "color" of
                 `extract`. Without, a file is opened when its image is first found.
         """
-        of_image, of_query = known_factors(database), known_factors(queries)
+        of_image, of_query = map(known_factors, (database, queries))
         of_image[~database.described] = None
         self.of_image, self.of_query = (known.where(known != "") for known in (of_image, of_query))
         self.factors = list(of_query.columns.intersection(of_image.columns))
@@ -165,9 +156,12 @@ class Evaluation:
             share = self.of_image[factor].value_counts() / database.described.sum()
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
-        self.colors = [np.asarray(stored) for stored in colors] if colors else None
-        self._color_of = [*map(_color_of, (database, queries), self.colors or (None, None))]
-        self._near_distances: dict[float, Values] = {}
+        self.colors = [np.asarray(stored) for stored in colors]
+        self._color_of: list[Callable[[int], Values]] = [of.__getitem__ for of in self.colors]
+        if not self.colors:  # of the files, each opened once
+            for store in (database, queries):
+                self._color_of.append(functools.cache(functools.partial(_color, store)))
+        self._nearby = functools.cache(self._near_distances)  # the same for every ranking
 
     def shares(
         self, indices: Rows, k: int = 5, cutoffs: Sequence[int] = (), ap: bool = False
@@ -178,7 +172,7 @@ class Evaluation:
             indices: (Q, K) rows of the database, nearest first.
             k: how many ranks count; all if there are fewer, as in a small database.
             cutoffs: further ranks c for "class P@c".
-            ap: whether to take "class AP", over all K ranks.
+            ap: adds "class AP", over all K ranks.
 
         Returns:
             A row per query, NaN if it was unreadable; columns "class P@c" for k and the cutoffs,
@@ -197,11 +191,11 @@ class Evaluation:
         """Measures rankings by all that is known, colours too.
 
         Args:
-            indices: as in `shares`.
-            k: as in `shares`.
+            indices: as in `shares`, and so are k and the options `cutoffs` and `ap`.
+            k: ranks.
             near: share of the database that counts as near to a query in colour. With it, classes
                 and `colors` there is "both P@k": the share of hits of the same class and near.
-            options: `cutoffs` and `ap` of `shares`.
+            options: of `shares`.
 
         Returns:
             A row per query: the columns of `shares`, "both P@k" and "histogram distance".
@@ -211,7 +205,7 @@ class Evaluation:
         if near and "class" in self.factors and self.colors:
             wanted, values = (known["class"].to_numpy() for known in (self.of_query, self.of_image))
             same = values[indices[:, :k]] == wanted[:, None]
-            both = (same & (distances <= self._near_distance(near)[:, None])).mean(axis=1)
+            both = (same & (distances <= self._nearby(near)[:, None])).mean(axis=1)
             scores[f"both P@{k}"] = np.where(scores[f"class P@{k}"].notna(), both, np.nan)
         return scores.assign(**{HISTOGRAM_DISTANCE: distances.mean(axis=1)})
 
@@ -224,25 +218,17 @@ class Evaluation:
             distances[query] = histogram_distance(of_query(query), found)
         return distances
 
-    def _near_distance(self, near: float) -> Values:
-        """Returns each query's histogram distance within which that share of the database lies.
-
-        It is the same for every ranking: (Q,), NaN for an unreadable query.
-        """
-        if near not in self._near_distances:
-            assert self.colors  # `__call__` looks
-            of_images, of_queries = self.colors
-            of_images = of_images[np.isfinite(of_images).all(axis=1)]
-            distances = (histogram_distance(of_images, color) for color in of_queries)
-            self._near_distances[near] = np.array([np.quantile(d, near) for d in distances])
-        return self._near_distances[near]
+    def _near_distances(self, near: float) -> Values:
+        """Returns each query's histogram distance within which that share of the database lies."""
+        of_images, of_queries = self.colors
+        of_images = of_images[np.isfinite(of_images).all(axis=1)]
+        distances = (histogram_distance(of_images, color) for color in of_queries)
+        return np.array([np.quantile(d, near) for d in distances])
 
 
-def _color_of(store: Store, stored: NDArray[np.floating] | None) -> Callable[[int], Values]:
-    """Returns a function from a row to its colour histogram, stored or of the file, kept."""
-    if stored is not None:
-        return stored.__getitem__
-    return functools.cache(lambda row: color_histogram(np.asarray(open_image(store.path(row)))))
+def _color(store: Store, row: int) -> Values:
+    """Returns the colour histogram of a store's file, (75,)."""
+    return color_histogram(np.asarray(open_image(store.path(row))))
 
 
 # ---- class against colour -----------------------------------------------------------------------
@@ -253,12 +239,7 @@ def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_
 
     Another one beats a point if it is at least as good in both values and better in one.
 
-    Args:
-        maximised: (n,) float, of which more is better.
-        minimised: (n,) float, of which less is better.
-
-    Returns:
-        (n,) bool; False for a point with NaN.
+    (n,) values of which more is better, and less -> (n,) bool, False for a point with NaN.
     """
     x, y = np.asarray(maximised, float), np.asarray(minimised, float)
     as_good = (x >= x[:, None]) & (y <= y[:, None])  # (n, n): the column's point beats the row's
