@@ -5,14 +5,11 @@ test_reproduce.py runs the commands.
 
 import io
 import re
-import subprocess
 import sys
 
 import pytest
 
-import cbir
 from cbir import cli, notebooks
-from cbir.common import ROOT
 from cbir.run import OPTIONS
 
 COMMANDS = ["reproduce", "evidence", "query", "explore", "sweep", "report", "compare", "parameters"]
@@ -45,11 +42,6 @@ def test_letters_that_the_terminal_has_not_are_spelt_out(monkeypatch):
         cli.main(["--help"])
     western.flush()
     assert r"\u03b7 of \u5199\u771f.jpg, é" in western.buffer.getvalue().decode("cp1252")
-
-
-def test_python_m_cbir():
-    command = [sys.executable, "-m", "cbir", "--version"]
-    assert subprocess.check_output(command, text=True, cwd=ROOT) == f"cbir {cbir.__version__}\n"
 
 
 def test_parameters_are_listed_with_defaults_and_notebooks(capsys):
