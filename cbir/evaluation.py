@@ -1,6 +1,10 @@
 """How good rankings are, query by query: shares of the nearest images, average precision, colour.
 
 An image of unknown class (its label is "") is relevant to no query, and has no class score as one.
+
+Rankings are `indices` (Q, k), rows of the database, nearest first; -1 for a query that was not
+searched for. Values of Q queries and N database images, such as classes, are None or NaN if
+unknown. Measures are (Q,) float64, NaN if there is nothing to measure.
 """
 
 import functools
@@ -43,31 +47,15 @@ def measure(name: str) -> Measure:
     return MEASURES[general]
 
 
-# ---- measures of rankings -----------------------------------------------------------------------
-
-
 def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: Rows) -> Values:
-    """Computes precision at k: the share of a query's hits that have its value (class, ..).
-
-    Args:
-        query_values: Q values, None or NaN if unknown.
-        database_values: N values; None or NaN is relevant to no query.
-        indices: (Q, k) rows of the database.
-
-    Returns:
-        (Q,) float64, NaN for queries of unknown value or not searched for (indices of -1).
-    """
+    """Computes precision at k: the share of a query's hits that have its value (class, ..)."""
     query_values = np.asarray(query_values)
     same = np.asarray(database_values)[indices] == query_values[:, None]  # (Q, k)
     return np.where(_searched(indices) & pd.notna(query_values), same.mean(axis=1), np.nan)
 
 
 def common_in_top_k(a: ArrayLike, b: ArrayLike) -> Values:
-    """Computes the share of rows that two rankings have in common, in any order.
-
-    Both (Q, k) rows of the database -> (Q,) float64, NaN for queries that were not searched for
-    (indices of -1).
-    """
+    """Computes the share of rows that two rankings (Q, k) have in common, in any order: (Q,)."""
     a, b = np.asarray(a), np.asarray(b)
     share = (a[:, :, None] == b[:, None]).any(axis=2).mean(axis=1)
     return np.where(_searched(a) & _searched(b), share, np.nan)
@@ -83,15 +71,8 @@ def average_precision(query_values: ArrayLike, database_values: ArrayLike, indic
 
     AP = 1 / min(R, K) * the sum, over those ranks j <= K that hold a relevant row, of the
     precision at j, if R rows of the database are relevant. Over the whole database (K = N) this
-    is the usual average precision, without interpolation; over fewer ranks it is AP@K.
-
-    Args:
-        query_values: Q values, None or NaN if unknown.
-        database_values: N values; None or NaN is relevant to no query.
-        indices: (Q, K) rows of the database, nearest first.
-
-    Returns:
-        (Q,) float64, NaN for queries without a relevant row or not searched for (indices of -1).
+    is the usual average precision, without interpolation; over fewer ranks it is AP@K. NaN for
+    queries without a relevant row.
     """
     query_values, database_values = np.asarray(query_values), np.asarray(database_values)
     relevant = database_values[indices] == query_values[:, None]  # (Q, K)
@@ -108,22 +89,16 @@ def distance_by_layer(a: ArrayLike, b: ArrayLike, widths: Sequence[int]) -> Valu
     Args:
         a: (P, D) rows; pairs with NaN are left out.
         b: (P, D) rows, the other ones of the pairs.
-        widths: dimensions of the layers, one after the other.
+        widths: dimensions of the layers, one after the other, or ValueError if not D in sum.
 
     Returns:
         (len(widths),) float64, whose sum is the distance.
-
-    Raises:
-        ValueError: the widths do not add up to D.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if sum(widths) != a.shape[1]:
         raise ValueError(f"layers of {list(widths)} dimensions do not make up {a.shape[1]}")
     layers = np.split(np.nanmean(np.abs(a - b), axis=0), np.cumsum(widths)[:-1])
     return np.array([layer.sum() for layer in layers])
-
-
-# ---- rankings of a store's queries --------------------------------------------------------------
 
 
 class Evaluation:
@@ -141,11 +116,8 @@ class Evaluation:
     def __init__(self, database: Store, queries: Store, colors: Sequence[Any] = ()) -> None:
         """Reads what is known about the images of both stores.
 
-        Args:
-            database: is searched.
-            queries: of its images.
-            colors: colour histograms of both, (N, 75) and (Q, 75), as the extra "color" of
-                `extract`. Without, a file is opened when its image is first found.
+        `colors` are the colour histograms of both, (N, 75) and (Q, 75), as the extra "color" of
+        `extract`. Without, a file is opened when its image is first found.
         """
         of_image, of_query = map(known_factors, (database, queries))
         of_image[~database.described] = None
@@ -169,14 +141,14 @@ class Evaluation:
         """Measures rankings by classes and factors; no image is opened.
 
         Args:
-            indices: (Q, K) rows of the database, nearest first.
+            indices: (Q, K).
             k: how many ranks count; all if there are fewer, as in a small database.
             cutoffs: further ranks c for "class P@c".
             ap: adds "class AP", over all K ranks.
 
         Returns:
-            A row per query, NaN if it was unreadable; columns "class P@c" for k and the cutoffs,
-            "class AP", "background P@k" and "palette P@k", as far as these are known.
+            A row per query; columns "class P@c" for k and the cutoffs, "class AP", "background
+            P@k" and "palette P@k", as far as these are known.
         """
         columns = {}
         for factor in self.factors:
@@ -188,17 +160,10 @@ class Evaluation:
         return pd.DataFrame(columns, index=range(len(indices)))
 
     def __call__(self, indices: Rows, k: int = 5, near: float = 0, **options: Any) -> pd.DataFrame:
-        """Measures rankings by all that is known, colours too.
+        """Measures rankings by all that is known: `shares`, "both P@k", "histogram distance".
 
-        Args:
-            indices: as in `shares`, and so are k and the options `cutoffs` and `ap`.
-            k: ranks.
-            near: share of the database that counts as near to a query in colour. With it, classes
-                and `colors` there is "both P@k": the share of hits of the same class and near.
-            options: of `shares`.
-
-        Returns:
-            A row per query: the columns of `shares`, "both P@k" and "histogram distance".
+        "both P@k" is the share of hits of the query's class that are also near to it in colour, if
+        `near` says which share of the database is near, and classes and `colors` are known.
         """
         scores = self.shares(indices, k, **options)
         distances = self._color_distances(indices[:, :k])
@@ -210,7 +175,7 @@ class Evaluation:
         return scores.assign(**{HISTOGRAM_DISTANCE: distances.mean(axis=1)})
 
     def _color_distances(self, indices: Rows) -> Values:
-        """Returns histogram distances of the queries to their hits: (Q, k), NaN if not searched."""
+        """Returns histogram distances of the queries to their hits, (Q, k)."""
         of_image, of_query = self._color_of
         distances = np.full(indices.shape, np.nan)
         for query in np.flatnonzero(_searched(indices)).tolist():
@@ -231,13 +196,8 @@ def _color(store: Store, row: int) -> Values:
     return color_histogram(np.asarray(open_image(store.path(row))))
 
 
-# ---- class against colour -----------------------------------------------------------------------
-
-
 def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
-    """Tells which points no other point beats.
-
-    Another one beats a point if it is at least as good in both values and better in one.
+    """Tells which points no other beats, by being as good in both values and better in one.
 
     (n,) values of which more is better, and less -> (n,) bool, False for a point with NaN.
     """
@@ -248,15 +208,10 @@ def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_
 
 
 def class_color_plane(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Arranges means for `plots.plane`: precision in class against histogram distance.
+    """Arranges `statistics.means` for `plots.plane`: class ("class P@5") against colour.
 
-    Args:
-        results: what `statistics.means` gives.
-        metric: the precision in class, "class P@5".
-
-    Returns:
-        Columns descriptor, x, x_low, x_high (class), y, y_low, y_high (distance), and front:
-        whether no other descriptor's means beat it.
+    Columns descriptor, x, x_low, x_high (class), y, y_low, y_high (histogram distance), and front:
+    whether no other descriptor's means beat it.
     """
     axes = []
     for axis, name in {"x": metric, "y": HISTOGRAM_DISTANCE}.items():

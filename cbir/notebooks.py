@@ -47,9 +47,6 @@ WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_
 --profile photographs, or the file by -p weights FILE; -p networks '[embedded, vgg16_conv]'"""
 
 
-# ---- which there are, and their parameters -------------------------------------------------------
-
-
 def folder() -> Path:
     """Where the notebooks lie: the variable CBIR_NOTEBOOKS, else the project's."""
     return Path(os.environ.get("CBIR_NOTEBOOKS") or ROOT / "notebooks")
@@ -83,9 +80,6 @@ def by_number(numbers: str) -> list[str]:
     return selected
 
 
-# ---- checked before anything is written ----------------------------------------------------------
-
-
 def check(
     profile: str = "embedded",
     name: str | None = None,
@@ -100,9 +94,7 @@ def check(
     Raises:
         ValueError: an unknown profile or parameter, a value that has no meaning, or one that the
             run's stores were not made with.
-        FileNotFoundError: a folder of images or a file of weights is not there.
-        NoDownload: weights are not here, and their server does not answer.
-        ImportError: a network needs a package that is missing.
+        OSError, ImportError: images, weights, their server or a package are not there.
     """
     profiles = {path.stem: path for path in sorted((ROOT / "profiles").glob("*.yaml"))}
     if profile not in profiles:
@@ -179,9 +171,6 @@ def absolute(name: str, value: Any) -> Any:
     if path and (name in PATHS or (name in PATHS_OR_NAMES and os.path.exists(path))):
         return os.path.abspath(path)
     return value
-
-
-# ---- running them --------------------------------------------------------------------------------
 
 
 def reproduce(
@@ -278,9 +267,6 @@ def execute(notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO)
     executed = papermill.iorw.load_notebook_node(str(output))
     executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
     papermill.iorw.write_ipynb(executed, str(output))
-
-
-# ---- what results depend on ----------------------------------------------------------------------
 
 
 def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:

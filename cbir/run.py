@@ -64,8 +64,6 @@ class Run:
         self.name = name
         self.path = Path(folder or runs_folder()) / name
 
-    # ---- describing ------------------------------------------------------------------------------
-
     @property
     def settings(self) -> dict[str, Any]:
         """How its images are described: what `describe` was given, and all of `OPTIONS`."""
@@ -211,8 +209,6 @@ class Run:
     def connect(self) -> AbstractContextManager[Any]:
         """The Dask client that the option "scheduler" asks for; None without one."""
         return connect(self.settings["scheduler"])
-
-    # ---- results ---------------------------------------------------------------------------------
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
