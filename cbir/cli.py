@@ -26,8 +26,6 @@ on where it stopped. `cbir parameters` lists what -p can set; README.md tells th
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which word was probably meant."""
-
     def error(self, message: str) -> NoReturn:
         choices = re.findall(r"[\w-]+", message.partition("choose from")[2])
         known = choices or re.findall(r"(?<!\S)--[\w-]+", self.format_help())

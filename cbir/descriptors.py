@@ -73,18 +73,10 @@ def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
 def significant(
     y_N: torch.Tensor, q: float = 0.5, threshold: Threshold = "absolute"
 ) -> torch.Tensor:
-    """Eq. 8: z_{N,k}, which neurons of the last block are significant.
+    """Eq. 8: z_{N,k}, which neurons of y_N, (B, C_N, H_N, W_N), are significant: bool.
 
     "absolute" is y_N >= q, as printed. "relative" is y_N / (its maximum in the image) > q, as
     released; an image without activation has no significant neuron.
-
-    Args:
-        y_N: (B, C_N, H_N, W_N) float.
-        q: the threshold's value.
-        threshold: "absolute" or "relative".
-
-    Returns:
-        (B, C_N, H_N, W_N) bool.
     """
     check_recipe(q, threshold)
     if threshold == "absolute":
@@ -93,15 +85,10 @@ def significant(
 
 
 def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.Tensor:
-    """Eq. 13 on the last block's grid: how many channels find a position significant.
+    """Eq. 13 on the last block's grid: how many channels of z_N find a position significant.
 
-    Args:
-        z_N: (B, C_N, H_N, W_N) bool, from `significant`.
-        counting: "count" is the number of channels, as printed; "union" whether any does, as
-            released.
-
-    Returns:
-        (B, H_N, W_N) int64; bool for "union".
+    z_N is `significant`'s. "count" is the number of channels, (B, H_N, W_N) int64, as printed;
+    "union" whether any does, bool, as released.
     """
     check_recipe(counting=counting)
     return z_N.sum(dim=1) if counting == "count" else z_N.any(dim=1)
@@ -173,17 +160,14 @@ def window_mean(y: torch.Tensor, grid: Sequence[int], name: str) -> tuple[torch.
 def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[torch.Tensor]]:
     """Computes `window_means` and the codes in one pass, which keeps no block but the last."""
     ys, codes = net(batch, reduce=window_mean)
-    means: list[Any] = list(ys)
-    means[-1] = window_mean(ys[-1], ys[-1].shape[-2:], "the last block")
-    return means, codes
+    means: list[Any] = ys[:-1]
+    return [*means, window_mean(ys[-1], ys[-1].shape[-2:], "the last block")], codes
 
 
 def split_windows(windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]) -> Windows:
     """Restores `window_means` from the flat rows that the extra "windows" of a store keeps.
 
-    Args:
-        windows: (B, sum C_m * H_N * W_N) float.
-        blocks: the blocks' shapes, [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
+    (B, sum C_m * H_N * W_N), and the blocks' shapes [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
     """
     _, height, width = blocks[-1]
     maps = windows.reshape(len(windows), -1, height, width)
@@ -235,10 +219,7 @@ def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Des
         >>> cbir.describe(net, batch, **cbir.AS_RELEASED).eta.shape
         torch.Size([2, 1208])
 
-    Args:
-        net: what describes.
-        batch: (B, 3, H, W) float, transformed images.
-        recipe: the options of `conv_descriptor`.
+    `batch` is (B, 3, H, W), transformed images; the recipe as in `conv_descriptor`.
     """
     means, codes = forward_windows(net, batch)
     eta_conv = weigh(means, **recipe)

@@ -192,7 +192,7 @@ def reproduce(
         name: the run's, default the profile's.
         given: parameters that differ from the profile.
         notebooks: the names of those to execute.
-        log: where the notebooks' stderr goes, default ours.
+        log: takes the notebooks' stderr, default ours.
 
     Raises:
         ValueError: as `check` does; and what papermill raises where a notebook fails.

@@ -18,17 +18,9 @@ Pooling = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
 def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
-    """Divides every row, or every part of a row, by its L2 norm; zeros and NaN stay.
+    """Divides every row of (N, D), or every part of a row, by its L2 norm; zeros and NaN stay.
 
-    Args:
-        rows: (N, D) float.
-        parts: widths of the parts, with sum D.
-
-    Returns:
-        (N, D) of the same dtype.
-
-    Raises:
-        ValueError: the widths do not add up to D.
+    `parts` are the widths of the parts, ValueError if their sum is not D. The dtype stays.
     """
     rows = np.asarray(rows)
     widths = [rows.shape[1]] if parts is None else list(parts)

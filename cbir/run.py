@@ -184,9 +184,7 @@ class Run:
     def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
         """The images of `stores`, the database's and the queries.
 
-        Args:
-            max_images: of the database at most, drawn and balanced over the classes; 0: all.
-            max_queries: queries at most, drawn alike.
+        Of them at most `max_images` and `max_queries`, drawn and balanced over the classes; 0: all.
         """
         found: list[Images] = []
         for part, store, most in zip(PARTS, self._open(), (max_images, max_queries)):
@@ -266,12 +264,9 @@ class Run:
         self.record(results=others + table.to_dict("records"))
 
     def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
-        """Adds to metrics.json the queries of which the database has a copy.
+        """Adds to metrics.json, and returns, [[query's file, file of its copy in the database]].
 
         A copy is at distance 0, or at one that rounding makes of it in another batch.
-
-        Returns:
-            [[file of the query, file of the copy], ..].
         """
         copies = np.argwhere(hits.distances <= COPY * np.nanmedian(hits.distances))
         pairs = [[queries.files[i], database.files[hits.indices[i, rank]]] for i, rank in copies]
