@@ -44,9 +44,8 @@ def runs_folder() -> Path:
 
 def cores() -> int:
     """Counts the cores that this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:

@@ -97,8 +97,8 @@ def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.T
 def trace(z: torch.Tensor, side: Sequence[int]) -> torch.Tensor:
     """Eq. 11-12: every position of block N marks the rectangle under it in block m.
 
-    No two rectangles overlap, so Eq. 13's z_m is the last block's map with every cell repeated:
-    (B, H_N, W_N), from `significance_map`, -> (B, H_m, W_m), `side`, of the same dtype.
+    No two overlap, so Eq. 13's z_m is the last block's map with every cell repeated: (B, H_N, W_N),
+    from `significance_map`, -> (B, H_m, W_m), `side`, of the same dtype.
     """
     rows, cols = window(side, z.shape[1:])
     return z.repeat_interleave(rows, dim=1).repeat_interleave(cols, dim=2)

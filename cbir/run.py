@@ -160,15 +160,9 @@ class Run:
     ) -> Described:
         """Opens the run's stores; describes the images first if nothing has done so.
 
-        With extras the same images are described into other stores, once.
-
-        Args:
-            extras: more descriptors, as in `extract`.
-            folder: where the stores with extras lie, as in `describe`.
-            network: what describes them, default the run's.
-            max_images: as in `images`.
-            max_queries: as in `images`.
-            recipe: the keywords of `conv_descriptor`, default the run's.
+        With `extras`, as in `extract`, the same `images` are described into other stores, once:
+        those of `folder`, as in `describe`, by default with the run's network and recipe (the
+        keywords of `conv_descriptor`).
         """
         database, queries = self._open()
         if network is None:
@@ -222,14 +216,11 @@ class Run:
 
     def save_table1(self, table: pd.DataFrame) -> None:
         """Saves `cbir.table1` as table1.csv (six decimals, as the paper), .md, .tex and .html."""
-        texts = {
-            "csv": table.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-            "md": tables.to_markdown(table),
-            "tex": tables.to_latex(table),
-            "html": tables.to_html(table),
-        }
-        for suffix, text in texts.items():
-            write_atomically(self.path / f"table1.{suffix}", text)
+        texts = {"md": tables.to_markdown, "tex": tables.to_latex, "html": tables.to_html}
+        as_csv = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        write_atomically(self.path / "table1.csv", as_csv)
+        for suffix, write in texts.items():
+            write_atomically(self.path / f"table1.{suffix}", write(table))
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""

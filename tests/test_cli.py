@@ -65,16 +65,15 @@ def test_notebooks_by_their_numbers():
         notebooks.parameters("99_none")
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ("reprodce", "did you mean 'reproduce'?"),
-        ("query photo.jpg --metric cosin", "did you mean 'cosine'?"),
-        ("query photo.jpg --mtric=cosine", "unrecognized arguments: --mtric=cosine"),
-        ("reproduce --profil embedded --scheduler", "expected one argument"),
-    ],
-)
-def test_misspelt_commands_and_options(words, said, capsys):
+MISSPELT = """reprodce|did you mean 'reproduce'?
+query photo.jpg --metric cosin|did you mean 'cosine'?
+query photo.jpg --mtric=cosine|unrecognized arguments: --mtric=cosine
+reproduce --profil embedded --scheduler|expected one argument"""
+
+
+@pytest.mark.parametrize("line", MISSPELT.splitlines())
+def test_misspelt_commands_and_options(line, capsys):
+    words, said = line.split("|")
     _, err, code = say(capsys, *words.split())
     assert code == 2 and said in err.splitlines()[-1]
 
