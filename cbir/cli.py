@@ -26,20 +26,17 @@ on where it stopped. `cbir parameters` lists what -p can set; README.md tells th
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which word was probably meant."""
-
     def error(self, message: str) -> NoReturn:
-        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        known = wrong and re.findall(r"[\w-]+", wrong[2])
-        if not wrong:
-            wrong = re.search(r"unrecognized arguments: (\S+)", message)
-            known = re.findall(r"(?<!\S)--[\w-]+", self.format_help())
-        super().error(message + (did_you_mean(wrong[1], known or []) if wrong else ""))
+        choices = re.findall(r"[\w-]+", message.partition("choose from")[2])
+        known = choices or re.findall(r"(?<!\S)--[\w-]+", self.format_help())
+        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^\s']+)", message)
+        super().error(message + (did_you_mean(wrong[1], known) if wrong else ""))
 
 
 def _parser() -> _Parser:
-    as_it_is = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="cbir", description=DESCRIPTION, formatter_class=as_it_is)
+    parser = _Parser(
+        "cbir", None, DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"cbir {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -87,10 +84,7 @@ def _parser() -> _Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command.
-
-    Args:
-        argv: its words, default the shell's.
+    """Runs one command; `argv` are its words, default the shell's.
 
     Raises:
         SystemExit: with a sentence where the command fails, with 2 where it was misspelt.
@@ -192,8 +186,8 @@ def _parameters(args: argparse.Namespace) -> None:
     from .run import OPTIONS
 
     found: dict[tuple[str, str, str], list[str]] = {}  # by name, default and comment: where
-    for notebook, known in {n: parameters(n) for n in numbered()}.items():
-        known |= OPTIONS if notebook.startswith("02") else {}
+    for notebook in numbered():
+        known = parameters(notebook) | (OPTIONS if notebook.startswith("02") else {})
         for name, (default, comment) in known.items():
             found.setdefault((name, json.dumps(default), comment), []).append(notebook[:2])
     names = {name for name, _, _ in found}

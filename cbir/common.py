@@ -30,7 +30,7 @@ MAX_COMPARED = 10_000  # known words: they take a second, and files may be milli
 
 
 def images_folder() -> Path:
-    """Returns where downloaded images lie: data/ of a checkout, else the user's cache."""
+    """The folder of downloaded images: data/ of a checkout, else the user's cache."""
     if ROOT != INSTALLED:
         return ROOT / "data"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cbir")
@@ -43,53 +43,33 @@ def runs_folder() -> Path:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use, which may be fewer than the machine has."""
+    """Counts the cores that this process may use, which may be fewer than the machine has."""
     known = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """Suggests the known word that is nearest to another one, whatever the case.
-
-    Args:
-        word: the word that is not known.
-        known: the words that are; only the first `MAX_COMPARED` are compared.
+    """Suggests the nearest of the first `MAX_COMPARED` known words, whatever the case.
 
     Returns:
-        " (did you mean 'x'?)"; "" where none is near, or `word` is one of them.
+        " (did you mean 'x'?)"; "" if none is near, or `word` is one of them.
     """
     spelling = {str(k).lower(): str(k) for k in islice(known, MAX_COMPARED)}
     near = get_close_matches(str(word).lower(), spelling, 1)
-    if not near or spelling[near[0]] == word:
-        return ""
-    return f" (did you mean {spelling[near[0]]!r}?)"
+    return f" (did you mean {spelling[near[0]]!r}?)" if near and spelling[near[0]] != word else ""
 
 
 def unknown_choice(what: str, word: object, known: Iterable[object]) -> str:
-    """Words the message for a choice that does not exist.
-
-    Args:
-        what: what is chosen, such as "metric".
-        word: the choice that does not exist.
-        known: the choices that do.
-
-    Returns:
-        The message: the word, the one that was probably meant, and all that there are.
-    """
+    """Words the message for a choice that does not exist; `what` is chosen, such as "metric"."""
     choices = list(known)
     hint = did_you_mean(word, choices)
     return f"unknown {what} {word!r}{hint}: choose one of {', '.join(map(repr, choices))}"
 
 
 def write_atomically(path: AnyPath, text: str) -> Path:
-    """Writes a text file aside and moves it into place: a reader finds all of it or the old one.
+    """Writes a UTF-8 file aside and moves it into place: a reader finds all of it or the old one.
 
-    Args:
-        path: the file; its folder is made where there is none.
-        text: what it shall hold, written as UTF-8.
-
-    Returns:
-        The file's path.
+    Makes its folder if there is none, and returns the file's path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from .common import Balance, Counting, Scale, Threshold, unknown_choice
 from .networks import Network
 
+Windows = Sequence[tuple[torch.Tensor, int]]  # from `window_means`
+
 
 class Recipe(TypedDict, total=False):
     """The options of `conv_descriptor`; those left out are as printed."""
@@ -23,9 +25,6 @@ class Recipe(TypedDict, total=False):
     counting: Counting
     scale: Scale
     balance: Balance
-
-
-Windows = Sequence[tuple[torch.Tensor, int]]  # from `window_means`
 
 
 class Descriptors(NamedTuple):
@@ -49,10 +48,9 @@ def check_recipe(
 ) -> Recipe:
     """Fills in a recipe's defaults. Raises ValueError for a value that is out of range."""
     recipe: Recipe = dict(q=q, threshold=threshold, counting=counting, scale=scale, balance=balance)
-    choices_of = {"threshold": Threshold, "counting": Counting, "scale": Scale, "balance": Balance}
-    for name, choices in choices_of.items():
-        if recipe.get(name) not in get_args(choices):
-            raise ValueError(unknown_choice(name, recipe.get(name), get_args(choices)))
+    for name, kind in list(Recipe.__annotations__.items())[1:]:
+        if recipe.get(name) not in get_args(kind):
+            raise ValueError(unknown_choice(name, recipe.get(name), get_args(kind)))
     upper = float("inf") if threshold == "absolute" else 1
     if not 0 <= q <= upper:  # also refuses NaN
         raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
@@ -75,16 +73,10 @@ def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
 def significant(
     y_N: torch.Tensor, q: float = 0.5, threshold: Threshold = "absolute"
 ) -> torch.Tensor:
-    """Eq. 8: z_{N,k}, which neurons of the last block are significant.
+    """Eq. 8: z_{N,k}, which neurons of y_N, (B, C_N, H_N, W_N), are significant: bool.
 
-    Args:
-        y_N: (B, C_N, H_N, W_N) float.
-        q: the threshold's value.
-        threshold: "absolute" is y_N >= q, as printed. "relative" is y_N / (its maximum in the
-            image) > q, as released; an image without activation has no significant neuron.
-
-    Returns:
-        (B, C_N, H_N, W_N) bool.
+    "absolute" is y_N >= q, as printed. "relative" is y_N / (its maximum in the image) > q, as
+    released; an image without activation has no significant neuron.
     """
     check_recipe(q, threshold)
     if threshold == "absolute":
@@ -93,15 +85,10 @@ def significant(
 
 
 def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.Tensor:
-    """Eq. 13 on the last block's grid: how many channels find a position significant.
+    """Eq. 13 on the last block's grid: how many channels of z_N find a position significant.
 
-    Args:
-        z_N: (B, C_N, H_N, W_N) bool, from `significant`.
-        counting: "count" is the number of channels, as printed. "union" is 1 where any channel
-            does, as released.
-
-    Returns:
-        (B, H_N, W_N) int64; bool for "union".
+    z_N is `significant`'s. "count" is the number of channels, (B, H_N, W_N) int64, as printed;
+    "union" whether any does, bool, as released.
     """
     check_recipe(counting=counting)
     return z_N.sum(dim=1) if counting == "count" else z_N.any(dim=1)
@@ -110,24 +97,15 @@ def significance_map(z_N: torch.Tensor, counting: Counting = "count") -> torch.T
 def trace(z: torch.Tensor, side: Sequence[int]) -> torch.Tensor:
     """Eq. 11-12: every position of block N marks the rectangle under it in block m.
 
-    No two rectangles overlap, so Eq. 13's z_m is the last block's map with every cell repeated.
-
-    Args:
-        z: (B, H_N, W_N), from `significance_map`.
-        side: (H_m, W_m), whole multiples of (H_N, W_N).
-
-    Returns:
-        (B, H_m, W_m) of z's dtype.
+    No two overlap, so Eq. 13's z_m is the last block's map with every cell repeated: (B, H_N, W_N),
+    from `significance_map`, -> (B, H_m, W_m), `side`, of the same dtype.
     """
     rows, cols = window(side, z.shape[1:])
     return z.repeat_interleave(rows, dim=1).repeat_interleave(cols, dim=2)
 
 
 def window(side: Sequence[int], last: Sequence[int], name: str = "this block") -> tuple[int, int]:
-    """Eq. 9-12: (height, width) of the rectangle under a position of block N.
-
-    Raises ValueError if a side is not a whole multiple.
-    """
+    """Eq. 9-12: (height, width) of the rectangle under a position of block N, or ValueError."""
     rows, cols = side[0] // last[0], side[1] // last[1]
     if (rows * last[0], cols * last[1]) != tuple(side) or rows == 0 or cols == 0:
         hint = f"of the last block's {tuple(last)}; cbir.Network(.., trim=True) cuts what is over"
@@ -145,16 +123,13 @@ def conv_descriptor(ys: Sequence[torch.Tensor], **recipe: Unpack[Recipe]) -> tor
         ys: [y_1, .., y_N], N >= 1 tensors (B, C_m, H_m, W_m) >= 0. Each side is a whole multiple
             of y_N's.
         q: the threshold's value; default 0.5.
-        threshold: "absolute" (the default) or "relative": which neurons of y_N are significant,
-            see `significant`.
-        counting: "count" (the default) or "union": how channels add up in z_m, see
-            `significance_map`. "union" uses that one map for w_N too, where "count" gives each
-            channel its own z_{N,k}.
+        threshold: "absolute" (the default) or "relative", see `significant`.
+        counting: "count" (the default) or "union", see `significance_map`. "union" uses that one
+            map for w_N too, where "count" gives each channel its own z_{N,k}.
         scale: "mean" (the default) is Eq. 14. "as_released" multiplies w_m by s_m^2 / C_m, where
             s_m is the window's side in block m.
-        balance: "none" (the default) joins the parts w_m as they are. "l1" and "l2" divide each
-            by its norm, so that no block outweighs the others. (`describe` and `extract` do the
-            same to the codes.) A part of zeros stays.
+        balance: "none" (the default) joins the w_m as they are. "l1" and "l2" divide each by its
+            norm, if that is not 0. (`describe` and `extract` do the same to the codes.)
 
     Returns:
         (B, sum C_m) of y_N's dtype, at least float32. A channel (for "union" an image) without
@@ -169,39 +144,30 @@ def conv_descriptor(ys: Sequence[torch.Tensor], **recipe: Unpack[Recipe]) -> tor
 def window_means(ys: Sequence[torch.Tensor]) -> Windows:
     """Averages every block over the windows of Eq. 11-12, which serves all recipes.
 
-    Returns [((B, C_m, H_N, W_N), cells per window), ..], y_N last with windows of one cell. Half
-    precision becomes float32, since counts need it.
+    Returns [((B, C_m, H_N, W_N), cells per window), ..], y_N last with windows of one cell.
     """
     grid = ys[-1].shape[-2:]
     return [window_mean(y, grid, f"block {m}") for m, y in enumerate(ys, start=1)]
 
 
 def window_mean(y: torch.Tensor, grid: Sequence[int], name: str) -> tuple[torch.Tensor, int]:
-    """Computes one block of `window_means`; grid: (H_N, W_N)."""
+    """Computes one block of `window_means`, at least float32; grid: (H_N, W_N)."""
     rows, cols = window(y.shape[-2:], grid, name)
     mean = F.avg_pool2d(y, (rows, cols)) if rows * cols > 1 else y
-    if mean.dtype in (torch.float16, torch.bfloat16):
-        mean = mean.float()
-    return mean, rows * cols
+    return mean.to(torch.promote_types(mean.dtype, torch.float32)), rows * cols
 
 
 def forward_windows(net: Network, batch: torch.Tensor) -> tuple[Windows, list[torch.Tensor]]:
     """Computes `window_means` and the codes in one pass, which keeps no block but the last."""
     ys, codes = net(batch, reduce=window_mean)
-    means: list[Any] = list(ys)
-    means[-1] = window_mean(ys[-1], ys[-1].shape[-2:], "the last block")
-    return means, codes
+    means: list[Any] = ys[:-1]
+    return [*means, window_mean(ys[-1], ys[-1].shape[-2:], "the last block")], codes
 
 
 def split_windows(windows: torch.Tensor, blocks: Sequence[tuple[int, ...]]) -> Windows:
     """Restores `window_means` from the flat rows that the extra "windows" of a store keeps.
 
-    Args:
-        windows: (B, sum C_m * H_N * W_N) float.
-        blocks: the blocks' shapes, [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
-
-    Returns:
-        [((B, C_m, H_N, W_N), cells per window), ..].
+    (B, sum C_m * H_N * W_N), and the blocks' shapes [(C_1, H_1, W_1), .., (C_N, H_N, W_N)].
     """
     _, height, width = blocks[-1]
     maps = windows.reshape(len(windows), -1, height, width)
@@ -217,15 +183,9 @@ def weigh(means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
 
 
 def weigh_by(z_N: torch.Tensor, means: Windows, **recipe: Unpack[Recipe]) -> torch.Tensor:
-    """Eq. 13-15 for any selection of neurons.
+    """Eq. 13-15, (B, sum C_m), for any selection of neurons: z_N (B, C_N, H_N, W_N) bool.
 
-    Args:
-        z_N: (B, C_N, H_N, W_N) bool, the neurons of y_N that count as significant.
-        means: from `window_means`.
-        recipe: as in `conv_descriptor`; of it only counting, scale and balance matter.
-
-    Returns:
-        (B, sum C_m) float.
+    Of the recipe only counting, scale and balance matter.
     """
     recipe = check_recipe(**recipe)
     *earlier, (y_N, _) = means
@@ -259,10 +219,7 @@ def describe(net: Network, batch: torch.Tensor, **recipe: Unpack[Recipe]) -> Des
         >>> cbir.describe(net, batch, **cbir.AS_RELEASED).eta.shape
         torch.Size([2, 1208])
 
-    Args:
-        net: the network.
-        batch: (B, 3, H, W) float, transformed images.
-        recipe: the options of `conv_descriptor`.
+    `batch` is (B, 3, H, W), transformed images; the recipe as in `conv_descriptor`.
     """
     means, codes = forward_windows(net, batch)
     eta_conv = weigh(means, **recipe)

@@ -1,6 +1,10 @@
 """How good rankings are, query by query: shares of the nearest images, average precision, colour.
 
 An image of unknown class (its label is "") is relevant to no query, and has no class score as one.
+
+Rankings are `indices` (Q, k), rows of the database, nearest first; -1 for a query that was not
+searched for. Values of Q queries and N database images, such as classes, are None or NaN if
+unknown. Measures are (Q,) float64, NaN if there is nothing to measure.
 """
 
 import functools
@@ -36,46 +40,22 @@ MEASURES = dict.fromkeys(_SHARES, Measure("max", 2)) | {HISTOGRAM_DISTANCE: Meas
 
 
 def measure(name: str) -> Measure:
-    """Finds a measure by a column of `Evaluation`: `measure("class P@5")`, `measure("same class")`.
-
-    Raises:
-        ValueError: there is no such measure.
-    """
+    """Finds a measure by a column of `Evaluation`, "class P@5", or "same class"; or ValueError."""
     general = re.sub(r"P@\d+$", "P@k", re.sub(r"^same (.+)$", r"\1 P@k", name))
     if general not in MEASURES:
         raise ValueError(unknown_choice("measure", name, MEASURES))
     return MEASURES[general]
 
 
-# ---- measures of rankings -----------------------------------------------------------------------
-
-
 def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: Rows) -> Values:
-    """Computes precision at k: the share of a query's hits that have its value (class, ..).
-
-    Args:
-        query_values: Q values, None or NaN if unknown.
-        database_values: N values; None or NaN is relevant to no query.
-        indices: (Q, k) rows of the database.
-
-    Returns:
-        (Q,) float64, NaN for queries of unknown value or not searched for (indices of -1).
-    """
+    """Computes precision at k: the share of a query's hits that have its value (class, ..)."""
     query_values = np.asarray(query_values)
     same = np.asarray(database_values)[indices] == query_values[:, None]  # (Q, k)
     return np.where(_searched(indices) & pd.notna(query_values), same.mean(axis=1), np.nan)
 
 
 def common_in_top_k(a: ArrayLike, b: ArrayLike) -> Values:
-    """Computes the share of rows that two rankings have in common, in any order.
-
-    Args:
-        a: (Q, k) rows of the database.
-        b: (Q, k) rows of the same.
-
-    Returns:
-        (Q,) float64, NaN for queries that were not searched for (indices of -1).
-    """
+    """Computes the share of rows that two rankings (Q, k) have in common, in any order: (Q,)."""
     a, b = np.asarray(a), np.asarray(b)
     share = (a[:, :, None] == b[:, None]).any(axis=2).mean(axis=1)
     return np.where(_searched(a) & _searched(b), share, np.nan)
@@ -91,16 +71,8 @@ def average_precision(query_values: ArrayLike, database_values: ArrayLike, indic
 
     AP = 1 / min(R, K) * the sum, over those ranks j <= K that hold a relevant row, of the
     precision at j, if R rows of the database are relevant. Over the whole database (K = N) this
-    is the usual average precision, without interpolation. Over fewer ranks it is AP@K: 1 if the
-    first min(R, K) ranks are all relevant.
-
-    Args:
-        query_values: Q values, None or NaN if unknown.
-        database_values: N values; None or NaN is relevant to no query.
-        indices: (Q, K) rows of the database, nearest first.
-
-    Returns:
-        (Q,) float64, NaN for queries without a relevant row or not searched for (indices of -1).
+    is the usual average precision, without interpolation; over fewer ranks it is AP@K. NaN for
+    queries without a relevant row.
     """
     query_values, database_values = np.asarray(query_values), np.asarray(database_values)
     relevant = database_values[indices] == query_values[:, None]  # (Q, K)
@@ -117,22 +89,16 @@ def distance_by_layer(a: ArrayLike, b: ArrayLike, widths: Sequence[int]) -> Valu
     Args:
         a: (P, D) rows; pairs with NaN are left out.
         b: (P, D) rows, the other ones of the pairs.
-        widths: dimensions of the layers, one after the other.
+        widths: dimensions of the layers, one after the other, or ValueError if not D in sum.
 
     Returns:
         (len(widths),) float64, whose sum is the distance.
-
-    Raises:
-        ValueError: the widths do not add up to D.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if sum(widths) != a.shape[1]:
         raise ValueError(f"layers of {list(widths)} dimensions do not make up {a.shape[1]}")
     layers = np.split(np.nanmean(np.abs(a - b), axis=0), np.cumsum(widths)[:-1])
     return np.array([layer.sum() for layer in layers])
-
-
-# ---- rankings of a store's queries --------------------------------------------------------------
 
 
 class Evaluation:
@@ -148,15 +114,12 @@ class Evaluation:
     """
 
     def __init__(self, database: Store, queries: Store, colors: Sequence[Any] = ()) -> None:
-        """Reads what is known about the images.
+        """Reads what is known about the images of both stores.
 
-        Args:
-            database: the store that is searched.
-            queries: the store of the queries.
-            colors: colour histograms of both, (N, 75) and (Q, 75), as the extra "color" of
-                `extract`. Without, a file is opened when its image is first found.
+        `colors` are the colour histograms of both, (N, 75) and (Q, 75), as the extra "color" of
+        `extract`. Without, a file is opened when its image is first found.
         """
-        of_image, of_query = known_factors(database), known_factors(queries)
+        of_image, of_query = map(known_factors, (database, queries))
         of_image[~database.described] = None
         self.of_image, self.of_query = (known.where(known != "") for known in (of_image, of_query))
         self.factors = list(of_query.columns.intersection(of_image.columns))
@@ -165,9 +128,12 @@ class Evaluation:
             share = self.of_image[factor].value_counts() / database.described.sum()
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
-        self.colors = [np.asarray(stored) for stored in colors] if colors else None
-        self._color_of = [*map(_color_of, (database, queries), self.colors or (None, None))]
-        self._near_distances: dict[float, Values] = {}
+        self.colors = [np.asarray(stored) for stored in colors]
+        self._color_of: list[Callable[[int], Values]] = [of.__getitem__ for of in self.colors]
+        if not self.colors:  # of the files, each opened once
+            for store in (database, queries):
+                self._color_of.append(functools.cache(functools.partial(_color, store)))
+        self._nearby = functools.cache(self._near_distances)  # the same for every ranking
 
     def shares(
         self, indices: Rows, k: int = 5, cutoffs: Sequence[int] = (), ap: bool = False
@@ -175,14 +141,14 @@ class Evaluation:
         """Measures rankings by classes and factors; no image is opened.
 
         Args:
-            indices: (Q, K) rows of the database, nearest first.
+            indices: (Q, K).
             k: how many ranks count; all if there are fewer, as in a small database.
             cutoffs: further ranks c for "class P@c".
-            ap: whether to take "class AP", over all K ranks.
+            ap: adds "class AP", over all K ranks.
 
         Returns:
-            A row per query, NaN if it was unreadable; columns "class P@c" for k and the cutoffs,
-            "class AP", "background P@k" and "palette P@k", as far as these are known.
+            A row per query; columns "class P@c" for k and the cutoffs, "class AP", "background
+            P@k" and "palette P@k", as far as these are known.
         """
         columns = {}
         for factor in self.factors:
@@ -194,29 +160,22 @@ class Evaluation:
         return pd.DataFrame(columns, index=range(len(indices)))
 
     def __call__(self, indices: Rows, k: int = 5, near: float = 0, **options: Any) -> pd.DataFrame:
-        """Measures rankings by all that is known, colours too.
+        """Measures rankings by all that is known: `shares`, "both P@k", "histogram distance".
 
-        Args:
-            indices: as in `shares`.
-            k: as in `shares`.
-            near: share of the database that counts as near to a query in colour. With it, classes
-                and `colors` there is "both P@k": the share of hits of the same class and near.
-            options: `cutoffs` and `ap` of `shares`.
-
-        Returns:
-            A row per query: the columns of `shares`, "both P@k" and "histogram distance".
+        "both P@k" is the share of hits of the query's class that are also near to it in colour, if
+        `near` says which share of the database is near, and classes and `colors` are known.
         """
         scores = self.shares(indices, k, **options)
         distances = self._color_distances(indices[:, :k])
         if near and "class" in self.factors and self.colors:
             wanted, values = (known["class"].to_numpy() for known in (self.of_query, self.of_image))
             same = values[indices[:, :k]] == wanted[:, None]
-            both = (same & (distances <= self._near_distance(near)[:, None])).mean(axis=1)
+            both = (same & (distances <= self._nearby(near)[:, None])).mean(axis=1)
             scores[f"both P@{k}"] = np.where(scores[f"class P@{k}"].notna(), both, np.nan)
         return scores.assign(**{HISTOGRAM_DISTANCE: distances.mean(axis=1)})
 
     def _color_distances(self, indices: Rows) -> Values:
-        """Returns histogram distances of the queries to their hits: (Q, k), NaN if not searched."""
+        """Returns histogram distances of the queries to their hits, (Q, k)."""
         of_image, of_query = self._color_of
         distances = np.full(indices.shape, np.nan)
         for query in np.flatnonzero(_searched(indices)).tolist():
@@ -224,41 +183,23 @@ class Evaluation:
             distances[query] = histogram_distance(of_query(query), found)
         return distances
 
-    def _near_distance(self, near: float) -> Values:
-        """Returns each query's histogram distance within which that share of the database lies.
-
-        It is the same for every ranking: (Q,), NaN for an unreadable query.
-        """
-        if near not in self._near_distances:
-            assert self.colors  # `__call__` looks
-            of_images, of_queries = self.colors
-            of_images = of_images[np.isfinite(of_images).all(axis=1)]
-            distances = (histogram_distance(of_images, color) for color in of_queries)
-            self._near_distances[near] = np.array([np.quantile(d, near) for d in distances])
-        return self._near_distances[near]
+    def _near_distances(self, near: float) -> Values:
+        """Returns each query's histogram distance within which that share of the database lies."""
+        of_images, of_queries = self.colors
+        of_images = of_images[np.isfinite(of_images).all(axis=1)]
+        distances = (histogram_distance(of_images, color) for color in of_queries)
+        return np.array([np.quantile(d, near) for d in distances])
 
 
-def _color_of(store: Store, stored: NDArray[np.floating] | None) -> Callable[[int], Values]:
-    """Returns a function from a row to its colour histogram, stored or of the file, kept."""
-    if stored is not None:
-        return stored.__getitem__
-    return functools.cache(lambda row: color_histogram(np.asarray(open_image(store.path(row)))))
-
-
-# ---- class against colour -----------------------------------------------------------------------
+def _color(store: Store, row: int) -> Values:
+    """Returns the colour histogram of a store's file, (75,)."""
+    return color_histogram(np.asarray(open_image(store.path(row))))
 
 
 def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
-    """Tells which points no other point beats.
+    """Tells which points no other beats, by being as good in both values and better in one.
 
-    Another one beats a point if it is at least as good in both values and better in one.
-
-    Args:
-        maximised: (n,) float, of which more is better.
-        minimised: (n,) float, of which less is better.
-
-    Returns:
-        (n,) bool; False for a point with NaN.
+    (n,) values of which more is better, and less -> (n,) bool, False for a point with NaN.
     """
     x, y = np.asarray(maximised, float), np.asarray(minimised, float)
     as_good = (x >= x[:, None]) & (y <= y[:, None])  # (n, n): the column's point beats the row's
@@ -267,15 +208,10 @@ def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_
 
 
 def class_color_plane(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Arranges means for `plots.plane`: precision in class against histogram distance.
+    """Arranges `statistics.means` for `plots.plane`: class ("class P@5") against colour.
 
-    Args:
-        results: what `statistics.means` gives.
-        metric: the precision in class, "class P@5".
-
-    Returns:
-        Columns descriptor, x, x_low, x_high (class), y, y_low, y_high (distance), and front:
-        whether no other descriptor's means beat it.
+    Columns descriptor, x, x_low, x_high (class), y, y_low, y_high (histogram distance), and front:
+    whether no other descriptor's means beat it.
     """
     axes = []
     for axis, name in {"x": metric, "y": HISTOGRAM_DISTANCE}.items():

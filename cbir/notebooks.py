@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO, get_args
@@ -38,7 +38,7 @@ EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations"]
 EVIDENCE += ["08_other_networks", "09_explore"]
 PATHS = {"images", "queries", "store", "thumbnails"}  # parameters that are taken as they are typed
 PATHS_OR_NAMES = {"weights", "caffe"}
-CHOICES = {"profile": PROFILES, "recipe": tuple(RECIPES), "metric": METRICS}
+CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "metric": METRICS}
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
@@ -47,20 +47,13 @@ WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_
 --profile photographs, or the file by -p weights FILE; -p networks '[embedded, vgg16_conv]'"""
 
 
-# ---- which there are, and their parameters -------------------------------------------------------
-
-
 def folder() -> Path:
     """Where the notebooks lie: the variable CBIR_NOTEBOOKS, else the project's."""
     return Path(os.environ.get("CBIR_NOTEBOOKS") or ROOT / "notebooks")
 
 
 def parameters(notebook: str) -> dict[str, tuple[Any, str]]:
-    """The parameters of a notebook, {name: (default, the comment beside it)}.
-
-    Raises:
-        ValueError: there is no such notebook, or a default is no literal.
-    """
+    """The parameters of a notebook, {name: (default, the comment beside it)}, or ValueError."""
     path = folder() / f"{notebook}.ipynb"
     if not path.is_file():
         raise ValueError(f"no notebook {notebook!r} in {folder()}: there are {numbered()}")
@@ -74,11 +67,7 @@ def numbered() -> list[str]:
 
 
 def by_number(numbers: str) -> list[str]:
-    """The names of the notebooks "02-07,10".
-
-    Raises:
-        ValueError: there is no notebook of that number, or the text is no list of numbers.
-    """
+    """The names of the notebooks "02-07,10"; ValueError where there are none of such numbers."""
     known = {int(name.split("_")[0]): name for name in numbered()}
     selected = []
     for part in numbers.split(","):
@@ -86,14 +75,9 @@ def by_number(numbers: str) -> list[str]:
         try:
             selected += [known[n] for n in range(int(first), int(last or first) + 1)]
         except (ValueError, KeyError):
-            there = ", ".join(known.values())
-            raise ValueError(
-                f"{part!r} is no notebook's number: write 10, or 02-07,10; there are {there}"
-            ) from None
+            hint = f"write 10, or 02-07,10; there are {', '.join(known.values())}"
+            raise ValueError(f"{part!r} is no notebook's number: {hint}") from None
     return selected
-
-
-# ---- checked before anything is written ----------------------------------------------------------
 
 
 def check(
@@ -102,13 +86,7 @@ def check(
     given: Mapping[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
 ) -> dict[str, Any]:
-    """Checks what notebooks and `Run.describe` are given: a profile, parameters over it.
-
-    Args:
-        profile: the name of a file in profiles/.
-        name: the run's, default the profile's.
-        given: parameters that differ from the profile.
-        notebooks: the ones that are to run.
+    """Checks what `reproduce` is given, before anything is written.
 
     Returns:
         {parameter: value}, paths made absolute, "run_name" among them.
@@ -116,9 +94,7 @@ def check(
     Raises:
         ValueError: an unknown profile or parameter, a value that has no meaning, or one that the
             run's stores were not made with.
-        FileNotFoundError: a folder of images or a file of weights is not there.
-        NoDownload: weights are not here, and their server does not answer.
-        ImportError: a network needs a package that is missing.
+        OSError, ImportError: images, weights, their server or a package are not there.
     """
     profiles = {path.stem: path for path in sorted((ROOT / "profiles").glob("*.yaml"))}
     if profile not in profiles:
@@ -127,17 +103,22 @@ def check(
     if isinstance(values.get("query_names"), str):
         values["query_names"] = [values["query_names"]]
     run = Run(name or profile)
-    known = [{key: d for key, (d, _) in parameters(n).items()} for n in notebooks]
+    own = {key: d for notebook in notebooks for key, (d, _) in parameters(notebook).items()}
+    known = own | SETTINGS
     for key, value in values.items():
-        found = [defaults[key] for defaults in (SETTINGS, *known) if key in defaults]
-        if key in (given or {}) and (key == "run_name" or not found):
-            raise ValueError(_unknown(key, SETTINGS.keys() | set().union(*known)))
-        for default in found:
-            _check_value(key, value, default)
+        if key in (given or {}) and (key == "run_name" or key not in known):
+            raise ValueError(_unknown(key, known))
+        if key in known:
+            _check_value(key, value, known[key])
     values = {key: absolute(key, value) for key, value in values.items()}
-    _check_stores(run, SETTINGS | values if "02_extraction" in notebooks else values)
-    own = {key: default for defaults in known for key, default in defaults.items()} | values
-    _check_images(SETTINGS | values, own.get("k", 1))
+    own, asked = own | values, SETTINGS | values
+    _check_stores(run, asked if "02_extraction" in notebooks else values)
+    k, places = own.get("k", 1), [asked[key] for key in ("profile", "images", "queries")]
+    if places[0] in ("embedded", "folder"):  # downloads, and ImageNet's minutes, are notebook 02's
+        n = len(load_images(*places, **{key: asked[key] for key in DRAWN})[0])
+        if k > n:
+            choose = f"choose 1 to {n}, by -p k {n}"
+            raise ValueError(f"k = {k} is out of range for {n} images: {choose}")
     weights = dict.fromkeys(own.get("networks", []), "default")
     weights |= {own.get("network", "embedded"): own.get("weights", "default")}
     for network, file in weights.items():
@@ -148,13 +129,12 @@ def check(
     return values | {"run_name": run.name}
 
 
-def _unknown(name: str, known: set[str]) -> str:
+def _unknown(name: str, known: Collection[str]) -> str:
     """The message for a name that is no parameter of the notebooks that are to run."""
     if name == "run_name":
         return "a run is named by --name, not by a parameter"
-    elsewhere = " and ".join(n for n in numbered() if name in parameters(n))
-    if elsewhere:
-        where = f", but {elsewhere}: see `cbir parameters {name}`"
+    if elsewhere := [notebook for notebook in numbered() if name in parameters(notebook)]:
+        where = f", but {' and '.join(elsewhere)}: see `cbir parameters {name}`"
         return f"none of the notebooks that are to run has a parameter {name!r}{where}"
     hint = did_you_mean(name, known)
     return f"no notebook has a parameter {name!r}{hint}: `cbir parameters` lists all that there are"
@@ -181,24 +161,8 @@ def _check_stores(run: Run, now: Mapping[str, Any]) -> None:
         if name in now and name not in HOW and now[name] != was and not moved:
             differing.append(f"{name} {was!r}, now {now[name]!r}")  # `extract` sees what has moved
     if differing and (run.path / "stores" / "database").exists():
-        raise ValueError(
-            f"the run {run.name!r} was made with {'; '.join(differing)}: give this one another "
-            f"--name, or delete {run.path}"
-        )
-
-
-def _check_images(settings: Mapping[str, Any], k: int) -> None:
-    """Raises what `load_images` does, and ValueError where fewer than k images are to be searched.
-
-    Downloads and ImageNet, which takes minutes to list, are left to the notebook.
-    """
-    places = [settings[key] for key in ("profile", "images", "queries")]
-    if places[0] in ("embedded", "folder"):
-        n = len(load_images(*places, **{key: settings[key] for key in DRAWN})[0])
-        if k > n:
-            raise ValueError(
-                f"k = {k} is out of range for {n} images: choose 1 to {n}, by -p k {n}"
-            )
+        hint = f"give this one another --name, or delete {run.path}"
+        raise ValueError(f"the run {run.name!r} was made with {'; '.join(differing)}: {hint}")
 
 
 def absolute(name: str, value: Any) -> Any:
@@ -207,9 +171,6 @@ def absolute(name: str, value: Any) -> Any:
     if path and (name in PATHS or (name in PATHS_OR_NAMES and os.path.exists(path))):
         return os.path.abspath(path)
     return value
-
-
-# ---- running them --------------------------------------------------------------------------------
 
 
 def reproduce(
@@ -223,7 +184,6 @@ def reproduce(
 
     One that would give again what is there is left as it is: same cells, parameters, stores,
     package and machine. Those that look into folders of images are always executed.
-    Leaves runs/<name>/ with the executed notebooks, figures, tables, metrics.json, report.html.
     metrics.json says of every notebook when it began (UTC), its seconds, parameters, environment,
     and the files that it wrote; "status" is "complete" when all are through.
 
@@ -232,10 +192,7 @@ def reproduce(
         name: the run's, default the profile's.
         given: parameters that differ from the profile.
         notebooks: the names of those to execute.
-        log: where the notebooks' stderr goes, default ours.
-
-    Returns:
-        The run.
+        log: takes the notebooks' stderr, default ours.
 
     Raises:
         ValueError: as `check` does; and what papermill raises where a notebook fails.
@@ -246,9 +203,9 @@ def reproduce(
     run.set(**{key: value for key, value in (asked | values).items() if key in SETTINGS})
     if values["profile"] == "folder":
         places = filter(None, (values.get("images"), values.get("queries")))
-        listed = [list_images(place).split_by_suffix() for place in places]
-        print(f"{sum(len(images) for images, _ in listed):,} images to describe", file=log)
-        run.record(no_images=sum((Counter(others) for _, others in listed), Counter()))
+        images, others = zip(*(list_images(place).split_by_suffix() for place in places))
+        print(f"{sum(map(len, images)):,} images to describe", file=log)
+        run.record(no_images=sum(map(Counter, others), Counter()))
     words = ["cbir", "reproduce", "--only", ",".join(n.split("_")[0] for n in notebooks)]
     words += ["--profile", profile, "--name", run.name]
     for key, value in (given or {}).items():
@@ -271,9 +228,9 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
     given = {key: value for key, value in values.items() if key in defaults}
     others = run.metrics.get("notebooks", {})
     before = others.pop(notebook, {"made_of": None})
-    if not any(given.get(key) for key in ("images", "folders")):  # whose files may have changed
-        there = all((run.path / file).exists() for file in before.get("files", []))
-        if there and before["made_of"] == _made_of(run, notebook, given):
+    there = all((run.path / file).exists() for file in before.get("files", []))
+    if there and not (given.get("images") or given.get("folders")):  # whose files may have changed
+        if before["made_of"] == _made_of(run, notebook, given):
             print(f"{notebook}: unchanged", file=log)
             return
     print(notebook, file=log)
@@ -312,11 +269,8 @@ def execute(notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO)
     papermill.iorw.write_ipynb(executed, str(output))
 
 
-# ---- what results depend on ----------------------------------------------------------------------
-
-
 def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
-    """A hash of all that a notebook's results depend on, 64 hex digits."""
+    """A hash of all that a notebook's results depend on."""
     cells = json.loads((folder() / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     machine = environment() | {"code": _package()}
     parts = [machine, given, [cell["source"] for cell in cells]]

@@ -1,11 +1,11 @@
 """The usual alternatives: the last block pooled into one vector; unit length and whitening.
 
 Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and
-returns (B, D) float32 on their device. Most papers then normalise, PCA-whiten and normalise
-again. Whitening is fitted to a database, so it is done apart: see `l2_normalize` and
-`pca_whitening`.
+returns (B, D) float32 on their device. Most papers then normalise (L2), PCA-whiten and normalise
+again. Whitening is fitted to a database, so it is done apart: `l2_normalize`, `pca_whitening`.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,19 +18,9 @@ Pooling = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
 def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
-    """Divides every row by its L2 norm; with `parts`, every part of a row by its own.
+    """Divides every row of (N, D), or every part of a row, by its L2 norm; zeros and NaN stay.
 
-    A row or part of zeros stays as it is, and so does NaN.
-
-    Args:
-        rows: (N, D) float.
-        parts: widths of the parts, with sum D.
-
-    Returns:
-        (N, D) of the same dtype.
-
-    Raises:
-        ValueError: the widths do not add up to D.
+    `parts` are the widths of the parts, ValueError if their sum is not D. The dtype stays.
     """
     rows = np.asarray(rows)
     widths = [rows.shape[1]] if parts is None else list(parts)
@@ -43,16 +33,13 @@ def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray
 
 
 class Whitening(NamedTuple):
-    """A fitted projection: `whitening(rows)` is (rows - mean) @ matrix, (N, D) -> (N, dims).
-
-    `mean` (D,), `matrix` (D, dims), float32.
-    """
+    """A fitted projection: `mean` (D,) and `matrix` (D, dims), float32."""
 
     mean: NDArray[np.float32]
     matrix: NDArray[np.float32]
 
     def __call__(self, rows: ArrayLike) -> NDArray[np.floating]:
-        """Projects rows, (N, D) -> (N, dims)."""
+        """Projects rows: (rows - mean) @ matrix, (N, D) -> (N, dims)."""
         return (np.asarray(rows) - self.mean) @ self.matrix
 
 
@@ -64,11 +51,8 @@ def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
 
     Args:
         rows: (N, D) float to fit to; rows with NaN are left out.
-        dims: components to keep, those of the greatest variance first; None for all. There are
-            never more than the rows span (N - 1 at most): what does not vary cannot be whitened.
-
-    Returns:
-        A `Whitening`.
+        dims: components to keep, those of the greatest variance first; None for all that the
+            rows span (N - 1 at most).
 
     Raises:
         ValueError: the rows do not vary at all.
@@ -101,8 +85,7 @@ def spoc(ys: Sequence[torch.Tensor]) -> torch.Tensor:
 
     A. Babenko, V. Lempitsky, "Aggregating Deep Convolutional Features for Image Retrieval", ICCV
     2015. The weight is a Gaussian around the centre of the map. Its sigma is a third of the
-    distance from the centre to the nearest border. Afterwards the paper normalises (L2),
-    PCA-whitens and normalises.
+    distance from the centre to the nearest border.
     """
     y = ys[-1].float()
     height, width = y.shape[2:]
@@ -117,7 +100,7 @@ def mac(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     """MAC: the maximum of every channel of y_N, (B, C_N).
 
     A. S. Razavian et al., "Visual Instance Retrieval with Deep Convolutional Networks", ITE Trans.
-    MTA 2016. The name is from R-MAC's paper, which normalises it (L2), PCA-whitens and normalises.
+    MTA 2016. The name is from R-MAC's paper.
     """
     return ys[-1].float().amax(dim=(2, 3))
 
@@ -127,7 +110,7 @@ def gem(ys: Sequence[torch.Tensor], p: float = 3) -> torch.Tensor:
 
     p = 1 is the mean, p -> infinity MAC. F. Radenovic, G. Tolias, O. Chum, "Fine-tuning CNN Image
     Retrieval with No Human Annotation", TPAMI 2019. There p may be learned, and comes out near 3;
-    the result is normalised (L2) and whitened by a projection that is learned too.
+    so is the whitening.
     """
     return (ys[-1].float() ** p).mean(dim=(2, 3)) ** (1 / p)
 
@@ -137,8 +120,8 @@ def rmac(ys: Sequence[torch.Tensor], scales: int = 3) -> torch.Tensor:
 
     The vector of each region is normalised (L2), then all are added. G. Tolias, R. Sicre, H. Jegou,
     "Particular Object Retrieval with Integral Max-Pooling of CNN Activations", ICLR 2016. The paper
-    also PCA-whitens and normalises every region's vector before it adds them, and normalises the
-    sum. That whitening needs a fit over the regions of a database, and is left out here.
+    also PCA-whitens and normalises every region's vector first, which is left out here: it needs a
+    fit over the regions of a database.
     """
     y = ys[-1].float()
     squares = regions(y.shape[2], y.shape[3], scales)
@@ -149,26 +132,23 @@ def rmac(ys: Sequence[torch.Tensor], scales: int = 3) -> torch.Tensor:
 def regions(height: int, width: int, scales: int = 3) -> list[tuple[int, int, int]]:
     """R-MAC's square regions of a map: [(top, left, side), ..].
 
-    At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + m - 1)
-    regions are spread evenly, m - 1 more along the longer side. m is the number at which neighbours
-    of scale 1 overlap by as nearly 40 % as can be, 1 for a square map.
+    At scale l = 1..scales the side is 2 min(H, W) / (l + 1), rounded down, and l x (l + more)
+    regions are spread evenly. `more` along the longer side is the number at which neighbours of
+    scale 1 overlap by as nearly 40 % as can be, 0 for a square map.
     """
     short, long = sorted((height, width))
-    m = 1
-    if short < long:  # 1 - (long - short) / (m - 1) / short is the overlap of two neighbours
-        m = min(range(2, long + 2), key=lambda m: abs(1 - (long - short) / (m - 1) / short - 0.4))
+    more = 0
+    if short < long:  # 1 - (long - short) / n / short is the overlap of two neighbours
+        more = min(range(1, long + 1), key=lambda n: abs(1 - (long - short) / n / short - 0.4))
     found = []
     for l in range(1, scales + 1):
         side = max(1, 2 * short // (l + 1))
-        tops = _starts(height, side, l + (m - 1) * (height > short))
-        lefts = _starts(width, side, l + (m - 1) * (width > short))
-        found += [(top, left, side) for top in tops for left in lefts]
+        starts = []  # from the top, from the left
+        for length in (height, width):
+            n = l + more * (length > short)
+            starts.append([i * (length - side) // max(1, n - 1) for i in range(n)])
+        found += [(top, left, side) for top, left in itertools.product(*starts)]
     return found
-
-
-def _starts(length: int, side: int, count: int) -> list[int]:
-    """Where `count` regions of one side start, spread evenly over a length."""
-    return [i * (length - side) // max(1, count - 1) for i in range(count)]
 
 
 def crow(ys: Sequence[torch.Tensor], epsilon: float = 1e-6) -> torch.Tensor:
@@ -178,7 +158,6 @@ def crow(ys: Sequence[torch.Tensor], epsilon: float = 1e-6) -> torch.Tensor:
     Convolutional Features", ECCV Workshops 2016, with a = b = 2 as there. A position weighs the
     square root of its sum over the channels, these sums divided by their L2 norm. Channel k weighs
     log((C eps + sum_h Q_h) / (eps + Q_k)), where Q_k is its share of positions above 0. (B, C_N).
-    Afterwards the paper normalises (L2), PCA-whitens and normalises.
     """
     y = ys[-1].float()
     sums = y.sum(dim=1)  # (B, H_N, W_N)
@@ -194,8 +173,7 @@ def pyramid(ys: Sequence[torch.Tensor], levels: Sequence[int] = (1, 2, 4)) -> to
 
     The map is cut into 1 x 1, 2 x 2 and 4 x 4 parts. K. He et al., "Spatial Pyramid Pooling in Deep
     Convolutional Networks for Visual Recognition", TPAMI 2015: part i of n goes from
-    floor((i - 1) H / n) to ceil(i H / n), so that neighbours may share a row. No normalisation
-    there.
+    floor((i - 1) H / n) to ceil(i H / n), so that neighbours may share a row. No normalisation.
     """
     y = ys[-1].float()
     return torch.cat([F.adaptive_max_pool2d(y, level).flatten(1) for level in levels], dim=1)

@@ -55,21 +55,14 @@ class Run:
     """The folder of a run, made as soon as something is written into it."""
 
     def __init__(self, name: str = "embedded", folder: AnyPath | None = None) -> None:
-        """Names the run's folder.
+        """Names the run's folder, in the folder of all runs: default CBIR_RUNS, else runs/.
 
-        Args:
-            name: the run's name, which is its folder's.
-            folder: holds all runs; default: what the variable CBIR_RUNS says, else runs/.
-
-        Raises:
-            ValueError: the name is no plain folder name.
+        Raises ValueError if the name is no plain folder name.
         """
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
         self.path = Path(folder or runs_folder()) / name
-
-    # ---- describing ------------------------------------------------------------------------------
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,23 +90,24 @@ class Run:
         Args:
             profile: as in `load_images`.
             images: the database's folder, or the images themselves.
-            queries: the queries' folder; the images themselves, where `images` are.
+            queries: the queries' folder; the images themselves if `images` are.
             network: a name as in `load_network`, or a `Network`, which is taken as it is.
             extras: more descriptors, as in `extract`; default the average of all activations, and
-                the window means where the option "windows" says so.
-            folder: what the stores' paths begin with: stores/<folder>database and
-                stores/<folder>queries. "as_released/" is a folder, "baselines_" is none.
+                the window means if the option "windows" says so.
+            folder: what the stores' paths begin with, as stores/<folder>database: "as_released/"
+                is a folder, "baselines_" is none.
             settings: of `SETTINGS`: weights, crop as in `load_network`; seed, max_images,
                 max_queries, query_names as in `load_images`; recipe, a name of `RECIPES` whose
                 threshold (Eq. 8) is q, or the keywords of `conv_descriptor`; code_widths, which
                 retrains the network's codes on the database's classes in layers of these widths,
                 once: they stay in codes.safetensors beside the stores, and the window means in
-                windows/ (288 kB an image for VGG16), so that the images go through the network
-                once; and `OPTIONS`, where they differ from the run's.
+                windows/ (288 kB per image for VGG16), so that the images go through the network
+                once; and `OPTIONS`, if they differ from the run's.
 
         Raises:
             TypeError: a setting that does not exist.
-            ValueError: what `load_images`, `load_network`, `named_recipe` and `extract` raise.
+            ValueError: what `load_images`, `load_network`, `named_recipe` and `extract` raise; or
+                not one image of the database, or of the queries, can be read.
         """
         if unknown := settings.keys() - SETTINGS.keys():
             raise TypeError(f"describe() has no setting {', '.join(sorted(unknown))}")
@@ -134,7 +128,7 @@ class Run:
         if isinstance(recipe, str):
             recipe = named_recipe(recipe, q=given["q"])
         if extras is None:
-            extras = {"average": "average"} | {key: key for key in ["windows"] if given[key]}
+            extras = {"average": "average"} | ({"windows": "windows"} if given["windows"] else {})
         place = f"{self.path / 'stores'}/{folder}"
         with connect(given["scheduler"]) as client:
             work: dict[str, Any] = {"batch_size": given["batch_size"], "client": client}
@@ -164,23 +158,17 @@ class Run:
         max_queries: int = 0,
         recipe: Recipe | None = None,
     ) -> Described:
-        """Opens the run's stores; describes the images first where nothing has done so.
+        """Opens the run's stores; describes the images first if nothing has done so.
 
-        With extras the same images are described into other stores, once.
-
-        Args:
-            extras: more descriptors, as in `extract`.
-            folder: where the stores with extras lie, as in `describe`.
-            network: what describes them, default the run's.
-            max_images: of the database at most, drawn and balanced over the classes; 0: all.
-            max_queries: queries at most, drawn alike.
-            recipe: the keywords of `conv_descriptor`, default the run's.
+        With `extras`, as in `extract`, the same `images` are described into other stores, once:
+        those of `folder`, as in `describe`, by default with the run's network and recipe (the
+        keywords of `conv_descriptor`).
         """
         database, queries = self._open()
         if network is None:
-            how = {"weights": "default"} | self.settings
-            how = {"weights": how["weights"], "device": how["device"]}
-            network = network_of(database.network, folder=self.path / "stores", **how)
+            weights, device = self.settings.get("weights", "default"), self.settings["device"]
+            stores = self.path / "stores"
+            network = network_of(database.network, None, weights, device, folder=stores)
         if extras is None:
             return Described(network, database, queries)
         images = self.images(max_images, max_queries)
@@ -190,9 +178,7 @@ class Run:
     def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
         """The images of `stores`, the database's and the queries.
 
-        Args:
-            max_images: of the database at most, drawn and balanced over the classes; 0: all.
-            max_queries: queries at most, drawn alike.
+        Of them at most `max_images` and `max_queries`, drawn and balanced over the classes; 0: all.
         """
         found: list[Images] = []
         for part, store, most in zip(PARTS, self._open(), (max_images, max_queries)):
@@ -206,7 +192,7 @@ class Run:
         return found[0], found[1]
 
     def _open(self) -> list[Store]:
-        """Opens the run's own two stores, which are filled first where there are none."""
+        """Opens the run's own two stores, which are filled first if there are none."""
         places = [self.path / "stores" / part for part in PARTS]
         if None in map(find_store, places):
             self.describe(**self.settings)
@@ -215,8 +201,6 @@ class Run:
     def connect(self) -> AbstractContextManager[Any]:
         """The Dask client that the option "scheduler" asks for; None without one."""
         return connect(self.settings["scheduler"])
-
-    # ---- results ---------------------------------------------------------------------------------
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> None:
         """Saves figures/<name>.png and .pdf; the caption travels inside both files."""
@@ -231,11 +215,7 @@ class Run:
         figures.show(fig, caption)
 
     def save_table1(self, table: pd.DataFrame) -> None:
-        """Saves Table I as table1.csv, and as two tables in .md, .tex and, for the report, .html.
-
-        Args:
-            table: as `cbir.table1` gives it; the CSV has six decimals, as the paper.
-        """
+        """Saves `cbir.table1` as table1.csv (six decimals, as the paper), .md, .tex and .html."""
         texts = {"md": tables.to_markdown, "tex": tables.to_latex, "html": tables.to_html}
         as_csv = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         write_atomically(self.path / "table1.csv", as_csv)
@@ -258,46 +238,26 @@ class Run:
         return self.path / name / f"{key}.npy"
 
     def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Loads what `save_arrays` saved: {key: array, mapped from disk}.
-
-        Raises:
-            FileNotFoundError: the notebook that saves them has not run.
-        """
+        """Loads what `save_arrays` saved: {key: array, mapped from disk}, or FileNotFoundError."""
         if not (self.path / name).is_dir():
             raise FileNotFoundError(f"no {name} in runs/{self.name}: run the earlier notebooks")
         files = sorted((self.path / name).glob("*.npy"))
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
 
     def record(self, **metrics: Any) -> None:
-        """Adds to metrics.json values that JSON knows, replacing what had the same names.
-
-        What is no number (NaN, infinity) becomes null.
-        """
+        """Adds to metrics.json values that JSON knows, replacing what had the same names."""
         _add_json(self.path / "metrics.json", metrics)
 
     def record_results(self, table: pd.DataFrame) -> None:
-        """Adds to the results in metrics.json, replacing those of the same metrics.
-
-        Args:
-            table: rows of metric, descriptor, mean, low, high, as `cbir.means` gives them.
-        """
-        rows = table.to_dict("records")
-        old = self.metrics.get("results", [])
-        others = [row for row in old if row["metric"] not in set(table["metric"])]
-        self.record(results=others + rows)
+        """Adds `cbir.means` to the results in metrics.json, replacing those of the same metrics."""
+        old, now = self.metrics.get("results", []), set(table["metric"])
+        others = [row for row in old if row["metric"] not in now]
+        self.record(results=others + table.to_dict("records"))
 
     def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
-        """Adds to metrics.json the queries of which the database has a copy.
+        """Adds to metrics.json, and returns, [[query's file, file of its copy in the database]].
 
         A copy is at distance 0, or at one that rounding makes of it in another batch.
-
-        Args:
-            queries: an `ImageSet` or a store.
-            database: the `ImageSet` or store that was searched.
-            hits: what `search` found for all queries.
-
-        Returns:
-            [[file of the query, file of the copy], ..].
         """
         copies = np.argwhere(hits.distances <= COPY * np.nanmedian(hits.distances))
         pairs = [[queries.files[i], database.files[hits.indices[i, rank]]] for i, rank in copies]
@@ -311,7 +271,14 @@ class Run:
 
 
 def _extract(parts: Sequence[Images], net: Network, place: str, how: dict[str, Any]) -> list[Store]:
-    return [extract(part, net, place + name, **how) for name, part in zip(PARTS, parts)]
+    """Describes the database and the queries; raises ValueError if all files of one are damaged."""
+    stores = [extract(part, net, place + name, **how) for name, part in zip(PARTS, parts)]
+    for name, store in zip(PARTS, stores):
+        if not store.described.any():
+            first = next(map(": ".join, store.unreadable.items()), "there are none")
+            hint = "take others, or draw others by -p seed 1"
+            raise ValueError(f"no image of the {name} can be read ({first}): {hint}")
+    return stores
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -326,14 +293,9 @@ def _add_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def open_run(where: AnyPath, described: bool = False) -> Run:
-    """Opens the `Run` in a folder, or of that name among all runs.
+    """Opens the `Run` in a folder, or of that name among all runs, or raises FileNotFoundError.
 
-    Args:
-        where: the folder or the name.
-        described: it must have a store to search.
-
-    Raises:
-        FileNotFoundError: there is no such run.
+    If `described`, it must have a store to search.
     """
     wanted = "stores/database" if described else "metrics.json"
     for path in (Path(where), runs_folder() / where):

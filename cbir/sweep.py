@@ -36,19 +36,17 @@ def sweep(path: AnyPath, scheduler: str | None = None) -> tuple[Path, pd.DataFra
     Args:
         path: a YAML file with `profile` (default embedded), `parameters` (fixed ones, may be
             missing) and `grid` {parameter: list of values}.
-        scheduler: where cells run, see `cbir.connect`; None: one after the other. The
-            machines of a cluster need this repository's folder and that of the runs under the same
-            paths.
+        scheduler: where cells run, as in `extract.connect`; None: one after the other. A cluster's
+            machines need this repository's folder and that of the runs under the same paths.
 
     Returns:
         The folder runs/<sweep>/, with table.csv, table.md and figures/plot.{png,pdf}; and the
-        table: a row a cell, its values on the grid, run, status ("complete" or "failed"), error,
+        table: a row per cell, its values on the grid, run, status ("complete" or "failed"), error,
         seconds, and "<metric> <descriptor>" with " low" and " high".
 
     Raises:
         ValueError: the file is no sweep.
-        FileNotFoundError: there is no such file.
-        OSError: no scheduler answers.
+        OSError: there is no such file, or no scheduler answers.
     """
     name, (profile, fixed, grid) = Path(path).stem, _read(Path(path))
     cells: dict[str, dict[str, Any]] = {}
@@ -76,20 +74,17 @@ def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, list[Any]]]:
     """A sweep's profile, fixed parameters and grid."""
     if not path.is_file():
         known = sorted(file.name for file in (ROOT / "sweeps").glob("*.yaml"))
-        hint = did_you_mean(path.name, known)
-        files = f"{', '.join(known)} of {ROOT / 'sweeps'}"
-        raise FileNotFoundError(f"no sweep file {path}{hint}: write one, or take {files}")
+        hint = f"write one, or take {', '.join(known)} of {ROOT / 'sweeps'}"
+        raise FileNotFoundError(f"no sweep file {path}{did_you_mean(path.name, known)}: {hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
-    known_keys = {"profile", "parameters", "grid"}
-    grid = content.get("grid") if isinstance(content, dict) and content.keys() <= known_keys else {}
+    keys = {"profile", "parameters", "grid"}
+    grid = content.get("grid") if isinstance(content, dict) and content.keys() <= keys else {}
     if not grid or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(
-            f"{path} is no sweep: 'grid' gives lists of values, 'parameters' fixed values, "
-            "'profile' a profile, and there is nothing else"
-        )
+        wanted = "'grid' gives lists of values, 'parameters' fixed values, 'profile' a profile"
+        raise ValueError(f"{path} is no sweep: {wanted}, and there is nothing else")
     return content.get("profile", "embedded"), content.get("parameters") or {}, grid
 
 
@@ -121,27 +116,24 @@ def _run_cells(runs: str, profile: str, cells: Mapping[str, dict[str, Any]]) -> 
 
 def _collect(run: Run, cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The table of all cells, saved with its plot."""
-    rows: list[dict[str, Any]] = []
-    drawn: list[dict[str, Any]] = []
+    rows, drawn = [], []
     for cell, values in cells.items():
         metrics = Run(cell).metrics
+        complete = metrics["status"] == "complete"
         point = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values.items()}
-        row = point | {"run": cell, "status": metrics["status"], "error": ""}
+        row = point | {"run": cell, "status": metrics["status"]}
+        row["error"] = "" if complete else metrics.get("error", "unfinished")
         row["seconds"] = sum(about["seconds"] for about in metrics.get("notebooks", {}).values())
-        if metrics["status"] == "complete":
-            x, *others = point.items()
-            place = {"x": x[1], "row": ", ".join(f"{key} = {value}" for key, value in others)}
-            for result in metrics.get("results", []):
-                drawn.append(place | result)
-                measure = f"{result['metric']} {result['descriptor']}"
-                row |= {measure: result["mean"]}
-                row |= {f"{measure} {end}": result[end] for end in ("low", "high")}
-        else:
-            row["error"] = metrics.get("error", "unfinished")
+        (_, x), *others = point.items()
+        place = {"x": x, "row": ", ".join(f"{key} = {value}" for key, value in others)}
+        for result in metrics.get("results", []) if complete else []:
+            drawn.append(place | result)
+            measure = f"{result['metric']} {result['descriptor']}"
+            row |= {measure: result["mean"]}
+            row |= {f"{measure} {end}": result[end] for end in ("low", "high")}
         rows.append(row)
     table = pd.DataFrame(rows)
-    as_csv = table.to_csv(index=False, lineterminator="\n")
-    write_atomically(run.path / "table.csv", as_csv)
+    write_atomically(run.path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     shown = table.drop(columns=[c for c in table if str(c).endswith((" low", " high"))])
     write_atomically(run.path / "table.md", tables.markdown(shown))
     if drawn:

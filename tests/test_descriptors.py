@@ -39,8 +39,7 @@ def sets_of_block_N(y_N, q, threshold):
     """Eq. 8: for every channel k, the set of its significant positions (i, j)."""
     limit = q if threshold == "absolute" else q * y_N.max()
     found = [set() for _ in y_N]
-    for k, i, j in product(*map(range, y_N.shape)):
-        y = y_N[k, i, j]
+    for (k, i, j), y in np.ndenumerate(y_N):
         if y > limit or (threshold == "absolute" and y == limit):
             found[k].add((i, j))
     return found
@@ -97,8 +96,6 @@ def test_recipes_have_names():
     parts = cbir.conv_descriptor(ys, **unit).split([2, 3, 4], dim=1)
     assert all(torch.allclose(part.norm(dim=1), torch.ones(2)) for part in parts)
     assert cbir.named_recipe("as_released", q=0.3) == released | {"q": 0.3}
-    with pytest.raises(ValueError, match="did you mean 'as_printed'"):
-        cbir.named_recipe("as_print")
 
 
 def test_the_limit_itself():
@@ -120,23 +117,15 @@ def test_maps_against_the_sets(side, counting):
         assert shown[0, i, j] == (count if counting == "count" else count > 0)
 
 
-NO_MULTIPLES = [[(2, 7, 6), (3, 3, 3)], [(2, 6, 7), (3, 3, 3)], [(2, 3, 3), (3, 6, 6)]]
-
-
-@pytest.mark.parametrize("shapes", NO_MULTIPLES)
-def test_sides_that_do_not_divide_are_refused(shapes):
-    with pytest.raises(ValueError, match="multiple"):
-        cbir.conv_descriptor(random_blocks(shapes, 1))
-
-
-NO_RECIPES = [{"q": -0.1}, {"q": float("nan")}, {"q": 1.01, "threshold": "relative"}]
-NO_RECIPES += [{"threshold": None}, {"counting": "sum"}, {"scale": "max"}]
-
-
-@pytest.mark.parametrize("recipe", NO_RECIPES)
-def test_recipes_without_meaning_are_refused(recipe):
-    with pytest.raises(ValueError, match="out of range|unknown .*choose one of"):
-        cbir.conv_descriptor(random_blocks(SHAPES["N=2"], 1), **recipe)
+def test_sides_that_do_not_divide_and_recipes_without_meaning_are_refused():
+    for shapes in [(2, 7, 6), (3, 3, 3)], [(2, 6, 7), (3, 3, 3)], [(2, 3, 3), (3, 6, 6)]:
+        with pytest.raises(ValueError, match="multiple"):
+            cbir.conv_descriptor(random_blocks(shapes, 1))
+    recipes = [{"q": -0.1}, {"q": float("nan")}, {"q": 1.01, "threshold": "relative"}]
+    recipes += [{"threshold": None}, {"counting": "sum"}, {"scale": "max"}, {"balance": "l3"}]
+    for recipe in recipes:
+        with pytest.raises(ValueError, match="out of range|unknown .*choose one of"):
+            cbir.conv_descriptor(random_blocks(SHAPES["N=2"], 1), **recipe)
 
 
 @pytest.mark.parametrize("codes", [(), ("hidden",), ("hidden", "hidden.0")])

@@ -14,8 +14,7 @@ from cbir.common import did_you_mean, unknown_choice
 def test_did_you_mean():
     assert did_you_mean("metrc", ["metric", "k"]) == " (did you mean 'metric'?)"
     assert did_you_mean("img_1.jpg", ["IMG_1.JPG", "b.jpg"]) == " (did you mean 'IMG_1.JPG'?)"
-    for word, known in [("colour", ["metric", "k"]), ("k", ["metric", "k"]), ("k", [])]:
-        assert did_you_mean(word, known) == ""
+    assert did_you_mean("colour", ["metric"]) == did_you_mean("k", ["k"]) == ""
     assert did_you_mean("999999.jpg", (f"{i:06}.jpg" for i in range(2_000_000)))
     message = "unknown metric 'cosin' (did you mean 'cosine'?): choose one of 'l1', 'cosine'"
     assert unknown_choice("metric", "cosin", ("l1", "cosine")) == message

@@ -129,9 +129,8 @@ def test_average_precision_against_scikit_learn(seed, n, classes):
     rng = np.random.default_rng(seed)
     values, wanted = rng.integers(0, classes, n), rng.integers(0, classes, 5)
     order = np.stack([rng.permutation(n) for _ in wanted])
-    for value, ranking, ap in zip(
-        wanted, order, evaluation.average_precision(wanted, values, order)
-    ):
+    found = evaluation.average_precision(wanted, values, order)
+    for value, ranking, ap in zip(wanted, order, found):
         if (values == value).any():
             expected = average_precision_score(values[ranking] == value, -np.arange(n))
             assert ap == pytest.approx(expected)

@@ -7,6 +7,7 @@ then the five nearest of a few more images, by every metric.
 import itertools
 import sys
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,7 @@ def random_network():
         convolution = nn.Conv2d(before, after, 3, padding=1)
         blocks.append(nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2)))
     head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 4 * 4, 24), nn.ReLU())
-    module = nn.Sequential()
-    module.add_module("blocks", blocks)
-    module.add_module("code", head)
+    module = nn.Sequential(OrderedDict(blocks=blocks, code=head))
     rng = np.random.default_rng(0)
     for p in module.parameters():
         fan_in = p[0].numel() if p.ndim > 1 else 30
@@ -49,9 +48,8 @@ def made_up_images(folder):
         rng = np.random.default_rng(i)
         width = 1 + i % 7
         noise = rng.integers(0, 256, (40 + width, 48 + width, 3))
-        views = [
-            noise[y : y + 40, x : x + 48] for y, x in itertools.product(range(width), repeat=2)
-        ]
+        corners = itertools.product(range(width), repeat=2)
+        views = [noise[y : y + 40, x : x + 48] for y, x in corners]
         slope = np.arange(40)[:, None, None] * 6 * rng.integers(0, 2, 3)
         pixels = (sum(views) // width**2 + slope) // 2
         files.append(folder / f"{i:02}.png")
@@ -88,10 +86,7 @@ def searches(rows):
     """(descriptor, metric) and the hits, among rows as `describe` gives them."""
     for name, metric in itertools.product(["h", "eta_conv", "eta"], ["l1", "l2", "cosine"]):
         parts = ["h", "eta_conv"] if name == "eta" else [name]
-        among, queries = (
-            np.concatenate([rows[before + part] for part in parts], axis=1)
-            for before in ("", "query_")
-        )
+        among, queries = (np.hstack([rows[b + part] for part in parts]) for b in ("", "query_"))
         yield f"{name}_{metric}", cbir.search(among, queries, metric=metric, k=5)
 
 
@@ -115,9 +110,8 @@ def test_hits(name, recipe):
     expected = stored(name, recipe)
     for search, hits in searches(expected):
         np.testing.assert_array_equal(hits.indices, expected[f"{search}_indices"], search)
-        np.testing.assert_allclose(
-            hits.distances, expected[f"{search}_distances"], 1e-12, 1e-12, err_msg=search
-        )
+        distances = expected[f"{search}_distances"]
+        np.testing.assert_allclose(hits.distances, distances, 1e-12, 1e-12, err_msg=search)
 
 
 def write():

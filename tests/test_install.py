@@ -23,8 +23,8 @@ OLDEST = "3.11.2"  # Debian 12's
 
 def pins():
     """{package: pinned version}."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pairs = re.findall(r"^([\w.-]+)==([\w.+!-]+)$", text, re.M)
     return {canonicalize_name(name): number for name, number in pairs}
 
 

@@ -2,42 +2,23 @@
 
 import re
 import subprocess
-import tomllib
 from importlib.metadata import version
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_install import PROJECT, pins
 
+import cbir
 from cbir.common import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-
-def normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def names(requirements):
-    return {normal(re.split(r"[<>=!\[ ]", r)[0]) for r in requirements}
-
-
-def pins():
-    found = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            assert re.fullmatch(r"[\w.-]+==[\w.+!-]+", line)
-            name, number = line.lower().split("==")
-            found[normal(name)] = number
-    return found
-
-
-def test_dependencies_are_few_and_pinned():
+def test_dependencies_are_few_and_those_of_the_tests():
+    """These speak for the versions that users get."""
     assert len(PROJECT["dependencies"]) <= 18
-    wanted = names(PROJECT["dependencies"])
-    for extra in PROJECT["optional-dependencies"].values():
-        wanted |= names(extra)
-    assert wanted - {"cbir"} <= set(pins())  # extras name each other as cbir[extra]
-    for name in names(PROJECT["dependencies"]):  # the tests speak for the versions that users get
-        assert version(name).split("+")[0] == pins()[name], name
+    for line in PROJECT["dependencies"]:
+        name = Requirement(line).name
+        assert version(name).split("+")[0] == pins()[canonicalize_name(name)], name
 
 
 def test_conda_environment_installs_the_same():
@@ -48,8 +29,7 @@ def test_conda_environment_installs_the_same():
 
 
 def test_no_package_index_is_named():
-    command = ["git", "ls-files"]
-    files = subprocess.check_output(command, cwd=ROOT, text=True)
+    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True)
     parts = ["index" + "-url", "find" + "-links", r"pypi\." + "org", "pytorch" + r"\.org/whl"]
     pattern = re.compile("|".join(parts))
     assert files
@@ -68,7 +48,5 @@ def test_readme_commands_exist_in_the_makefile():
 
 
 def test_version_is_the_same_everywhere():
-    import cbir
-
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cbir.__version__ == PROJECT["version"] == citation["version"]

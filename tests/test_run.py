@@ -20,6 +20,13 @@ def run(tmp_path):
     return cbir.Run("test", tmp_path)
 
 
+def test_damaged_images_alone_are_one_sentence(run, folder, tiny_net):
+    images = cbir.list_images(folder)
+    message = r"no image of the queries can be read \(dog/07.png: .*-p seed 1$"
+    with pytest.raises(ValueError, match=message):
+        run.describe(images=images, queries=images[[7]], network=tiny_net)
+
+
 def test_names(tmp_path):
     for name in ("", "..", "../x", "a/b", "a\\b", "~", "-rf", ".hidden", "a b", "a\n", "a\0", ":"):
         with pytest.raises(ValueError, match="is no run name"):
