@@ -45,11 +45,7 @@ class Look(NamedTuple):
     codes: list[torch.Tensor]
 
     def regions(self, **recipe: Any) -> NDArray[np.int64]:
-        """Eq. 8 and 13: how many channels of the last block find a position significant.
-
-        Returns:
-            (H_N, W_N) int64. The blocks before have the same map, its cells enlarged (Eq. 11-12).
-        """
+        """Counts the channels of y_N that find a position significant (Eq. 8, 13): (H_N, W_N)."""
         recipe = check_recipe(**recipe)
         z_N = descriptors.significant(self.ys[-1], recipe["q"], recipe["threshold"])
         return descriptors.significance_map(z_N, recipe["counting"])[0].long().numpy()
@@ -58,16 +54,15 @@ class Look(NamedTuple):
 class Explorer:
     """A store to ask again and again, by its own recipe and by others.
 
-    Where window means are kept the images follow every recipe; elsewhere they follow the store's
-    own, and the same at unit length. Stores of retrained codes have them in windows/database,
-    beside them.
+    Images with window means, in the store or in windows/database beside it, follow every recipe;
+    others the store's own, and the same at unit length.
 
     Args:
         store: the store.
-        net: the network that made it, by default the one that the store names.
+        net: the network that made it, default the one that the store names.
 
     Attributes:
-        fixed: why q cannot be moved, "" where it can.
+        fixed: why q cannot be moved, "" if it can.
         recipes: {name: recipe}, those that can be asked for.
         descriptors: the names that can be searched by.
 
@@ -84,14 +79,16 @@ class Explorer:
     def __init__(self, store: Store, net: Network | None = None) -> None:
         beside = Path(store.location).parent
         self.store, self.net = store, network_of(store.network, net, folder=beside)
-        kept = store if "windows" in store.extras else find_store(beside / "windows" / "database")
-        if kept not in (store, None) and not has_windows_of(kept, self.net.with_head(None)):
-            kept = None
-        self.windows: Any = kept if kept and kept.files == store.files else None
+        self.windows: Any = store
+        if "windows" not in store.extras:
+            kept = self.windows = find_store(beside / "windows" / "database")
+            if kept and (
+                kept.files != store.files or not has_windows_of(kept, self.net.with_head(None))
+            ):
+                self.windows = None
         size = 4e-9 * np.prod(store.dims["blocks"][-1][1:]) * store.eta_conv.shape[1] * len(store)
-        fits = self.windows is not None and size <= MEMORY
         needs = f"it needs windows (-p windows true), {size:.2g} GB here, of at most {MEMORY} GB"
-        self.fixed = "" if fits else needs
+        self.fixed = "" if self.windows is not None and size <= MEMORY else needs
         own = store.recipe
         choices = RECIPES | {"as_stored": own, "stored_at_unit_length": own | {"balance": "l2"}}
         self.recipes: dict[str, Recipe] = {}
@@ -110,7 +107,7 @@ class Explorer:
         return not self.fixed or (small and recipe == own | Recipe(balance=balance))
 
     def look(self, image: AnyPath | int | Image.Image) -> Look:
-        """Looks at a file, a row of the store, or an image. Raises UnreadableImage."""
+        """Looks at a file, a row of the store, or an image; may raise UnreadableImage."""
         image = open_image(self.store.path(image) if isinstance(image, int) else image)
         batch = self.net.transform(image)[None]  # (1, 3, H, W)
         ys, codes = ([part.float().cpu() for part in parts] for parts in self.net(batch))
@@ -132,24 +129,23 @@ class Explorer:
 
         Args:
             look: the picture that is searched for.
-            descriptors: names as in `search`.
+            descriptors: as in `search`.
             recipe: default the store's.
             metric: as in `search`.
-            k: how many images are found.
+            k: images to find.
             without: a row that is not to be found, that of the picture itself.
 
         Returns:
             {descriptor: (rows (k,), distances (k,))}, nearest first.
 
         Raises:
-            ValueError: what `search` raises, and for a recipe that the images cannot follow.
+            ValueError: the images cannot follow the recipe; and what `search` raises.
         """
         query, images = self._described(look, recipe)
         wanted = k if without is None else min(k + 1, int(self.store.described.sum()))
         queries = {name: query[name][:] for name in descriptors}
         found = {}
-        hits_by = search(images, queries, list(queries), metric=metric, k=wanted)
-        for name, hits in hits_by.items():
+        for name, hits in search(images, queries, [*queries], metric=metric, k=wanted).items():
             others = np.flatnonzero(hits.indices[0] != without)[:k]
             found[name] = (hits.indices[0][others], hits.distances[0][others])
         return found
@@ -159,8 +155,8 @@ class Explorer:
     ) -> "pd.Series[float]":
         """Shares a distance out among the parts of a descriptor (y_6, w_1, ..).
 
-        Of L1 the absolute differences are shared out, of L2 the squared ones; of cosine the squared
-        ones of vectors of unit length, whose sum is twice the distance.
+        Shared out are absolute differences for L1, squared ones for L2, those of vectors of unit
+        length for cosine.
 
         Args:
             look: the picture.
@@ -170,7 +166,7 @@ class Explorer:
             metric: as in `search`.
 
         Returns:
-            {part: share} with sum 1, or all 0 where there is no distance.
+            {part: share} with sum 1, or all 0 if there is no distance.
         """
         blocks, codes = layer_names(*(len(self.store.dims[kind]) for kind in ("blocks", "codes")))
         layers = {"h": codes, "eta_conv": blocks, "eta": codes + blocks}
@@ -185,7 +181,7 @@ class Explorer:
         return sums / (sums.sum() or 1)
 
     def _described(self, look: Look, recipe: Recipe | None) -> tuple[Store, Store]:
-        """A picture and all images, described by a recipe: the store with other arrays."""
+        """Returns the store with other arrays: of the picture, and of all images, by a recipe."""
         recipe = check_recipe(**recipe or self.store.recipe)
         if not self.can(recipe):
             raise ValueError(f"the images cannot follow the recipe {recipe}: {self.fixed}")
@@ -199,7 +195,7 @@ class Explorer:
         return query, images
 
     def _describe_again(self, recipe: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-        """H and eta_conv of all images by another recipe, {name: (N, D)}."""
+        """Describes all images by another recipe: h and eta_conv, {name: (N, D)}."""
         asked, blocks = check_recipe(**dict(recipe)), self.store.dims["blocks"]
         if self.fixed:  # only lengths change: w_m is like a window of one cell, all significant
             source, blocks = self.store.eta_conv, [(count, 1, 1) for count, *_ in blocks]
@@ -221,8 +217,8 @@ def explain(
 ) -> Figure:
     """Draws why an image was found.
 
-    A row is a picture: the image, where neurons are significant (Eq. 13), its colours.
-    The bar below shows what each layer adds to the distance.
+    A row per picture: the image, its significant neurons (Eq. 13), its colours. A bar below: what
+    each layer adds to the distance.
 
     Args:
         query: the picture that was searched for.
@@ -235,19 +231,20 @@ def explain(
         The figure; no window shows it.
     """
     fig = Figure(figsize=(7.2, 4.3), layout="constrained")
-    ratios = {"width_ratios": [0.8, 1, 2.9], "height_ratios": [1, 1, 0.35]}
-    *panels, bar = fig.subplot_mosaic("abc;def;ggg", gridspec_kw=ratios).values()
-    for role, look, first in [("query", query, 0), ("found", found, 3)]:
-        picture, regions, colors = panels[first : first + 3]
+    above, below = fig.subfigures(2, 1, height_ratios=[2.6, 1])
+    panels, bar = above.subplots(2, 3, width_ratios=[1, 1, 2.4]), below.subplots()
+    for role, look, row in zip(("query", "found"), (query, found), panels):
+        picture, regions, colors = row
         figures.bare(picture).imshow(look.picture)
         picture.set_ylabel(role)
         z = look.regions(**recipe)
         figures.significant_regions([regions], look.picture, [z])
         figures.count_bar(regions, z)
         figures.histogram(colors, look.histogram)
-    panels[1].set_title("significant neurons")
-    panels[2].set(title="colours", xlabel="")
+    panels[0, 1].set_title("significant neurons")
+    panels[0, 2].set(title="colours", xlabel="")
     plots.contributions(bar, shares.to_frame(descriptor).T)
     bar.set_xlabel(f"what each layer adds to the distance by {symbol(descriptor)}")
-    bar.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9), ncols=len(shares))
+    bar.get_legend().remove()
+    below.legend(loc="outside lower center", ncols=len(shares))
     return fig

@@ -23,11 +23,7 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
     Args:
         axes: as many as measures.
         table: columns metric, descriptor, mean, low, high, as `means` gives them.
-        drawn_as: the descriptor whose colour and marker all points have, if the column names
-            something else, such as the recipes that it was made by.
-
-    Returns:
-        axes.
+        drawn_as: whose colour and marker all points have, if the column names no descriptors.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
@@ -48,16 +44,12 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws descriptors in a plane of two measures, a line along the Pareto front.
 
-    A descriptor is a point with both intervals; points on the front are filled. The names stand in
-    a column at the right, in the order of the points' y, each with a line to its point.
+    A descriptor is a point with both intervals, filled on the front, its name at the right.
 
     Args:
         ax: x is better to the right, y downwards.
         table: columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool), as
             `class_color_plane` gives them.
-
-    Returns:
-        ax.
     """
     front = table[table.front].sort_values("x")
     ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
@@ -86,18 +78,13 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
-    """Draws a table as coloured cells with the numbers in them; light is good.
-
-    Groups of columns (a MultiIndex) are parted by lines. Cells of NaN stay empty.
+    """Draws a table as coloured cells with numbers in them, light if good, empty if NaN.
 
     Args:
         ax: the axes.
-        table: numbers, a row a descriptor.
+        table: numbers, a row per descriptor; groups of columns (a MultiIndex) are parted by lines.
         best: "max" or "min", whichever is good.
         text: how a number is written.
-
-    Returns:
-        ax.
     """
     values = np.ma.masked_invalid(table.to_numpy(float))
     cmap = plt.get_cmap("cividis" if best == "max" else "cividis_r")
@@ -106,7 +93,7 @@ def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f
         ink = "black" if np.dot(cmap(cells.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
         ax.text(column + 0.5, row + 0.5, text % value, color=ink, **INSIDE)
     ax.set_yticks(np.arange(len(table)) + 0.5, map(symbol, table.index))
-    columns = pd.Index(list(table.columns))  # of tuples, that has levels
+    columns = pd.Index([*table])  # of tuples, that has levels
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns.get_level_values(-1))
     if columns.nlevels > 1:
         places = pd.Series(range(len(columns)), columns.get_level_values(0))
@@ -130,9 +117,6 @@ def curves(
         table: columns metric, curve, `x` and value, a row per point.
         x: the column of the setting.
         names: {curve: text for the legend}, default the curve's symbol.
-
-    Returns:
-        axes.
     """
     texts = {curve: symbol(curve) for curve in table.curve} | dict(names or {})
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
@@ -150,16 +134,12 @@ def curves(
 def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
     """Draws means with their 95 % intervals against a parameter: one panel per measure.
 
-    Numbers are drawn to scale and joined. Anything else stands side by side, in the order of the
-    table. Descriptors stand a little apart.
+    Numbers are drawn to scale and joined; anything else stands side by side.
 
     Args:
         axes: as many as measures.
         table: columns x, metric, descriptor, mean, low, high.
         name: the parameter's.
-
-    Returns:
-        axes.
     """
     values = table["x"].unique()
     to_scale = pd.api.types.is_any_real_numeric_dtype(table["x"].infer_objects())
@@ -186,15 +166,11 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
 def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws what the layers of a descriptor add to a distance, as shares of a bar.
 
-    Codes ("y_6") come first, in blues, then blocks ("w_1") in oranges, then anything else in
-    greys; later ones are darker.
+    Codes come first, in blues, then blocks in oranges, then anything else in greys.
 
     Args:
         ax: the axes.
         table: numbers >= 0, a row per bar, a column per layer ("y_6", "w_1").
-
-    Returns:
-        ax.
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))
@@ -205,11 +181,10 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
             shade = plt.get_cmap(palette)(0.25 + 0.6 * depth)
             style = {"color": shade, "edgecolor": "white", "linewidth": 0.5, "height": 0.7}
             widths = shares[layer].to_numpy()
-            ax.barh(range(len(table)), widths, left=left, label=symbol(layer), **style)
+            bars = ax.barh(range(len(table)), widths, left=left, label=symbol(layer), **style)
+            texts = [f"{width:.0%}" if width > 0.05 else "" for width in widths]
             ink = "white" if depth > 0.6 else "black"
-            for row in np.flatnonzero(widths > 0.05):
-                middle = left[row] + widths[row] / 2
-                ax.text(middle, row, f"{widths[row]:.0%}", color=ink, **INSIDE)
+            ax.bar_label(bars, texts, label_type="center", color=ink, fontsize=SMALL)
             left = left + widths
     ax.set_yticks(range(len(table)), map(symbol, table.index))
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")
