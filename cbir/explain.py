@@ -230,11 +230,10 @@ def explain(
     Returns:
         The figure; no window shows it.
     """
-    fig = Figure(figsize=(7.2, 4.3), layout="constrained")
+    fig: Any = Figure(figsize=(7.2, 4.3), layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=[2.6, 1])
     panels, bar = above.subplots(2, 3, width_ratios=[1, 1, 2.4]), below.subplots()
-    for role, look, row in zip(("query", "found"), (query, found), panels):
-        picture, regions, colors = row
+    for role, look, (picture, regions, colors) in zip(("query", "found"), (query, found), panels):
         figures.bare(picture).imshow(look.picture)
         picture.set_ylabel(role)
         z = look.regions(**recipe)

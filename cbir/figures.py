@@ -154,7 +154,8 @@ def network(ax: Axes, net: Network) -> Axes:
     free = WIDEST - OUTPUT_GAP * len(outputs) - BLOCKS_GAP
     thinner = min(1, free / sum(thickness + gap for _, thickness, _, gap in slabs))
     edge = {"edgecolor": "#333333", "linewidth": 0.5}
-    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
+    under: dict[str, Any] = dict(ha="center", va="top", fontsize=SMALL, linespacing=1.3)
+    under["arrowprops"] = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
     kinds = {}  # {text of the legend: a slab}
     x, last_note = 0.0, -np.inf  # where the next slab begins, and the last text under them ends
     for (name, kind, shape), (side, thickness, depth, gap) in zip(net.layers, slabs):
@@ -165,9 +166,7 @@ def network(ax: Axes, net: Network) -> Axes:
             x = max(x, last_note + half - thickness / 2)  # beside it, not over it
             last_note = x + thickness / 2 + half
             ends = [(x + thickness / 2, bottom) for bottom in (-side / 2, -2.05)]
-            text = f"$y_{outputs[name]}$\n{size}"
-            note = ax.annotate(text, *ends, ha="center", va="top", arrowprops=line)
-            note.set(fontsize=SMALL, linespacing=1.3)
+            ax.annotate(f"$y_{outputs[name]}$\n{size}", *ends, **under)
             gap += OUTPUT_GAP
         gap += BLOCKS_GAP * (name == net.blocks[-1])
         label, color = next(drawn for part, drawn in KINDS.items() if part in kind)
@@ -282,19 +281,17 @@ def retrieval(
     """
     rows = range(len(queries)) if rows is None else rows
     by_descriptor = hits if isinstance(hits, Mapping) else {"": hits}
-    if names is None and isinstance(hits, Mapping) and not beside:
-        names = [*map(symbol, hits)] * len(rows)
-    names = range(1, len(rows) + 1) if names is None else names
+    titled = isinstance(hits, Mapping) and not beside
+    names = names or ([*map(symbol, hits)] * len(rows) if titled else range(1, len(rows) + 1))
     drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
     usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
     decimals = max(4, 2 - int(np.floor(np.log10(usual))))  # two digits of the usual one
+    picture = functools.cache(thumbnail)
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8
     of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
-    picture = functools.cache(thumbnail)
     for row, name, (query, groups) in zip(axes, names, itertools.product(rows, in_row)):
         first = ranks(row[:1] if beside else row)
-        query_class = queries.labels[query]
         text = "" if beside else _name(queries, query)
         _draw_image(row[0], thumbnail(queries.path(query)), text, QUERY, frame)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -309,8 +306,9 @@ def retrieval(
                 image, text, color = np.copy(GRAY), "", QUERY
                 if i >= 0:  # the query could be read
                     image, text = picture(database.path(i)), _name(database, i)
-                    if (label := database.labels[i]) and query_class:
-                        color = SAME if label == query_class else OTHER
+                    label, asked = database.labels[i], queries.labels[query]
+                    if label and asked:
+                        color = SAME if label == asked else OTHER
                 text = "" if beside else f"{text}\n{distance:.{decimals}f}".strip()
                 agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
                 _draw_image(ax, image, text, color, frame, agree)

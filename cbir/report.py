@@ -29,15 +29,12 @@ def report(run: Run) -> Path:
 
 
 def compare(a: Run, b: Run, output: AnyPath | None = None) -> Path:
-    """Writes one page with what differs between two runs.
+    """Writes one page with what differs between two runs; returns its path.
 
     Args:
         a: the first run.
         b: the second one.
         output: the page's file, default compare_<a>_<b>.html in the current folder.
-
-    Returns:
-        The page's path.
     """
     path = Path(output or f"compare_{a.name}_{b.name}.html")
     given = {"a": str(a.path.resolve()), "b": str(b.path.resolve())}
@@ -70,10 +67,9 @@ def figures(run: Run, names: Sequence[str]) -> str:
                 image.convert("RGB").save(small := io.BytesIO(), "webp", quality=88)
                 data, kind = small.getvalue(), "webp"
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        shown.append(
-            f'<figure id="figure-{name}"><img src="{source}" alt="{caption}" width="{width}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+        body = f'<img src="{source}" alt="{caption}" width="{width}">'
+        body += f"<figcaption>{caption}</figcaption>"
+        shown.append(f'<figure id="figure-{name}">{body}</figure>')
     return "\n".join(shown)
 
 
@@ -93,7 +89,7 @@ def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """All that a run's numbers depend on, {name: text}: settings, parameters, network, versions."""
+    """Collects what a run's numbers depend on, {name: text}: settings, parameters, versions, .."""
     metrics = run.metrics
     known: dict[str, Any] = {f"images, {k}": n for k, n in metrics.get("images", {}).items()}
     known |= {"recipe": metrics.get("recipe", ""), **run.settings}
