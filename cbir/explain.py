@@ -30,19 +30,12 @@ MEMORY = 4  # GB that may be read to describe all images again: more would take 
 
 
 class Look(NamedTuple):
-    """One picture and what the network made of it.
+    """One picture and what the network made of it, float32 on the CPU."""
 
-    Attributes:
-        picture: (H, W, 3) uint8, reduced; where the network saw a part, that part.
-        histogram: (75,) float64, of the image itself.
-        ys: the blocks [(1, C_m, H_m, W_m), ..], float32 on the CPU.
-        codes: [(1, D), ..], float32 on the CPU.
-    """
-
-    picture: NDArray[np.uint8]
-    histogram: NDArray[np.float64]
-    ys: list[torch.Tensor]
-    codes: list[torch.Tensor]
+    picture: NDArray[np.uint8]  # (H, W, 3), reduced; if the network saw a part, that part
+    histogram: NDArray[np.float64]  # (75,), of the image itself
+    ys: list[torch.Tensor]  # the blocks (1, C_m, H_m, W_m)
+    codes: list[torch.Tensor]  # (1, D)
 
     def regions(self, **recipe: Any) -> NDArray[np.int64]:
         """Counts the channels of y_N that find a position significant (Eq. 8, 13): (H_N, W_N)."""
@@ -156,14 +149,7 @@ class Explorer:
         """Shares a distance out among the parts of a descriptor (y_6, w_1, ..).
 
         Shared out are absolute differences for L1, squared ones for L2, those of vectors of unit
-        length for cosine.
-
-        Args:
-            look: the picture.
-            row: the row of the store that it is compared with.
-            name: of the descriptor, or several joined by "+".
-            recipe: default the store's.
-            metric: as in `search`.
+        length for cosine. The row is of the store; a name may join several by "+".
 
         Returns:
             {part: share} with sum 1, or all 0 if there is no distance.
@@ -215,10 +201,7 @@ class Explorer:
 def explain(
     query: Look, found: Look, shares: "pd.Series[float]", descriptor: str = "eta", **recipe: Any
 ) -> Figure:
-    """Draws why an image was found.
-
-    A row per picture: the image, its significant neurons (Eq. 13), its colours. A bar below: what
-    each layer adds to the distance.
+    """Draws why an image was found: significant neurons (Eq. 13), colours, shares of the distance.
 
     Args:
         query: the picture that was searched for.
@@ -226,9 +209,6 @@ def explain(
         shares: {part: share} of the distance, as `Explorer.shares` gives them.
         descriptor: that they are the parts of.
         recipe: of the map, the keywords of `conv_descriptor`.
-
-    Returns:
-        The figure; no window shows it.
     """
     fig: Any = Figure(figsize=(7.2, 4.3), layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=[2.6, 1])

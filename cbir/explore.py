@@ -64,10 +64,7 @@ class Query(NamedTuple):
 
 
 class Page:
-    """The page of an explorer, with images to choose from beside the store's own.
-
-    `blocks` is what Gradio serves.
-    """
+    """The page of an explorer, with `images` to choose from; Gradio serves its `blocks`."""
 
     def __init__(self, explorer: Explorer, images: Images | None = None) -> None:
         global gr
@@ -106,8 +103,7 @@ class Page:
             with gr.Column():
                 gr.HTML("<p>Click on an image to see why it was found. ✓: the query's class.</p>")
                 self.save = gr.DownloadButton("Save the hits (JSON)")
-        hidden = GALLERY | {"visible": False}
-        self.rows = {name: gr.Gallery(label=label, **hidden) for label, name in names}
+        self.rows = {name: gr.Gallery(label=l, visible=False, **GALLERY) for l, name in names}
         with gr.Column(visible=False) as self.reasons:
             self.why = gr.Image(label="Why?", buttons=["download", "fullscreen"])
             self.words = gr.HTML()
@@ -145,8 +141,6 @@ class Page:
     def _thumbnails(self, paths: Iterable[Path]) -> list[Image.Image]:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self.thumbnail, paths))
-
-    # ---- what happens: the values of components in, {component: its new value} out ---------------
 
     def _picked(self, index: int, word: str, *settings: Any) -> Updates:
         images, row = self._matches(word)[index]
@@ -227,14 +221,9 @@ class Page:
 
 
 def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer, Images | None]:
-    """Opens what a page shows; the embedded images are described first if nobody has done so.
+    """Opens what a page shows, the database of a run or another store, and the run's queries.
 
-    Args:
-        run: the run whose database is explored.
-        store: the path of another store; "": the run's.
-
-    Returns:
-        The explorer, and the run's queries.
+    The embedded images are described first if nobody has done so.
 
     Raises:
         FileNotFoundError: there is no such run or store; and what `open_database` raises.
@@ -247,16 +236,10 @@ def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer,
 
 
 def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
-    """Serves a page beside the caller, on this machine alone unless `auth` is given.
+    """Serves a page beside the caller, by default on this machine and a free port.
 
-    Args:
-        page: the page.
-        host: the address to listen on.
-        port: the port to listen on, default a free one.
-        options: of `gradio.Blocks.launch`, such as `inline` or `auth`.
-
-    Returns:
-        The page's address.
+    Further options are those of `gradio.Blocks.launch`, such as `inline` or `auth`. Returns the
+    page's address.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -277,13 +260,7 @@ def serve(
 ) -> None:
     """Serves the page until it is interrupted or terminated; then all it wrote is gone.
 
-    Args:
-        run: as in `open_explorer`.
-        store: as in `open_explorer`.
-        host: the address to listen on; any but a loopback address needs `auth`.
-        port: the port to listen on; None or 0 for a free one.
-        browser: whether a browser is opened.
-        auth: what visitors have to give, "user:password".
+    Any host but a loopback address needs `auth`, "user:password"; port None or 0 is a free one.
 
     Raises:
         ImportError: Gradio is not installed.

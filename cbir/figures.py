@@ -195,14 +195,7 @@ def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, fl
 def significant_regions(
     axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()
 ) -> Panels:
-    """Draws Fig. 2: an image `marked` by maps z_m, with the cells of coarse ones.
-
-    Args:
-        axes: as many as maps.
-        image: (H, W, 3) uint8.
-        maps: (H_m, W_m) arrays of counts >= 0.
-        titles: one per map, or none.
-    """
+    """Draws Fig. 2: an image `marked` by maps z_m, one on each axes, with coarse maps' cells."""
     height, width = image.shape[:2]
     for ax, (z, title) in zip(axes, itertools.zip_longest(maps, titles)):
         rows, cols = z.shape
@@ -216,16 +209,9 @@ def significant_regions(
 
 
 def marked(image: Picture, z: NDArray[Any]) -> Picture:
-    """Leaves an image its colours where a neuron is significant; it is light grey elsewhere.
+    """Leaves an image (H, W, 3) its colours where a map (H_m, W_m) is not 0, else light grey.
 
     A map that counts channels tints it: the more channels, the brighter.
-
-    Args:
-        image: (H, W, 3) uint8.
-        z: (H_m, W_m) counts >= 0.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     cells = (np.arange(n) * m // n for n, m in zip(image.shape, z.shape))  # of every row, column
     counts = z[np.ix_(*cells)]  # (H, W)

@@ -18,11 +18,10 @@ INSIDE = {"ha": "center", "va": "center", "fontsize": SMALL}  # numbers in cells
 def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) -> Panels:
     """Draws means with their 95 % intervals, one panel per measure, one point per descriptor.
 
-    The points of variants ("eta, whitened") are empty.
-
     Args:
         axes: as many as measures.
-        table: columns metric, descriptor, mean, low, high, as `means` gives them.
+        table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
+            whitened") have empty points.
         drawn_as: whose colour and marker all points have, if the column names no descriptors.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
@@ -44,12 +43,9 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws descriptors in a plane of two measures, a line along the Pareto front.
 
-    A descriptor is a point with both intervals, filled on the front, its name at the right.
-
-    Args:
-        ax: x is better to the right, y downwards.
-        table: columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool), as
-            `class_color_plane` gives them.
+    A descriptor is a point with both intervals, filled on the front, its name at the right. The
+    table has the columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool); x is better
+    to the right, y downwards.
     """
     front = table[table.front].sort_values("x")
     ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
@@ -132,14 +128,10 @@ def curves(
 
 
 def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
-    """Draws means with their 95 % intervals against a parameter: one panel per measure.
+    """Draws means with 95 % intervals against a parameter of that name: one panel per measure.
 
-    Numbers are drawn to scale and joined; anything else stands side by side.
-
-    Args:
-        axes: as many as measures.
-        table: columns x, metric, descriptor, mean, low, high.
-        name: the parameter's.
+    The table has the columns x, metric, descriptor, mean, low, high. Numbers x are drawn to scale
+    and joined; anything else stands side by side.
     """
     values = table["x"].unique()
     to_scale = pd.api.types.is_any_real_numeric_dtype(table["x"].infer_objects())
@@ -166,11 +158,8 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
 def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws what the layers of a descriptor add to a distance, as shares of a bar.
 
-    Codes come first, in blues, then blocks in oranges, then anything else in greys.
-
-    Args:
-        ax: the axes.
-        table: numbers >= 0, a row per bar, a column per layer ("y_6", "w_1").
+    The table has a row per bar, a column per layer ("y_6", "w_1"). Codes come first, in blues, then
+    blocks in oranges, then anything else in greys.
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))

@@ -28,10 +28,7 @@ def open_database(
 ) -> tuple[Store, Network]:
     """Opens the store of a run's database, or another one, and loads the network that made it.
 
-    Args:
-        run: a run's name or folder, unused where `store` is given.
-        store: a path; "": the run's.
-        weights: as in `load_network`; "": the run's, else the default.
+    Weights are as in `load_network`; "": the run's, else the default.
 
     Raises:
         FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
@@ -77,14 +74,8 @@ def query(
     A name that another image's result has gets a number. The JSON holds "file", "root" (the store's
     image folder), "metric" and, per descriptor, a list of {"file", "label", "distance"}.
 
-    Args:
-        images: files.
-        store: an open store.
-        net: the network that made it, default the one that the store names.
-        descriptors: as in `search`.
-        metric: as in `search`.
-        k: images to find.
-        folder: where the results go.
+    The network is by default the one that the store names; `descriptors`, `metric` and `k` are as
+    in `search`.
 
     Returns:
         The .png of every image (file -> path), and what could not be read (file -> reason).

@@ -153,7 +153,7 @@ def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any
         columns: list[Any] = [c for c in text.columns.tolist() if c[0] in ("", *groups)]
         heads = [(GROUPS.get(group, ""), name(d) if group else d) for group, d in columns]
         index = pd.MultiIndex.from_tuples(heads)
-        yield title, text[columns].set_axis(index, axis=1), won[columns].set_axis(index, axis=1)
+        yield title, *(part[columns].set_axis(index, axis=1) for part in (text, won))
 
 
 def to_html(table: pd.DataFrame) -> str:

@@ -47,7 +47,7 @@ def world(tmp_path_factory):
 
 def start(folder, *arguments):
     """`cbir explore` of the store, in the folder: the process and its page's address."""
-    command = [sys.executable, "-m", "cbir.cli", "explore", "--store", "store", "--no-browser"]
+    command = [sys.executable, *"-m cbir.cli explore --store store --no-browser --port 0".split()]
     log = folder / "server.log"
     env = os.environ | {"TMPDIR": str(folder / "tmp"), "CUDA_VISIBLE_DEVICES": ""}
     streams = {"stdout": log.open("w"), "stderr": subprocess.STDOUT}
@@ -100,13 +100,14 @@ def gallery(page, label):
     return block.last.locator(".thumbnail-item")
 
 
-def pick(page, name):
-    """Searches for a name and makes the first image the query."""
+def pick(page, explorer, name):
+    """Searches for a name and makes the first image the query; returns its row."""
     page.get_by_label("Part of an image's name").fill(name)
     first = "name => document.querySelector('.thumbnail-item').innerText == name"
     page.wait_for_function(first, arg=name)
     gallery(page, "Images to choose from").first.click()
     page.get_by_text("Query: ", exact=False).filter(has_text=name).wait_for()
+    return next(i for i, file in enumerate(explorer.store.files) if file.endswith(name))
 
 
 def shown(page, descriptors=("h", "η̃", "η")):
@@ -128,22 +129,16 @@ def expected(explorer, query, descriptors=("h", "eta_conv", "eta"), **options):
 
 
 def wait_for(page, what):
-    for _ in range(WAIT // 200):
-        if shown(page, what) == what:
-            return
+    end = time.monotonic() + WAIT / 1000
+    while shown(page, what) != what and time.monotonic() < end:
         page.wait_for_timeout(200)
     assert shown(page, what) == what
-
-
-def row_of(explorer, name):
-    return next(i for i, file in enumerate(explorer.store.files) if file.endswith(name))
 
 
 def test_a_picture_is_picked_by_name_explained_and_followed(page, world):
     _, explorer = world
     assert gallery(page, "Images to choose from").count() == 60
-    row = row_of(explorer, "07.png")
-    pick(page, "07.png")
+    row = pick(page, explorer, "07.png")
     wait_for(page, expected(explorer, row))
     with page.expect_download() as download:
         page.get_by_text("Save the hits (JSON)").click()
@@ -175,8 +170,7 @@ def test_names_are_found_in_any_case_and_form(page):
 
 def test_settings_search_anew(page, world):
     _, explorer = world
-    row = row_of(explorer, "03.png")
-    pick(page, "03.png")
+    row = pick(page, explorer, "03.png")
     page.get_by_text("Settings", exact=True).click()
     for label, recipe, metric in [
         ("as_released", cbir.AS_RELEASED, "l1"),
@@ -212,8 +206,7 @@ def test_an_uploaded_picture_is_searched_for_and_not_kept(page, world):
 
 def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world):
     _, explorer = world
-    pick(page, "08.png")
-    before = expected(explorer, row_of(explorer, "08.png"))
+    before = expected(explorer, pick(page, explorer, "08.png"))
     wait_for(page, before)
     for name, size, message in [
         ("notes.txt", 20, "'notes.txt' cannot be read: not an image"),
@@ -225,8 +218,7 @@ def test_a_bad_upload_gives_a_message_and_the_page_goes_on(page, world):
         page.set_input_files("input[type=file]", file)
         page.locator(".toast-body", has_text=message).wait_for()
         assert shown(page) == before and page.locator(".toast-body img").count() == 0
-    pick(page, "09.png")
-    wait_for(page, expected(explorer, row_of(explorer, "09.png")))
+    wait_for(page, expected(explorer, pick(page, explorer, "09.png")))
 
 
 def serious_faults(page):
@@ -244,7 +236,7 @@ def test_light_and_dark_on_a_screen_and_a_phone(page, world, scheme, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=scheme)
     assert serious_faults(page) == []
-    pick(page, "08.png")
+    pick(page, world[1], "08.png")
     page.get_by_text("Settings", exact=True).click()
     gallery(page, "^\\s*h\\s*$").first.click()
     page.locator("img[alt*='What adds']").wait_for()

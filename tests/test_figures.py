@@ -5,7 +5,6 @@ import io
 import itertools
 import re
 import warnings
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,16 +37,13 @@ def picture(seed=0, size=(6, 8)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def hits_of(indices, distances=None):
-    """What `search` gives."""
-    distances = np.zeros(np.shape(indices)) if distances is None else np.array(distances)
-    return SimpleNamespace(indices=np.array(indices), distances=distances)
+def hits_of(indices, distances=0):
+    return cbir.Hits(np.array(indices), distances + np.zeros(np.shape(indices)))
 
 
 def test_a_users_settings_change_nothing():
     ours = dict(plt.rcParams)
-    plt.rcParams.update({"text.usetex": True, "axes.grid": True, "image.cmap": "jet"})
-    plt.style.use("dark_background")
+    plt.rcParams.update({"text.usetex": True, "axes.grid": True})
     figures.use_style()
     assert dict(plt.rcParams) == ours and ours["savefig.dpi"] == figures.DOTS
 
@@ -65,8 +61,8 @@ def test_a_figure_is_shown_with_its_caption_as_alternative_text(tmp_path, monkey
     monkeypatch.delenv("MPLBACKEND", raising=False)  # else the kernel would draw for files only
     alts = ["unsaved: a < b", 'Fig. 1. "Quoted"']
     source = f"""import cbir, matplotlib.pyplot as plt
-cbir.figures.show(plt.figure(figsize=(1, 1)), {alts[0]!r})
-cbir.Run("r", {str(tmp_path)!r}).show(plt.figure(figsize=(1, 1)), "fig01", {alts[1]!r})
+cbir.figures.show(plt.subplots(figsize=(1, 1))[0], {alts[0]!r})
+cbir.Run("r", {str(tmp_path)!r}).show(plt.subplots(figsize=(1, 1))[0], "fig01", {alts[1]!r})
 print(plt.get_fignums())"""
     notebook = new_notebook(cells=[new_code_cell(source)])
     NotebookClient(notebook, kernel_name="python3").execute()
@@ -182,8 +178,8 @@ def draw(tmp_path):
 
 
 def marks(ax):
-    """Which of the marks under a picture are filled, {marker: bool}."""
-    return {line.get_marker(): line.get_markerfacecolor() == figures.QUERY for line in ax.lines}
+    """Are the marks under a picture filled?"""
+    return [line.get_markerfacecolor() == figures.QUERY for line in ax.lines]
 
 
 def frames(row):
@@ -203,10 +199,9 @@ def test_figs_3_to_6_show_every_image_with_class_distance_and_what_is_known(draw
     assert [ax.get_xlabel() for ax in row] == ["cat", "cat\n0.0000", "cat\n0.0100", "dog\n0.0200"]
     assert [ax.get_title() for ax in row] == ["query", "1", "2", "3"]
     assert row[0].get_ylabel() == "1"
-    query, same, other = (figures.QUERY, True), (figures.SAME, True), (figures.OTHER, False)
-    assert frames(row) == [query, same, same, other]
-    filled = [{"o": True, "D": False}, {"o": False, "D": False}, {"o": True, "D": True}]
-    assert [marks(ax) for ax in row] == [{}, *filled]
+    same, other = (figures.SAME, True), (figures.OTHER, False)
+    assert frames(row) == [(figures.QUERY, True), same, same, other]
+    assert [marks(ax) for ax in row] == [[], [True, False], [False, False], [True, True]]
     assert texts(row[-1].texts) == ["class 2/3\nbackground 2/3\npalette 1/3"]
     (legend,) = row[0].figure.legends
     assert [text.split(":")[0] for text in texts(legend.get_texts())] == [*KNOWN]
@@ -217,7 +212,7 @@ def test_figs_3_to_6_show_every_image_with_class_distance_and_what_is_known(draw
 def test_figs_3_to_6_of_photographs(draw):
     """Their class alone is known, or nothing; then the file's name stands under each."""
     row, _ = draw(known=(KNOWN[["class"]], KNOWN[["class"]]), names=["a.png"])
-    assert row[0].get_ylabel() == "a.png" and [marks(ax) for ax in row] == [{}] * 4
+    assert row[0].get_ylabel() == "a.png" and [marks(ax) for ax in row] == [[]] * 4
     assert texts(row[-1].texts) == ["class 2/3"]
     assert len(row[0].figure.legends[0].get_texts()) == 1
     nothing = pd.DataFrame(index=range(4))
@@ -264,7 +259,7 @@ def test_descriptors_side_by_side(draw):
     counts = "class 2 · background 2 · palette 1"
     assert [ax.get_xlabel() for ax in axes[0]] == ["", "", counts, "", "", counts, ""]
     assert axes[1, 5].get_xlabel() == "class 0 · background 0 · palette 0"  # not found
-    assert marks(axes[0, 6]) == {"o": True, "D": False} and len(fig.legends) == 1
+    assert marks(axes[0, 6]) == [True, False] and len(fig.legends) == 1
 
 
 SCRIPTS = {"豹": "Bao", "オートバイ": "otobai", "코끼리": "KoKkiLi", "कुत्ता": "kutta"}
@@ -294,9 +289,9 @@ def test_figs_7_to_10_show_every_histogram():
         np.testing.assert_allclose(drawn, np.minimum(values, 0.3))
     assert [ax.get_xlabel() for ax in axes.flat] == ["", "0.1000", "0.2000", "", "0.3000", "nan"]
     assert [ax.get_title() for ax in axes.flat] == ["query", "1", "2", "", "", ""]
-    for number, (first, image) in enumerate(zip(axes[:, 0], pictures), start=1):
-        np.testing.assert_array_equal(first.child_axes[0].images[0].get_array(), image)
-        assert first.child_axes[0].get_ylabel() == str(number)
+    for number, (ax, image) in enumerate(zip(axes[:, 0], pictures), start=1):
+        np.testing.assert_array_equal(ax.child_axes[0].images[0].get_array(), image)
+        assert ax.child_axes[0].get_ylabel() == str(number)
     for labelled in (figures.histogram(plt.subplots()[1], table[0, 0]), *axes[:, 0]):
         assert texts(labelled.texts) == ["R", "G", "B"]
 
@@ -314,8 +309,7 @@ def test_intervals():
     plots.intervals(axes, means(drawn, ["class", "colour"]))
     assert [ax.get_title() for ax in axes] == ["class", "colour"]
     assert texts(axes[1].get_xticklabels()) == ["$h$", r"$\eta$", r"$\eta$, relative", "GeM"]
-    for x, (bar, descriptor) in enumerate(zip(axes[1].containers, drawn)):
-        line, _, (bars,) = bar
+    for x, ((line, _, (bars,)), descriptor) in enumerate(zip(axes[1].containers, drawn)):
         mean = (x + 1) / 10
         assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean)
         assert line.get_color() == names.color(descriptor)
@@ -338,11 +332,10 @@ def test_plane_shows_every_descriptor_with_both_intervals_and_its_name():
     table["front"] = evaluation.pareto_front(x, -y)
     fig, ax = plt.subplots(figsize=(5, 4))
     plots.plane(ax, table).figure.canvas.draw()
-    for (point, _, (across, up)), row in zip(ax.containers, table.itertuples()):
+    for (point, _, bars), row in zip(ax.containers, table.itertuples()):
         assert (point.get_markerfacecolor() == "white") != row.front
-        drawn = [*across.get_segments()[0], *up.get_segments()[0]]
         ends = [(row.x_low, row.y), (row.x_high, row.y), (row.x, row.y_low), (row.x, row.y_high)]
-        np.testing.assert_allclose(drawn, ends)
+        np.testing.assert_allclose(np.vstack([bar.get_segments()[0] for bar in bars]), ends)
     assert ax.get_lines()[0].get_xdata().tolist() == sorted(x[table.front])  # the front
     named = {note.xy: note.get_text() for note in ax.texts}
     assert named == {(r.x, r.y): names.symbol(r.descriptor) for r in table.itertuples()}
