@@ -74,11 +74,9 @@ class Explorer:
         self.store, self.net = store, network_of(store.network, net, folder=beside)
         self.windows: Any = store
         if "windows" not in store.extras:
-            kept = self.windows = find_store(beside / "windows" / "database")
-            if kept and (
-                kept.files != store.files or not has_windows_of(kept, self.net.with_head(None))
-            ):
-                self.windows = None
+            kept, trunk = find_store(beside / "windows" / "database"), self.net.with_head(None)
+            usable = kept and kept.files == store.files and has_windows_of(kept, trunk)
+            self.windows = kept if usable else None
         size = 4e-9 * np.prod(store.dims["blocks"][-1][1:]) * store.eta_conv.shape[1] * len(store)
         needs = f"it needs windows (-p windows true), {size:.2g} GB here, of at most {MEMORY} GB"
         self.fixed = "" if self.windows is not None and size <= MEMORY else needs
@@ -92,7 +90,7 @@ class Explorer:
         self._again = lru_cache(4)(self._describe_again)
 
     def can(self, recipe: Recipe) -> bool:
-        """Returns whether all images can be described by a recipe (all of its settings)."""
+        """Tells whether all images can be described by a recipe (all of its settings)."""
         own, balance = self.store.recipe, recipe["balance"]
         if recipe == own or own["balance"] not in ("none", balance):
             return recipe == own  # lengths cannot be given back
@@ -118,15 +116,9 @@ class Explorer:
         k: int = 5,
         without: int | None = None,
     ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Finds the k nearest images by each descriptor.
+        """Finds the k nearest images by each descriptor, by default with the store's recipe.
 
-        Args:
-            look: the picture that is searched for.
-            descriptors: as in `search`.
-            recipe: default the store's.
-            metric: as in `search`.
-            k: images to find.
-            without: a row that is not to be found, that of the picture itself.
+        The row `without`, that of the picture itself, is not found.
 
         Returns:
             {descriptor: (rows (k,), distances (k,))}, nearest first.
@@ -206,7 +198,7 @@ def explain(
     Args:
         query: the picture that was searched for.
         found: the image that was found.
-        shares: {part: share} of the distance, as `Explorer.shares` gives them.
+        shares: as `Explorer.shares` gives them.
         descriptor: that they are the parts of.
         recipe: of the map, the keywords of `conv_descriptor`.
     """

@@ -236,10 +236,9 @@ def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer,
 
 
 def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
-    """Serves a page beside the caller, by default on this machine and a free port.
+    """Serves a page beside the caller, by default on a free port; returns its address.
 
-    Further options are those of `gradio.Blocks.launch`, such as `inline` or `auth`. Returns the
-    page's address.
+    Further options are those of `gradio.Blocks.launch`, such as `inline` or `auth`.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -258,7 +258,7 @@ def retrieval(
     Args:
         axes: (R, 1 + k), a row per query and descriptor; with `beside` (R, 1 + D k), one per query.
         queries: an `ImageSet` or a store.
-        database: the `ImageSet` or store that was searched.
+        database: the one that was searched.
         hits: what `search` found for all queries, or several of these: {descriptor: hits}.
         rows: which queries to draw, default all.
         names: R texts for the rows; default their numbers, with several descriptors their symbols.
@@ -267,8 +267,9 @@ def retrieval(
     """
     rows = range(len(queries)) if rows is None else rows
     by_descriptor = hits if isinstance(hits, Mapping) else {"": hits}
-    titled = isinstance(hits, Mapping) and not beside
-    names = names or ([*map(symbol, hits)] * len(rows) if titled else range(1, len(rows) + 1))
+    if names is None and isinstance(hits, Mapping) and not beside:
+        names = [*map(symbol, hits)] * len(rows)
+    names = range(1, len(rows) + 1) if names is None else names
     drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
     usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
     decimals = max(4, 2 - int(np.floor(np.log10(usual))))  # two digits of the usual one
@@ -385,11 +386,8 @@ def histograms(
 ) -> Panels:
     """Draws Figs 7-10: in a row the query's colour histogram, then those of its k nearest images.
 
-    Args:
-        axes: (Q, 1 + k).
-        histograms: (Q, 1 + k, 75), every channel with sum 1.
-        distances: (Q, k), which stand under them.
-        pictures: Q images (H, W, 3) uint8 that stand before the rows, or none.
+    Axes are (Q, 1 + k), histograms (Q, 1 + k, 75) with sum 1 per channel, distances (Q, k). Q
+    pictures (H, W, 3) may stand before the rows.
     """
     rows = zip(axes, np.asarray(histograms), np.asarray(distances))
     for number, (row, values, xs) in enumerate(rows, start=1):

@@ -74,13 +74,9 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
-    """Draws a table as coloured cells with numbers in them, light if good, empty if NaN.
+    """Draws a table, a row per descriptor, as cells with numbers: light if good, empty if NaN.
 
-    Args:
-        ax: the axes.
-        table: numbers, a row per descriptor; groups of columns (a MultiIndex) are parted by lines.
-        best: "max" or "min", whichever is good.
-        text: how a number is written.
+    `best` is "max" or "min". Groups of columns (a MultiIndex) are parted by lines.
     """
     values = np.ma.masked_invalid(table.to_numpy(float))
     cmap = plt.get_cmap("cividis" if best == "max" else "cividis_r")
@@ -106,13 +102,10 @@ def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f
 def curves(
     axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None
 ) -> Panels:
-    """Draws how measures change with a setting: one panel per measure, one line per curve.
+    """Draws how measures change with a setting `x`: one panel per measure, one line per curve.
 
-    Args:
-        axes: as many as measures; a curve is in the legend of the first one that has it.
-        table: columns metric, curve, `x` and value, a row per point.
-        x: the column of the setting.
-        names: {curve: text for the legend}, default the curve's symbol.
+    The table has the columns metric, curve, `x` and value. A curve is in the legend of the first
+    panel that has it, by its text in `names` or its symbol.
     """
     texts = {curve: symbol(curve) for curve in table.curve} | dict(names or {})
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):

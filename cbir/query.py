@@ -69,13 +69,11 @@ def query(
     k: int = 5,
     folder: AnyPath = ".",
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Searches for images; writes query_<stem>.png and query_<stem>.json for each of them.
+    """Searches for files; writes query_<stem>.png and query_<stem>.json for each into a folder.
 
     A name that another image's result has gets a number. The JSON holds "file", "root" (the store's
-    image folder), "metric" and, per descriptor, a list of {"file", "label", "distance"}.
-
-    The network is by default the one that the store names; `descriptors`, `metric` and `k` are as
-    in `search`.
+    image folder), "metric" and, per descriptor, a list of {"file", "label", "distance"}. By default
+    the store names the network; `descriptors`, `metric` and `k` are as in `search`.
 
     Returns:
         The .png of every image (file -> path), and what could not be read (file -> reason).

@@ -27,11 +27,7 @@ DIGITS = 3  # decimals of Table I as it is shown
 
 
 def color_histograms(images: Images, rows: Iterable[int] | Rows) -> dict[int, Values]:
-    """Computes the colour histograms of some rows of an `ImageSet` or a store.
-
-    Returns:
-        {row: (75,) array}, NaN for an image that cannot be read any more; a warning names it.
-    """
+    """Computes colour histograms, {row: (75,) array}; NaN, with a warning, if unreadable by now."""
     histograms = {int(row): np.full(75, np.nan) for row in rows}
     for _ in _pixels(images, [*histograms], histograms):
         pass  # one after the other
@@ -61,7 +57,7 @@ def table1(
 
     Args:
         queries: an `ImageSet` or a store.
-        database: the `ImageSet` or store that was searched.
+        database: the one that was searched.
         hits: {descriptor: (Q, k) rows of the database}.
         rows: of the queries.
         papers: whether the paper's numbers stand beside these.

@@ -251,7 +251,8 @@ def test_descriptors_side_by_side(draw):
     _, images = draw()
     hits = {"h": hits_of([[1, 2, 3]] * 4), "eta": hits_of([[3, 2, 1]] * 3 + [[-1] * 3])}
     fig, axes = figures.grid(2, [1, 3, 3], width=0.38, height=0.38)
-    options = {"rows": [0, 3], "names": ["1", "4"], "known": (KNOWN, KNOWN), "beside": True}
+    rows = np.array([0, 3])
+    options = {"rows": rows, "names": rows + 1, "known": (KNOWN, KNOWN), "beside": True}
     figures.retrieval(axes, images, images, hits, **options)
     for ax, i in zip(axes[0], [0, 1, 2, 3, 3, 2, 1]):
         np.testing.assert_array_equal(ax.images[0].get_array(), picture(i, (5 + i, 7)))

@@ -23,10 +23,6 @@ def images(tmp_path):
     return cbir.ImageSet(tmp_path, files, ["cat", "dog", "cat", "dog"])
 
 
-def pixels(images, row):
-    return np.asarray(cbir.open_image(images.path(row)))
-
-
 def test_table_1_is_the_mean_distance_of_each_row(images):
     table = cbir.table1(images, images, HITS, [1, 0])
     columns = ["printed h", "printed eta", "published h", "published eta"]
@@ -34,7 +30,8 @@ def test_table_1_is_the_mean_distance_of_each_row(images):
     assert [*table] == ["query", "class", *columns, *paper]
     assert table[["query", "class"]].values.tolist() == [[1, "dog"], [2, "cat"], ["mean", ""]]
     for (line, row), (descriptor, indices) in itertools.product(enumerate([1, 0]), HITS.items()):
-        query, *found = (pixels(images, j) for j in [row, *indices[row]])
+        paths = (images.path(j) for j in [row, *indices[row]])
+        query, *found = (np.asarray(cbir.open_image(path)) for path in paths)
         histograms = [cbir.color_histogram(image) for image in found]
         by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
         assert table[f"printed {descriptor}"][line] == by_text
@@ -52,15 +49,13 @@ def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
         histograms = cbir.color_histograms(images, [0, 2, 3])
         table = cbir.table1(images, images, HITS, [0, 1, 2], papers=False)
     assert [np.isnan(histograms[row]).all() for row in (0, 2, 3)] == [False, True, True]
-    only = cbir.histogram_distance(*(cbir.color_histogram(pixels(images, i)) for i in (0, 1)))
+    only = cbir.histogram_distance(*cbir.color_histograms(images, [0, 1]).values())
     assert table["printed h"].tolist()[0] == only
     assert table["printed h"].isna().tolist() == [False, True, True, False]  # nothing it found
     assert table.iloc[2, 2:].isna().all() and table["printed h"][3] == only  # the query is gone
 
 
 def test_table_1_holds_one_picture_at_a_time(tmp_path):
-    """Twelve megapixels each in a user's photographs: a hundred of them would be 4 GB."""
-
     def peak(n):
         hits = {"h": np.arange(n)[None], "eta": np.arange(n)[None]}
         tracemalloc.start()
@@ -113,7 +108,7 @@ def test_latex():
 def test_html(classes, about):
     page = BeautifulSoup(tables.to_html(table(classes)), "html.parser")
     first, second = page.find_all("table")
-    assert not page.find_all("b") and len(first.find_all("tr")) == len(second.find_all("tr")) == 6
+    assert not page.find_all("b") and [len(t.find_all("tr")) for t in (first, second)] == [6, 6]
     heads = [head.get_text() for head in second.find_all("th", class_="level1")]
     assert heads == [*["query", "class"][:about], "η̃", "η", "η̃", "η"]  # no column without classes
     assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
@@ -128,8 +123,7 @@ def test_markdown_of_any_table():
 def test_what_each_descriptor_won():
     """A row that two win counts for both; what a group does not have is missing, not 0."""
     summary = tables.summary(table().drop(columns="paper eta"))
-    assert summary.index.tolist() == ["η̃", "η"]
-    assert summary["L1 / 75: rows won"].tolist() == [2, 2]
+    assert summary["L1 / 75: rows won"].to_dict() == {"η̃": 2, "η": 2}
     assert summary.loc["η", "L1 / 75: mean"] == pytest.approx(0.45833)
     assert summary["the paper's: rows won"].isna().tolist() == [False, True]
     assert str(summary["the paper's: rows won"].dtype) == "Int64"
