@@ -30,26 +30,15 @@ MEMORY = 4  # GB that may be read to describe all images again: more would take 
 
 
 class Look(NamedTuple):
-    """One picture and what the network made of it.
+    """One picture and what the network made of it, float32 on the CPU."""
 
-    Attributes:
-        picture: (H, W, 3) uint8, reduced; where the network saw a part, that part.
-        histogram: (75,) float64, of the image itself.
-        ys: the blocks [(1, C_m, H_m, W_m), ..], float32 on the CPU.
-        codes: [(1, D), ..], float32 on the CPU.
-    """
-
-    picture: NDArray[np.uint8]
-    histogram: NDArray[np.float64]
-    ys: list[torch.Tensor]
-    codes: list[torch.Tensor]
+    picture: NDArray[np.uint8]  # (H, W, 3), reduced; if the network saw a part, that part
+    histogram: NDArray[np.float64]  # (75,), of the image itself
+    ys: list[torch.Tensor]  # the blocks (1, C_m, H_m, W_m)
+    codes: list[torch.Tensor]  # (1, D)
 
     def regions(self, **recipe: Any) -> NDArray[np.int64]:
-        """Eq. 8 and 13: how many channels of the last block find a position significant.
-
-        Returns:
-            (H_N, W_N) int64. The blocks before have the same map, its cells enlarged (Eq. 11-12).
-        """
+        """Counts the channels of y_N that find a position significant (Eq. 8, 13): (H_N, W_N)."""
         recipe = check_recipe(**recipe)
         z_N = descriptors.significant(self.ys[-1], recipe["q"], recipe["threshold"])
         return descriptors.significance_map(z_N, recipe["counting"])[0].long().numpy()
@@ -58,16 +47,15 @@ class Look(NamedTuple):
 class Explorer:
     """A store to ask again and again, by its own recipe and by others.
 
-    Where window means are kept the images follow every recipe; elsewhere they follow the store's
-    own, and the same at unit length. Stores of retrained codes have them in windows/database,
-    beside them.
+    Images with window means, in the store or in windows/database beside it, follow every recipe;
+    others the store's own, and the same at unit length.
 
     Args:
         store: the store.
-        net: the network that made it, by default the one that the store names.
+        net: the network that made it, default the one that the store names.
 
     Attributes:
-        fixed: why q cannot be moved, "" where it can.
+        fixed: why q cannot be moved, "" if it can.
         recipes: {name: recipe}, those that can be asked for.
         descriptors: the names that can be searched by.
 
@@ -84,14 +72,14 @@ class Explorer:
     def __init__(self, store: Store, net: Network | None = None) -> None:
         beside = Path(store.location).parent
         self.store, self.net = store, network_of(store.network, net, folder=beside)
-        kept = store if "windows" in store.extras else find_store(beside / "windows" / "database")
-        if kept not in (store, None) and not has_windows_of(kept, self.net.with_head(None)):
-            kept = None
-        self.windows: Any = kept if kept and kept.files == store.files else None
+        self.windows: Any = store
+        if "windows" not in store.extras:
+            kept, trunk = find_store(beside / "windows" / "database"), self.net.with_head(None)
+            usable = kept and kept.files == store.files and has_windows_of(kept, trunk)
+            self.windows = kept if usable else None
         size = 4e-9 * np.prod(store.dims["blocks"][-1][1:]) * store.eta_conv.shape[1] * len(store)
-        fits = self.windows is not None and size <= MEMORY
         needs = f"it needs windows (-p windows true), {size:.2g} GB here, of at most {MEMORY} GB"
-        self.fixed = "" if fits else needs
+        self.fixed = "" if self.windows is not None and size <= MEMORY else needs
         own = store.recipe
         choices = RECIPES | {"as_stored": own, "stored_at_unit_length": own | {"balance": "l2"}}
         self.recipes: dict[str, Recipe] = {}
@@ -102,7 +90,7 @@ class Explorer:
         self._again = lru_cache(4)(self._describe_again)
 
     def can(self, recipe: Recipe) -> bool:
-        """Returns whether all images can be described by a recipe (all of its settings)."""
+        """Tells whether all images can be described by a recipe (all of its settings)."""
         own, balance = self.store.recipe, recipe["balance"]
         if recipe == own or own["balance"] not in ("none", balance):
             return recipe == own  # lengths cannot be given back
@@ -110,7 +98,7 @@ class Explorer:
         return not self.fixed or (small and recipe == own | Recipe(balance=balance))
 
     def look(self, image: AnyPath | int | Image.Image) -> Look:
-        """Looks at a file, a row of the store, or an image. Raises UnreadableImage."""
+        """Looks at a file, a row of the store, or an image; may raise UnreadableImage."""
         image = open_image(self.store.path(image) if isinstance(image, int) else image)
         batch = self.net.transform(image)[None]  # (1, 3, H, W)
         ys, codes = ([part.float().cpu() for part in parts] for parts in self.net(batch))
@@ -128,28 +116,21 @@ class Explorer:
         k: int = 5,
         without: int | None = None,
     ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Finds the k nearest images by each descriptor.
+        """Finds the k nearest images by each descriptor, by default with the store's recipe.
 
-        Args:
-            look: the picture that is searched for.
-            descriptors: names as in `search`.
-            recipe: default the store's.
-            metric: as in `search`.
-            k: how many images are found.
-            without: a row that is not to be found, that of the picture itself.
+        The row `without`, that of the picture itself, is not found.
 
         Returns:
             {descriptor: (rows (k,), distances (k,))}, nearest first.
 
         Raises:
-            ValueError: what `search` raises, and for a recipe that the images cannot follow.
+            ValueError: the images cannot follow the recipe; and what `search` raises.
         """
         query, images = self._described(look, recipe)
         wanted = k if without is None else min(k + 1, int(self.store.described.sum()))
         queries = {name: query[name][:] for name in descriptors}
         found = {}
-        hits_by = search(images, queries, list(queries), metric=metric, k=wanted)
-        for name, hits in hits_by.items():
+        for name, hits in search(images, queries, [*queries], metric=metric, k=wanted).items():
             others = np.flatnonzero(hits.indices[0] != without)[:k]
             found[name] = (hits.indices[0][others], hits.distances[0][others])
         return found
@@ -159,18 +140,11 @@ class Explorer:
     ) -> "pd.Series[float]":
         """Shares a distance out among the parts of a descriptor (y_6, w_1, ..).
 
-        Of L1 the absolute differences are shared out, of L2 the squared ones; of cosine the squared
-        ones of vectors of unit length, whose sum is twice the distance.
-
-        Args:
-            look: the picture.
-            row: the row of the store that it is compared with.
-            name: of the descriptor, or several joined by "+".
-            recipe: default the store's.
-            metric: as in `search`.
+        Shared out are absolute differences for L1, squared ones for L2, those of vectors of unit
+        length for cosine. The row is of the store; a name may join several by "+".
 
         Returns:
-            {part: share} with sum 1, or all 0 where there is no distance.
+            {part: share} with sum 1, or all 0 if there is no distance.
         """
         blocks, codes = layer_names(*(len(self.store.dims[kind]) for kind in ("blocks", "codes")))
         layers = {"h": codes, "eta_conv": blocks, "eta": codes + blocks}
@@ -185,7 +159,7 @@ class Explorer:
         return sums / (sums.sum() or 1)
 
     def _described(self, look: Look, recipe: Recipe | None) -> tuple[Store, Store]:
-        """A picture and all images, described by a recipe: the store with other arrays."""
+        """Returns the store with other arrays: of the picture, and of all images, by a recipe."""
         recipe = check_recipe(**recipe or self.store.recipe)
         if not self.can(recipe):
             raise ValueError(f"the images cannot follow the recipe {recipe}: {self.fixed}")
@@ -199,7 +173,7 @@ class Explorer:
         return query, images
 
     def _describe_again(self, recipe: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-        """H and eta_conv of all images by another recipe, {name: (N, D)}."""
+        """Describes all images by another recipe: h and eta_conv, {name: (N, D)}."""
         asked, blocks = check_recipe(**dict(recipe)), self.store.dims["blocks"]
         if self.fixed:  # only lengths change: w_m is like a window of one cell, all significant
             source, blocks = self.store.eta_conv, [(count, 1, 1) for count, *_ in blocks]
@@ -219,35 +193,29 @@ class Explorer:
 def explain(
     query: Look, found: Look, shares: "pd.Series[float]", descriptor: str = "eta", **recipe: Any
 ) -> Figure:
-    """Draws why an image was found.
-
-    A row is a picture: the image, where neurons are significant (Eq. 13), its colours.
-    The bar below shows what each layer adds to the distance.
+    """Draws why an image was found: significant neurons (Eq. 13), colours, shares of the distance.
 
     Args:
         query: the picture that was searched for.
         found: the image that was found.
-        shares: {part: share} of the distance, as `Explorer.shares` gives them.
+        shares: as `Explorer.shares` gives them.
         descriptor: that they are the parts of.
         recipe: of the map, the keywords of `conv_descriptor`.
-
-    Returns:
-        The figure; no window shows it.
     """
-    fig = Figure(figsize=(7.2, 4.3), layout="constrained")
-    ratios = {"width_ratios": [0.8, 1, 2.9], "height_ratios": [1, 1, 0.35]}
-    *panels, bar = fig.subplot_mosaic("abc;def;ggg", gridspec_kw=ratios).values()
-    for role, look, first in [("query", query, 0), ("found", found, 3)]:
-        picture, regions, colors = panels[first : first + 3]
+    fig: Any = Figure(figsize=(7.2, 4.3), layout="constrained")
+    above, below = fig.subfigures(2, 1, height_ratios=[2.6, 1])
+    panels, bar = above.subplots(2, 3, width_ratios=[1, 1, 2.4]), below.subplots()
+    for role, look, (picture, regions, colors) in zip(("query", "found"), (query, found), panels):
         figures.bare(picture).imshow(look.picture)
         picture.set_ylabel(role)
         z = look.regions(**recipe)
         figures.significant_regions([regions], look.picture, [z])
         figures.count_bar(regions, z)
         figures.histogram(colors, look.histogram)
-    panels[1].set_title("significant neurons")
-    panels[2].set(title="colours", xlabel="")
+    panels[0, 1].set_title("significant neurons")
+    panels[0, 2].set(title="colours", xlabel="")
     plots.contributions(bar, shares.to_frame(descriptor).T)
     bar.set_xlabel(f"what each layer adds to the distance by {symbol(descriptor)}")
-    bar.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9), ncols=len(shares))
+    bar.get_legend().remove()
+    below.legend(loc="outside lower center", ncols=len(shares))
     return fig

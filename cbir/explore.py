@@ -28,17 +28,15 @@ from .common import METRICS, AnyPath
 from .explain import Explorer, Look, explain
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name
-from .query import open_database
+from .query import hits_record, hits_table, open_database, safe_stem
 from .run import Run, open_run
 
 Updates = dict[Any, Any]  # {component: its new value}
 gr: Any = None  # Gradio, as soon as there is a page: a mistyped address shows before
 
-UPLOAD = 10_000_000  # bytes of a picture
-PIXELS = 50_000_000  # of an upload: decoding takes up to 20 bytes each
+UPLOAD, PIXELS = 10_000_000, 50_000_000  # bytes of an upload, and pixels, of up to 20 bytes each
 THUMBNAIL = 224  # pixels of a picture on the page
-SHOWN = 60  # images to choose from at a time
-MOST = 100  # images found for a picture
+SHOWN, MOST = 60, 100  # images to choose from at a time; images found for a picture
 LOOPBACK = ["localhost", "127.0.0.1", "::1", "[::1]"]
 
 GALLERY = dict(interactive=False, object_fit="contain", allow_preview=False, columns=None)
@@ -66,12 +64,7 @@ class Query(NamedTuple):
 
 
 class Page:
-    """The page of an explorer; `blocks` is what Gradio serves.
-
-    Args:
-        explorer: what is asked.
-        images: images to choose from, beside the store's own.
-    """
+    """The page of an explorer, with `images` to choose from; Gradio serves its `blocks`."""
 
     def __init__(self, explorer: Explorer, images: Images | None = None) -> None:
         global gr
@@ -84,10 +77,9 @@ class Page:
         title = f"{len(self.store):,} images of {'/'.join(self.store.root.parts[-2:])}"
         with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(f"<h1>{escape(title)}</h1>")
-            self._lay_out()
+            self._lay_out(explorer, explorer.recipes)
 
-    def _lay_out(self) -> None:
-        explorer, recipes = self.explorer, self.explorer.recipes
+    def _lay_out(self, explorer: Explorer, recipes: dict[str, Any]) -> None:
         with gr.Row():
             word = gr.Textbox(label="Part of an image's name", max_lines=1, scale=2)
             self.upload = gr.File(label="A picture of your own, at most 10 MB", height=160)
@@ -111,8 +103,7 @@ class Page:
             with gr.Column():
                 gr.HTML("<p>Click on an image to see why it was found. ✓: the query's class.</p>")
                 self.save = gr.DownloadButton("Save the hits (JSON)")
-        hidden = GALLERY | {"visible": False}
-        self.rows = {name: gr.Gallery(label=label, **hidden) for label, name in names}
+        self.rows = {name: gr.Gallery(label=l, visible=False, **GALLERY) for l, name in names}
         with gr.Column(visible=False) as self.reasons:
             self.why = gr.Image(label="Why?", buttons=["download", "fullscreen"])
             self.words = gr.HTML()
@@ -120,48 +111,45 @@ class Page:
         self.query, self.row = gr.State(), gr.State()  # of each visitor; the row that is explained
 
         results = [self.query, self.head, self.asked, self.save, self.reasons, *self.rows.values()]
-        anew, why = [self.query, *settings], [self.reasons, self.why, self.words, self.row]
+        why = [self.reasons, self.why, self.words, self.row]
         _on(word.change, lambda w: {self.grid: gr.update(**self._named(w))}, [word], [self.grid])
         _on(self.grid.select, self._picked, [word, *settings], [self.grid, *results])
         _on(self.upload.upload, self._uploaded, [self.upload, *settings], [self.upload, *results])
         _on(like.click, partial(self._show, self.store), [self.row, *settings], results)
         for setting in settings:
             action = self._other_recipe if setting is recipe else self._answer
-            _on(setting.input, action, anew, [self.q, *results])
+            _on(setting.input, action, [self.query, *settings], [self.q, *results])
         for name, gallery in self.rows.items():
             _on(gallery.select, partial(self._explain, name), [self.query], why)
 
     def _q(self, recipe: str) -> dict[str, float]:
-        q = self.explorer.recipes[recipe]["q"]
-        relative = self.explorer.recipes[recipe]["threshold"] == "relative"
-        return {"value": q, "maximum": 1 if relative else max(5, 2 * q)}
+        chosen = self.explorer.recipes[recipe]
+        most = 1 if chosen["threshold"] == "relative" else max(5, 2 * chosen["q"])
+        return {"value": chosen["q"], "maximum": most}
 
     def _matches(self, word: str) -> list[tuple[Images, int]]:
-        """Images with a word in their name, in any case and form of Unicode."""
+        """Finds images with a word in their name, in any case and form of Unicode."""
         return [(of, row) for of, row in self.choices if _plain(word) in _plain(of.files[row])]
 
     def _named(self, word: str) -> dict[str, Any]:
-        """The value and the label of the grid."""
+        """Returns the value and the label of the grid."""
         found = self._matches(word)
-        shown = found[:SHOWN]
-        names = [Path(images.files[row]).name for images, row in shown]
-        value = list(zip(self._thumbnails(images.path(row) for images, row in shown), names))
-        return {"value": value, "label": f"Images to choose from: {len(shown)} of {len(found):,}"}
+        paths = [images.path(row) for images, row in found[:SHOWN]]
+        value = list(zip(self._thumbnails(paths), [path.name for path in paths]))
+        return {"value": value, "label": f"Images to choose from: {len(paths)} of {len(found):,}"}
 
     def _thumbnails(self, paths: Iterable[Path]) -> list[Image.Image]:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self.thumbnail, paths))
-
-    # ---- what happens: the values of components in, {component: its new value} out ---------------
 
     def _picked(self, index: int, word: str, *settings: Any) -> Updates:
         images, row = self._matches(word)[index]
         return {self.grid: gr.update(selected_index=None)} | self._show(images, row, *settings)
 
     def _show(self, images: Images, row: int, *settings: Any) -> Updates:
-        look, own = self.explorer.look(images.path(row)), row if images is self.store else None
-        query = Query(look, images.files[row], images.labels[row], own)
-        return self._answer(query, *settings)
+        own = row if images is self.store else None
+        look = self.explorer.look(images.path(row))
+        return self._answer(Query(look, images.files[row], images.labels[row], own), *settings)
 
     def _uploaded(self, path: str, *settings: Any) -> Updates:
         name = Path(path).name
@@ -175,10 +163,9 @@ class Page:
         return {self.upload: None} | self._answer(query, *settings)
 
     def _other_recipe(self, query: Query | None, *settings: Any) -> Updates:
-        """Another recipe brings its own q."""
-        *others, recipe, _ = settings
-        q = self._q(recipe)
-        return {self.q: gr.update(**q)} | self._answer(query, *others, recipe, q["value"])
+        """Answers by another recipe, with its own q."""
+        q = self._q(settings[-2])
+        return {self.q: gr.update(**q)} | self._answer(query, *settings[:-1], q["value"])
 
     def _answer(self, query: Query | None, *settings: Any) -> Updates:
         """Searches as the settings say, and shows what was found."""
@@ -189,23 +176,19 @@ class Page:
             raise ValueError("no descriptor is chosen: tick one of them")
         asked = self.explorer.recipes[recipe] | ({} if self.explorer.fixed else {"q": q})
         updates: Updates = dict.fromkeys(self.rows.values(), gr.update(visible=False))
-        found: dict[str, pd.DataFrame] = {}
         hits = self.explorer.find(query.look, by, asked, metric, int(k), query.row)
-        for name, (rows, distances) in hits.items():
-            table = self.store.table.loc[rows, ["file", "label"]].assign(distance=distances)
-            found[name], captions = table, []
+        found = {name: hits_table(self.store, *of_name) for name, of_name in hits.items()}
+        for name, table in found.items():
+            captions = []
             for file, label, distance in table.itertuples(index=False):
                 marked = label and label + " ✓" * (label == query.label)
-                lines = filter(None, [marked, _number(distance), Path(file).name])
-                captions.append("\n".join(lines))
-            drawn = list(zip(self._thumbnails(map(self.store.path, rows)), captions))
+                captions.append(f"{marked}\n{_number(distance)}\n{Path(file).name}".lstrip())
+            drawn = list(zip(self._thumbnails(map(self.store.path, table.index)), captions))
             updates[self.rows[name]] = gr.update(value=drawn, visible=True, selected_index=None)
-        saved = {"file": query.file, "root": str(self.store.root), "metric": metric}
-        saved |= {name: table.to_dict("records") for name, table in found.items()}
-        stem = re.sub(r"[^\w.-]+", "_", Path(query.file).stem)[:50]
-        path = self._new(f"hits_{stem}.json")
-        path.write_text(json.dumps(saved | {"recipe": asked}, indent=1), encoding="utf-8")
-        about = ", ".join(filter(None, [f"Query: {query.file}", query.label]))
+        saved = hits_record(query.file, self.store, metric, found) | {"recipe": asked}
+        path = self._new(f"hits_{safe_stem(query.file)}.json")
+        path.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+        about = f"Query: {query.file}" + f", {query.label}" * bool(query.label)
         small = _thumbnail(Image.fromarray(query.look.picture))
         return updates | {
             self.query: query._replace(recipe=asked, metric=metric, found=found),
@@ -216,7 +199,6 @@ class Page:
         }
 
     def _explain(self, name: str, rank: int, query: Query) -> Updates:
-        """Says why an image was found."""
         row, file, _, distance = next(query.found[name][rank:].itertuples())
         shares = self.explorer.shares(query.look, row, name, query.recipe, query.metric)
         path = self._new("why.png")
@@ -224,9 +206,9 @@ class Page:
             figures.use_style()
             fig = explain(query.look, self.explorer.look(row), shares, name, **query.recipe)
             fig.savefig(path, dpi=160)
-        listed = ", ".join(f"{plain_name(str(part))} {share:.1%}" for part, share in shares.items())
         text = f"{file}, number {rank + 1} by {plain_name(name)}: {_number(distance)} apart. "
-        text += f"What adds to this distance: {listed}."
+        parts = (f"{plain_name(str(part))} {share:.1%}" for part, share in shares.items())
+        text += f"What adds to this distance: {', '.join(parts)}."
         return {
             self.reasons: gr.update(visible=True),
             self.why: gr.update(value=str(path), alt_text=text),
@@ -239,14 +221,9 @@ class Page:
 
 
 def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer, Images | None]:
-    """Opens what a page shows; the embedded images are described first if nobody has done so.
+    """Opens what a page shows, the database of a run or another store, and the run's queries.
 
-    Args:
-        run: the run whose database is explored.
-        store: the path of another store; "": the run's.
-
-    Returns:
-        The explorer, and the run's queries.
+    The embedded images are described first if nobody has done so.
 
     Raises:
         FileNotFoundError: there is no such run or store; and what `open_database` raises.
@@ -259,16 +236,9 @@ def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer,
 
 
 def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
-    """Serves a page beside the caller, on this machine alone unless `auth` is given.
+    """Serves a page beside the caller, by default on a free port; returns its address.
 
-    Args:
-        page: the page.
-        host: the address to listen on.
-        port: the port to listen on, default a free one.
-        options: of `gradio.Blocks.launch`, such as `inline` or `auth`.
-
-    Returns:
-        The page's address.
+    Further options are those of `gradio.Blocks.launch`, such as `inline` or `auth`.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -278,11 +248,10 @@ def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **optio
     # A foreign page whose name was made to point here is no host of ours.
     hosts = LOOPBACK if host in LOOPBACK else ["*"]
     gates = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_gate)]
-    quiet = dict(share=False, ssr_mode=False, quiet=True, footer_links=[], run_history=False)
-    options = quiet | dict(theme=theme, css=CSS, max_file_size=UPLOAD) | options
-    where = dict(server_name=host, server_port=port or None, app_kwargs={"middleware": gates})
-    _, address, _ = page.blocks.launch(prevent_thread_lock=True, **where, **options)
-    return address
+    fixed: Any = dict(server_name=host, server_port=port or None, app_kwargs={"middleware": gates})
+    fixed |= dict(share=False, ssr_mode=False, quiet=True, footer_links=[], run_history=False)
+    fixed |= dict(theme=theme, css=CSS, max_file_size=UPLOAD, prevent_thread_lock=True)
+    return page.blocks.launch(**fixed | options)[1]
 
 
 def serve(
@@ -290,13 +259,7 @@ def serve(
 ) -> None:
     """Serves the page until it is interrupted or terminated; then all it wrote is gone.
 
-    Args:
-        run: as in `open_explorer`.
-        store: as in `open_explorer`.
-        host: the address to listen on; any but a loopback address needs `auth`.
-        port: the port to listen on; None or 0 for a free one.
-        browser: whether a browser is opened.
-        auth: what visitors have to give, "user:password".
+    Any host but a loopback address needs `auth`, "user:password"; port None or 0 is a free one.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -337,7 +300,7 @@ def _gate(app: Any) -> Any:
 
 @cache
 def _own_folder() -> str:
-    """The folder of all that the page writes, thumbnails and uploads; gone when Python ends."""
+    """Makes the folder of all that the page writes; gone when Python ends."""
     folder = tempfile.mkdtemp(prefix="cbir_explore_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "0"}
@@ -361,19 +324,19 @@ def _on(
 
     # One at a time, matplotlib's style is of the whole process; the last of many moves of a slider.
     options = dict(concurrency_id="page", trigger_mode="always_last", show_progress="minimal")
-    is_select = listener.event_name == "select"
-    options |= dict(scroll_to_output=is_select, api_visibility="private")
-    listener(select if is_select else act, inputs, outputs, **options)
+    selects = listener.event_name == "select"
+    options |= dict(scroll_to_output=selects, api_visibility="private")
+    listener(select if selects else act, inputs, outputs, **options)
 
 
 def _by_turns(images: Images) -> list[int]:
-    """The rows of images that can be read: one of every class, then another of every class, .."""
+    """Lists the rows of readable images: one of every class, then another of every class, .."""
     labels = pd.Series(images.labels)[getattr(images, "described", slice(None))]
     return labels.groupby(labels).cumcount().sort_values(kind="stable").index.tolist()
 
 
 def _thumbnail(picture: Path | Image.Image) -> Image.Image:
-    """A small picture; grey where the image cannot be read now."""
+    """Makes a small picture, grey if the image cannot be read now."""
     image = Image.fromarray(figures.thumbnail(picture))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return image
@@ -384,5 +347,5 @@ def _plain(text: str) -> str:
 
 
 def _number(distance: float) -> str:
-    """A distance with four digits; float32's rounding between an image and itself is 0."""
+    """Writes a distance with four digits; float32's rounding is 0."""
     return f"{round(distance, 6):.4g}"

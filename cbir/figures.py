@@ -1,7 +1,4 @@
-"""Figs 1-10 of the paper, and the style of all figures.
-
-A function draws on the axes that it is given, and returns them. None computes a result.
-"""
+"""Figs 1-10 of the paper, drawn on axes that are given and returned; the style of all figures."""
 
 import functools
 import itertools
@@ -36,11 +33,7 @@ INCHES |= {"top": 0.22, "gap": 0.07}
 
 
 def use_style() -> None:
-    """Sets typography and sizes shared by all figures.
-
-    It starts from matplotlib's own settings, so that a user's matplotlibrc changes nothing. The
-    fonts are matplotlib's, the same on every machine.
-    """
+    """Sets typography and sizes of all figures; a user's matplotlibrc changes nothing."""
     plt.rcdefaults()
     sizes = {"font.size": 8, "figure.dpi": INCH, "savefig.dpi": DOTS}
     plt.rcParams.update(sizes | {"pdf.fonttype": 42})  # text stays text
@@ -53,9 +46,9 @@ def use_style() -> None:
 
 
 def show(fig: Figure, caption: str) -> None:
-    """Displays a figure in a notebook, with its caption as alternative text, and closes it.
+    """Displays a figure in a notebook, as sharp as its file, and closes it.
 
-    It is as sharp as its file (`DOTS`), and an inch of it is `INCH` pixels wide on a page.
+    The caption is its alternative text; an inch of it is `INCH` pixels wide on a page.
     """
     from IPython import get_ipython  # the command line draws without it
     from IPython.display import display
@@ -72,14 +65,11 @@ def show(fig: Figure, caption: str) -> None:
 def grid(rows: int, columns: int | Sequence[int], **inches: float) -> tuple[Figure, NDArray[Any]]:
     """Makes a figure of small axes, for images or histograms.
 
-    The margins are set by hand: an automatic layout of sixty axes takes longer than drawing them.
-
     Args:
-        rows: how many axes are below each other.
-        columns: how many are side by side; in several groups, the number of each.
-        inches: sizes that are not those of `INCHES`: the width and height of one of the axes; the
-            room below it for text, left and right of a row for text, at the top for titles and a
-            legend; and the gap between two columns.
+        rows: axes below each other.
+        columns: axes side by side, or the number in each of several groups.
+        inches: instead of `INCHES`: `width` and `height` of each of the axes; the room `below` each
+            for text, `left` and `right` of a row, at the `top`; the `gap` between two columns.
 
     Returns:
         The figure and its axes (rows, sum of columns).
@@ -87,6 +77,7 @@ def grid(rows: int, columns: int | Sequence[int], **inches: float) -> tuple[Figu
     Raises:
         ValueError: there is no such size.
     """
+    # By hand: an automatic layout of sixty axes takes longer than drawing them.
     width, height, below, left, right, top, gap = (INCHES | inches).values()
     groups = [columns] if isinstance(columns, int) else columns
     # A narrow empty column stands between two groups.
@@ -95,22 +86,18 @@ def grid(rows: int, columns: int | Sequence[int], **inches: float) -> tuple[Figu
     w, h = left + widths.sum() + gap * len(widths) + right, top + rows * (height + below)
     margins = {"left": left / w, "right": 1 - (gap + right) / w}
     margins |= {"top": 1 - top / h, "bottom": below / h}
-    margins |= {"wspace": gap / widths.mean(), "hspace": below / height}
+    margins |= {"wspace": gap / widths.mean(), "hspace": below / height, "width_ratios": widths}
     # layout="none" would last for one savefig only
     by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-    style: dict[str, Any] = {"figsize": (w, h), "layout": by_hand, "squeeze": False}
-    style |= {"gridspec_kw": margins, "width_ratios": widths}
-    fig, axes = plt.subplots(rows, len(widths), **style)
+    fig = plt.figure(figsize=(w, h), layout=by_hand)
+    axes = fig.subplots(rows, len(widths), squeeze=False, gridspec_kw=margins)
     for ax in axes[:, ~filled].flat:
         ax.remove()
     return fig, axes[:, filled]
 
 
 def ranks(axes: Panels) -> bool:
-    """Writes titles over a figure's first row of axes: the query, then the ranks 1..k.
-
-    Returns whether the row is its figure's first.
-    """
+    """Writes "query" and the ranks over a figure's first row of axes; returns whether it is."""
     place = axes[0].get_subplotspec()
     first = place is None or place.is_first_row()
     for rank, ax in enumerate(axes if first else ()):
@@ -119,11 +106,7 @@ def ranks(axes: Panels) -> bool:
 
 
 def drawable(text: str) -> str:
-    """Spells in Latin letters what the figures' font cannot write.
-
-    "蝶々" becomes "DieDie". Fonts of Chinese, Japanese and Korean are tens of megabytes, and which
-    ones a machine has differs.
-    """
+    """Spells in Latin letters what the figures' font cannot write: "DieDie" for "蝶々"."""
     known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
     return "".join(c if ord(c) in known else anyascii(c) for c in text).strip()
 
@@ -135,7 +118,7 @@ def bare(ax: Axes) -> Axes:
     return ax
 
 
-Hits: TypeAlias = Any  # what `search` gives: `indices` and `distances`, both (Q, k)
+Hits: TypeAlias = Any  # `indices` and `distances`, both (Q, k)
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Known: TypeAlias = tuple[pd.DataFrame, pd.DataFrame]  # of queries and images, a column a factor
 
@@ -153,10 +136,7 @@ MARKERS = "oD"  # under the images of Figs 3-6, for what is known besides the cl
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
-LETTERS, LAST_LETTERS = (
-    17,
-    14,
-)  # of a class's name under a picture; of a file's name, whose end counts
+LETTERS, LAST_LETTERS = 17, 14  # under a picture: of a class's name; of a file's, its end
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
 GRAY = np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)  # of an image that cannot be read
 
@@ -164,16 +144,9 @@ GRAY = np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)  # of an image that can
 def network(ax: Axes, net: Network) -> Axes:
     """Draws Fig. 1: the network as blocks y_1..y_N and codes y_{N+1}, y_{N+2}.
 
-    Every convolution, pooling and fully connected layer is a slab, found by running the network.
-    Its side is the map's side (square root), its thickness the number of channels (logarithm). A
-    network of so many layers that it would be wider than `WIDEST` has thinner slabs.
-
-    Args:
-        ax: the axes.
-        net: the network.
-
-    Returns:
-        ax.
+    Every convolution, pooling and fully connected layer is a slab. Its side is the map's side
+    (square root), its thickness the number of channels (logarithm), less in a network that would be
+    wider than `WIDEST`.
     """
     outputs = {name: m for m, name in enumerate([*net.blocks, *net.codes], start=1)}
     largest = max(shape[-1] for _, _, shape in net.layers if len(shape) == 3)
@@ -181,8 +154,9 @@ def network(ax: Axes, net: Network) -> Axes:
     free = WIDEST - OUTPUT_GAP * len(outputs) - BLOCKS_GAP
     thinner = min(1, free / sum(thickness + gap for _, thickness, _, gap in slabs))
     edge = {"edgecolor": "#333333", "linewidth": 0.5}
-    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
-    kinds = {}  # {text of the legend: colour}
+    under: dict[str, Any] = dict(ha="center", va="top", fontsize=SMALL, linespacing=1.3)
+    under["arrowprops"] = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
+    kinds = {}  # {text of the legend: a slab}
     x, last_note = 0.0, -np.inf  # where the next slab begins, and the last text under them ends
     for (name, kind, shape), (side, thickness, depth, gap) in zip(net.layers, slabs):
         thickness, gap = thickness * thinner, gap * thinner
@@ -192,23 +166,19 @@ def network(ax: Axes, net: Network) -> Axes:
             x = max(x, last_note + half - thickness / 2)  # beside it, not over it
             last_note = x + thickness / 2 + half
             ends = [(x + thickness / 2, bottom) for bottom in (-side / 2, -2.05)]
-            text = f"$y_{outputs[name]}$\n{size}"
-            note = ax.annotate(text, *ends, ha="center", va="top", arrowprops=line)
-            note.set(fontsize=SMALL, linespacing=1.3)
+            ax.annotate(f"$y_{outputs[name]}$\n{size}", *ends, **under)
             gap += OUTPUT_GAP
         gap += BLOCKS_GAP * (name == net.blocks[-1])
         label, color = next(drawn for part, drawn in KINDS.items() if part in kind)
-        kinds[label] = color
         front = [x, -side / 2] + np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * [thickness, side]
         back = front + depth
-        above = [front[3], front[2], back[2], back[3]]
-        for face in (front, above, [front[1], back[1], back[2], front[2]]):
-            ax.add_patch(patches.Polygon(face, facecolor=color, **edge))
+        faces = front, [*front[:1:-1], *back[2:]], [front[1], *back[1:3], front[2]]
+        for face in faces:
+            kinds[label] = ax.add_patch(patches.Polygon(face, facecolor=color, **edge))
         x += thickness + gap
     ax.set(xlim=(-0.4, x + 0.2), ylim=(-2.75, 2.4), aspect="equal")
-    handles = [patches.Rectangle((0, 0), 0, 0, facecolor=color, **edge) for color in kinds.values()]
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    ax.legend(handles, kinds, ncols=len(kinds), **place)
+    ax.legend(list(kinds.values()), kinds, ncols=len(kinds), **place)
     ax.axis("off")
     return ax
 
@@ -225,19 +195,7 @@ def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, fl
 def significant_regions(
     axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()
 ) -> Panels:
-    """Draws Fig. 2: maps z_m over an image.
-
-    It is drawn as `marked` does it, with the cells of coarse maps.
-
-    Args:
-        axes: as many as maps.
-        image: (H, W, 3) uint8.
-        maps: (H_m, W_m) arrays of counts >= 0.
-        titles: one for every map, or none.
-
-    Returns:
-        axes.
-    """
+    """Draws Fig. 2: an image `marked` by maps z_m, one on each axes, with coarse maps' cells."""
     height, width = image.shape[:2]
     for ax, (z, title) in zip(axes, itertools.zip_longest(maps, titles)):
         rows, cols = z.shape
@@ -251,17 +209,9 @@ def significant_regions(
 
 
 def marked(image: Picture, z: NDArray[Any]) -> Picture:
-    """Colours an image where a neuron is significant and leaves it light grey elsewhere.
+    """Leaves an image (H, W, 3) its colours where a map (H_m, W_m) is not 0, else light grey.
 
-    A map of zeros and ones leaves it its own colours. One that counts channels tints it, the more
-    channels, the brighter; light and dark of the image stay.
-
-    Args:
-        image: (H, W, 3) uint8.
-        z: (H_m, W_m) counts >= 0.
-
-    Returns:
-        (H, W, 3) uint8.
+    A map that counts channels tints it: the more channels, the brighter.
     """
     cells = (np.arange(n) * m // n for n, m in zip(image.shape, z.shape))  # of every row, column
     counts = z[np.ix_(*cells)]  # (H, W)
@@ -274,7 +224,7 @@ def marked(image: Picture, z: NDArray[Any]) -> Picture:
 
 
 def _tint(z: NDArray[Any]) -> cm.ScalarMappable:
-    """Returns the colours of a map's counts: the more channels agree, the brighter."""
+    """Returns the colours of a map's counts."""
     shades = plt.get_cmap("viridis")(np.linspace(0.35, 1, 256))  # the darkest would hide the image
     return cm.ScalarMappable(colors.Normalize(0, z.max()), colors.ListedColormap(shades))
 
@@ -299,45 +249,36 @@ def retrieval(
 ) -> Panels:
     """Draws Figs 3-6: in a row of axes a query, then its k nearest images.
 
-    The class and the distance stand under each; where images have no classes, the name of the
-    file. The frame tells whether the class is the query's: green and solid, or pink and dashed. An
-    image that cannot be read is grey. Distances have four decimals, or more where they are small.
-    Only a figure's first row of axes has titles.
+    Under each stand its class, or the file's name, and the distance. The frame is green and solid
+    if the class is the query's, else pink and dashed. An image that cannot be read is grey.
 
-    Of what else is known of the images (background, palette) there is a mark under each, filled
-    where it is the query's. Behind a row stands how many of its images have the query's class,
-    background, .. The figure's legend says so once.
-
-    With `beside`, what D descriptors found stands in one row, small: with the counts under it, and
-    without text under the images.
+    What else is `known` (background, palette) has a mark under each image, filled if it is the
+    query's. Counts of the images that share it stand behind the row.
 
     Args:
-        axes: (R, 1 + k), a row for every query and descriptor; with `beside` (R, 1 + D k), a row
-            for every query.
+        axes: (R, 1 + k), a row per query and descriptor; with `beside` (R, 1 + D k), one per query.
         queries: an `ImageSet` or a store.
-        database: the `ImageSet` or store that was searched.
+        database: the one that was searched.
         hits: what `search` found for all queries, or several of these: {descriptor: hits}.
         rows: which queries to draw, default all.
         names: R texts for the rows; default their numbers, with several descriptors their symbols.
         known: what `known_factors` says of the queries and of the database; default nothing.
-        beside: whether the descriptors stand side by side instead of below each other.
-
-    Returns:
-        axes.
+        beside: whether D descriptors stand side by side, small, with counts instead of texts.
     """
     rows = range(len(queries)) if rows is None else rows
     by_descriptor = hits if isinstance(hits, Mapping) else {"": hits}
     if names is None and isinstance(hits, Mapping) and not beside:
         names = [*map(symbol, hits)] * len(rows)
     names = range(1, len(rows) + 1) if names is None else names
-    decimals = _decimals(np.hstack([found.distances[rows] for found in by_descriptor.values()]))
+    drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
+    usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
+    decimals = max(4, 2 - int(np.floor(np.log10(usual))))  # two digits of the usual one
+    picture = functools.cache(thumbnail)
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8
     of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
-    picture = functools.cache(thumbnail)
     for row, name, (query, groups) in zip(axes, names, itertools.product(rows, in_row)):
         first = ranks(row[:1] if beside else row)
-        query_class = queries.labels[query]
         text = "" if beside else _name(queries, query)
         _draw_image(row[0], thumbnail(queries.path(query)), text, QUERY, frame)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -349,12 +290,12 @@ def retrieval(
                 if value := of_query[factor].iloc[query]:
                     same[factor] = (indices >= 0) & (of_image[factor].to_numpy()[indices] == value)
             for n, (ax, i, distance) in enumerate(zip(panels, indices, distances)):
-                image, label, text = np.copy(GRAY), "", ""
+                image, text, color = np.copy(GRAY), "", QUERY
                 if i >= 0:  # the query could be read
-                    image, label = picture(database.path(i)), database.labels[i]
-                    text = _name(database, i)
-                color = SAME if label == query_class else OTHER
-                color = color if label and query_class else QUERY
+                    image, text = picture(database.path(i)), _name(database, i)
+                    label, asked = database.labels[i], queries.labels[query]
+                    if label and asked:
+                        color = SAME if label == asked else OTHER
                 text = "" if beside else f"{text}\n{distance:.{decimals}f}".strip()
                 agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
                 _draw_image(ax, image, text, color, frame, agree)
@@ -391,13 +332,6 @@ def thumbnail(path: AnyPath | Image.Image) -> Picture:
     return np.asarray(image.reduce(max(1, max(image.size) // THUMBNAIL)))
 
 
-def _decimals(distances: NDArray[np.floating]) -> int:
-    """Returns how many decimals show two digits of the usual distance, but at least 4."""
-    positive = distances[distances > 0]
-    usual = np.median(positive) if len(positive) else 1
-    return max(4, 2 - int(np.floor(np.log10(usual))))
-
-
 def _frame(color: str, line: float, *size: float) -> patches.Rectangle:
     """Returns a frame of this width and height; that of another class is dashed."""
     dashes: Any = (0, (2.5, 1)) if color == OTHER else "-"
@@ -407,10 +341,7 @@ def _frame(color: str, line: float, *size: float) -> patches.Rectangle:
 def _draw_image(
     ax: Axes, image: Picture, under: str, color: str, frame: float, agree: Sequence[Any] = ()
 ) -> None:
-    """Draws an image with its proportions in a square cell, a frame around it, text under it.
-
-    agree: whether what is known besides the class is the query's; these are the marks on the text.
-    """
+    """Draws an image in a square cell, framed, with text and marks (filled: `agree`) under it."""
     height, width = image.shape[:2]
     half = max(height, width) / 2
     ax.imshow(image)
@@ -419,8 +350,8 @@ def _draw_image(
     if image is GRAY:  # `thumbnail` says so
         text = "unreadable" if under else "?"
         ax.text(width / 2, height / 2, text, fontsize=SMALL, ha="center", va="center")
-    style: dict[str, Any] = {"parse_math": False}  # a class may be called "$x"
-    bare(ax).set_xlabel(under, fontsize=SMALL, labelpad=2, linespacing=1.05, **style)
+    # A class may be called "$x".
+    bare(ax).set_xlabel(under, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
     down = 4.8 + 8.6 * under.count("\n")  # on the last line under the picture
     place = ax.transAxes + transforms.ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans)
     for x, marker, filled in zip((0.1, 0.9), MARKERS, agree):
@@ -455,16 +386,8 @@ def histograms(
 ) -> Panels:
     """Draws Figs 7-10: in a row the query's colour histogram, then those of its k nearest images.
 
-    The distance stands under each; the letters under the query's say which channel is which.
-
-    Args:
-        axes: (Q, 1 + k).
-        histograms: (Q, 1 + k, 75), every channel with sum 1.
-        distances: (Q, k).
-        pictures: Q images (H, W, 3) uint8 that stand before the rows, or none.
-
-    Returns:
-        axes.
+    Axes are (Q, 1 + k), histograms (Q, 1 + k, 75) with sum 1 per channel, distances (Q, k). Q
+    pictures (H, W, 3) may stand before the rows.
     """
     rows = zip(axes, np.asarray(histograms), np.asarray(distances))
     for number, (row, values, xs) in enumerate(rows, start=1):
@@ -499,7 +422,7 @@ def histogram(ax: Axes, values: NDArray[np.floating]) -> Axes:
 
 
 def _draw_bars(ax: Axes, values: NDArray[np.floating]) -> None:
-    """Draws the bars of a histogram (75,), the three channels side by side; NaN is empty."""
+    """Draws a histogram (75,), the three channels side by side; NaN is empty."""
     bins = np.linspace(0, 1, 26)
     heights = np.minimum(values, HISTOGRAM_TOP).reshape(3, 25)
     for start, color, channel in zip(STARTS, CHANNELS, heights):

@@ -3,24 +3,19 @@
 import re
 from typing import NamedTuple
 
-# Every other descriptor's colour: so many cannot be told apart, they are named where they stand.
-BASELINE = "#0072B2"
-BASELINE_MARKER = "v"
-
 
 class Label(NamedTuple):
     """A descriptor's name (plain text, HTML), symbol (figures, LaTeX), colour and marker."""
 
     name: str
     symbol: str
-    color: str = BASELINE
-    marker: str = BASELINE_MARKER
+    color: str = "#0072B2"  # many have this one: they are named where they stand
+    marker: str = "v"
 
 
 _BASELINES = {"average": "average of all", "spoc": "SPoC", "mac": "MAC", "gem": "GeM"}
 _BASELINES |= {"rmac": "R-MAC", "crow": "CroW", "pyramid": "pyramid pooling"}
-# The colours are Okabe and Ito's, told apart by colour-blind readers too (their black as a dark
-# grey); in grey some of them are alike, hence the markers.
+# Okabe and Ito's colours, which colour-blind readers tell apart (their black as a dark grey).
 LABELS = {
     "im": Label("IM-like", "IM-like", "#444444", "s"),
     "h": Label("h", r"$h$", "#56B4E9", "o"),
@@ -37,10 +32,9 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def label(descriptor: str) -> Label:
-    """Returns how a descriptor is called and drawn.
+    """Returns how a descriptor, a layer ("w_1") or a variant ("eta, whitened") is called and drawn.
 
-    A layer ("w_1") has its letter and index. A variant ("eta, whitened") has its descriptor's
-    colour and marker, and the remark behind its name. Anything else is called as it is.
+    A variant has its descriptor's colour and marker. Anything else is called as it is.
     """
     base, comma, remark = descriptor.partition(",")
     found = LABELS.get(base, Label(base, base))
@@ -61,25 +55,17 @@ def symbol(descriptor: str) -> str:
 
 
 def color(descriptor: str) -> str:
-    """Returns a descriptor's colour, "#RRGGBB"; its variants ("eta, whitened") have the same."""
+    """Returns a descriptor's colour, "#RRGGBB"."""
     return label(descriptor).color
 
 
 def marker(descriptor: str) -> str:
-    """Returns a descriptor's marker in matplotlib's notation; its variants have the same."""
+    """Returns a descriptor's marker in matplotlib's notation."""
     return label(descriptor).marker
 
 
 def layer_names(n_blocks: int, n_codes: int) -> tuple[list[str], list[str]]:
-    """Returns the names of η's layers in stores and tables.
-
-    Args:
-        n_blocks: N, the number of blocks.
-        n_codes: the number of codes.
-
-    Returns:
-        The blocks' descriptors w_1..w_N (Eq. 14), and the codes y_{N+1}, y_{N+2}, .. (Eq. 7).
-    """
+    """Returns the names of η's layers: w_1..w_N (Eq. 14), and the codes y_{N+1}, .. (Eq. 7)."""
     blocks = [f"w_{m}" for m in range(1, n_blocks + 1)]
     codes = [f"y_{m}" for m in range(n_blocks + 1, n_blocks + n_codes + 1)]
     return blocks, codes

@@ -18,16 +18,11 @@ INSIDE = {"ha": "center", "va": "center", "fontsize": SMALL}  # numbers in cells
 def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) -> Panels:
     """Draws means with their 95 % intervals, one panel per measure, one point per descriptor.
 
-    The points of variants ("eta, whitened") are empty.
-
     Args:
         axes: as many as measures.
-        table: columns metric, descriptor, mean, low, high, as `means` gives them.
-        drawn_as: the descriptor whose colour and marker all points have, if the column names
-            something else, such as the recipes that it was made by.
-
-    Returns:
-        axes.
+        table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
+            whitened") have empty points.
+        drawn_as: whose colour and marker all points have, if the column names no descriptors.
     """
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
         for x, row in enumerate(rows.itertuples()):
@@ -48,16 +43,9 @@ def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) ->
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws descriptors in a plane of two measures, a line along the Pareto front.
 
-    A descriptor is a point with both intervals; points on the front are filled. The names stand in
-    a column at the right, in the order of the points' y, each with a line to its point.
-
-    Args:
-        ax: x is better to the right, y downwards.
-        table: columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool), as
-            `class_color_plane` gives them.
-
-    Returns:
-        ax.
+    A descriptor is a point with both intervals, filled on the front, its name at the right. The
+    table has the columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool); x is better
+    to the right, y downwards.
     """
     front = table[table.front].sort_values("x")
     ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
@@ -86,18 +74,9 @@ def plane(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
-    """Draws a table as coloured cells with the numbers in them; light is good.
+    """Draws a table, a row per descriptor, as cells with numbers: light if good, empty if NaN.
 
-    Groups of columns (a MultiIndex) are parted by lines. Cells of NaN stay empty.
-
-    Args:
-        ax: the axes.
-        table: numbers, a row a descriptor.
-        best: "max" or "min", whichever is good.
-        text: how a number is written.
-
-    Returns:
-        ax.
+    `best` is "max" or "min". Groups of columns (a MultiIndex) are parted by lines.
     """
     values = np.ma.masked_invalid(table.to_numpy(float))
     cmap = plt.get_cmap("cividis" if best == "max" else "cividis_r")
@@ -106,7 +85,7 @@ def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f
         ink = "black" if np.dot(cmap(cells.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
         ax.text(column + 0.5, row + 0.5, text % value, color=ink, **INSIDE)
     ax.set_yticks(np.arange(len(table)) + 0.5, map(symbol, table.index))
-    columns = pd.Index(list(table.columns))  # of tuples, that has levels
+    columns = pd.Index([*table])  # of tuples, that has levels
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns.get_level_values(-1))
     if columns.nlevels > 1:
         places = pd.Series(range(len(columns)), columns.get_level_values(0))
@@ -123,16 +102,10 @@ def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f
 def curves(
     axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None
 ) -> Panels:
-    """Draws how measures change with a setting: one panel per measure, one line per curve.
+    """Draws how measures change with a setting `x`: one panel per measure, one line per curve.
 
-    Args:
-        axes: as many as measures; a curve is in the legend of the first one that has it.
-        table: columns metric, curve, `x` and value, a row per point.
-        x: the column of the setting.
-        names: {curve: text for the legend}, default the curve's symbol.
-
-    Returns:
-        axes.
+    The table has the columns metric, curve, `x` and value. A curve is in the legend of the first
+    panel that has it, by its text in `names` or its symbol.
     """
     texts = {curve: symbol(curve) for curve in table.curve} | dict(names or {})
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
@@ -148,18 +121,10 @@ def curves(
 
 
 def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
-    """Draws means with their 95 % intervals against a parameter: one panel per measure.
+    """Draws means with 95 % intervals against a parameter of that name: one panel per measure.
 
-    Numbers are drawn to scale and joined. Anything else stands side by side, in the order of the
-    table. Descriptors stand a little apart.
-
-    Args:
-        axes: as many as measures.
-        table: columns x, metric, descriptor, mean, low, high.
-        name: the parameter's.
-
-    Returns:
-        axes.
+    The table has the columns x, metric, descriptor, mean, low, high. Numbers x are drawn to scale
+    and joined; anything else stands side by side.
     """
     values = table["x"].unique()
     to_scale = pd.api.types.is_any_real_numeric_dtype(table["x"].infer_objects())
@@ -186,15 +151,8 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
 def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws what the layers of a descriptor add to a distance, as shares of a bar.
 
-    Codes ("y_6") come first, in blues, then blocks ("w_1") in oranges, then anything else in
-    greys; later ones are darker.
-
-    Args:
-        ax: the axes.
-        table: numbers >= 0, a row per bar, a column per layer ("y_6", "w_1").
-
-    Returns:
-        ax.
+    The table has a row per bar, a column per layer ("y_6", "w_1"). Codes come first, in blues, then
+    blocks in oranges, then anything else in greys.
     """
     shares = table.div(table.sum(axis=1), axis=0)
     left = np.zeros(len(table))
@@ -205,11 +163,10 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
             shade = plt.get_cmap(palette)(0.25 + 0.6 * depth)
             style = {"color": shade, "edgecolor": "white", "linewidth": 0.5, "height": 0.7}
             widths = shares[layer].to_numpy()
-            ax.barh(range(len(table)), widths, left=left, label=symbol(layer), **style)
+            bars = ax.barh(range(len(table)), widths, left=left, label=symbol(layer), **style)
+            texts = [f"{width:.0%}" if width > 0.05 else "" for width in widths]
             ink = "white" if depth > 0.6 else "black"
-            for row in np.flatnonzero(widths > 0.05):
-                middle = left[row] + widths[row] / 2
-                ax.text(middle, row, f"{widths[row]:.0%}", color=ink, **INSIDE)
+            ax.bar_label(bars, texts, label_type="center", color=ink, fontsize=SMALL)
             left = left + widths
     ax.set_yticks(range(len(table)), map(symbol, table.index))
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of the L1 distance")

@@ -4,10 +4,13 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
+from numpy.typing import NDArray
 
 from . import figures
 from .common import AnyPath, Metric, write_atomically
@@ -25,22 +28,36 @@ def open_database(
 ) -> tuple[Store, Network]:
     """Opens the store of a run's database, or another one, and loads the network that made it.
 
-    Args:
-        run: a run's name or folder, unused where `store` is given.
-        store: a path; "": the run's.
-        weights: as in `load_network`; "": the run's, else the default.
+    Weights are as in `load_network`; "": the run's, else the default.
 
     Raises:
         FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
     """
+    settings = {}
     if not store:
         opened_run = open_run(run, described=True)
-        store = opened_run.path / "stores" / "database"
-        if weights == "":
-            weights = opened_run.settings.get("weights", "default")
+        store, settings = opened_run.path / "stores" / "database", opened_run.settings
     opened = open_store(store)
-    weights = "default" if weights == "" else weights
+    weights = settings.get("weights", "default") if weights == "" else weights
     return opened, network_of(opened.network, weights=weights, folder=Path(store).parent)
+
+
+def hits_table(store: Store, rows: NDArray[Any], distances: NDArray[Any]) -> pd.DataFrame:
+    """Tabulates what was found: file, label and distance by row of the store."""
+    return store.table.loc[rows, ["file", "label"]].assign(distance=distances)
+
+
+def hits_record(
+    file: str, store: Store, metric: str, found: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    """Arranges what each descriptor found for a file ({name: `hits_table`}) for JSON."""
+    lists = {name: table.to_dict("records") for name, table in found.items()}
+    return {"file": file, "root": str(store.root), "metric": metric} | lists
+
+
+def safe_stem(file: AnyPath) -> str:
+    """Returns a file's name without suffix, at most 50 characters that any file may have."""
+    return re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
 
 
 def query(
@@ -52,20 +69,11 @@ def query(
     k: int = 5,
     folder: AnyPath = ".",
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Searches for images; writes query_<stem>.png and query_<stem>.json for each of them.
+    """Searches for files; writes query_<stem>.png and query_<stem>.json for each into a folder.
 
-    A name that an earlier result of another image has gets a number. The JSON holds "file", "root"
-    (the store's image folder), "metric" and, for every descriptor, a list of {"file", "label",
-    "distance"}, nearest first. A retrieved image that is no longer there is grey in the picture.
-
-    Args:
-        images: files.
-        store: an open store.
-        net: the network that made it, default the one that the store names.
-        descriptors: what is compared, see `search`.
-        metric: as in `search`.
-        k: images found for each.
-        folder: where the results go.
+    A name that another image's result has gets a number. The JSON holds "file", "root" (the store's
+    image folder), "metric" and, per descriptor, a list of {"file", "label", "distance"}. By default
+    the store names the network; `descriptors`, `metric` and `k` are as in `search`.
 
     Returns:
         The .png of every image (file -> path), and what could not be read (file -> reason).
@@ -73,10 +81,15 @@ def query(
     Raises:
         ValueError: the store does not have a descriptor; and what `search` raises.
     """
-    reasons = {file: _reason(file) for file in dict.fromkeys(map(str, images))}
-    unreadable = {file: reason for file, reason in reasons.items() if reason}
-    readable = [file for file in reasons if file not in unreadable]
+    readable: list[str] = []
     written: dict[str, Path] = {}
+    unreadable: dict[str, str] = {}
+    for file in dict.fromkeys(map(str, images)):
+        try:
+            open_image(file)
+            readable.append(file)
+        except UnreadableImage as error:
+            unreadable[file] = str(error)
     if not readable:
         return written, unreadable
     hits = search(store, readable, list(descriptors), metric=metric, k=k, net=net)
@@ -84,36 +97,22 @@ def query(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for row, file in enumerate(readable):
         png = _result(Path(folder), file)
-        about: dict[str, object] = {"file": file, "root": str(store.root), "metric": metric}
-        for descriptor, found in hits.items():
-            near = zip(found.indices[row].tolist(), found.distances[row].tolist())
-            keys = ("file", "label", "distance")
-            about[descriptor] = [
-                dict(zip(keys, (store.files[j], store.labels[j], distance))) for j, distance in near
-            ]
+        found = {d: hits_table(store, h.indices[row], h.distances[row]) for d, h in hits.items()}
         with plt.rc_context():
             figures.use_style()
             fig, axes = figures.grid(len(hits), 1 + k, left=0.5)
             figures.retrieval(axes, queries, store, hits, rows=[row])
             fig.savefig(png)
             plt.close(fig)
-        write_atomically(png.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+        about = json.dumps(hits_record(file, store, metric, found), indent=1)
+        write_atomically(png.with_suffix(".json"), about + "\n")
         written[file] = png
     return written, unreadable
 
 
-def _reason(file: str) -> str:
-    """Returns why an image cannot be read, "" if it can."""
-    try:
-        open_image(file)
-    except UnreadableImage as error:
-        return str(error)
-    return ""
-
-
 def _result(folder: Path, file: str) -> Path:
     """Returns query_<stem>.png, with a number where another image has that stem."""
-    stem = "query_" + re.sub(r"[^\w.-]+", "_", Path(file).stem)[:50]
+    stem = f"query_{safe_stem(file)}"
     for number in itertools.count(1):
         taken = folder / (f"{stem}.json" if number == 1 else f"{stem}_{number}.json")
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of somebody else

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from nbconvert import HTMLExporter
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 from .common import PACKAGE, ROOT, AnyPath, write_atomically
 from .names import plain_name
 from .run import PARTS, Run
+from .statistics import with_interval
 from .store import find_store
 
 LARGE = 2**18  # bytes of a PNG above which a page embeds it as WebP; figures/ keeps the PNG
@@ -29,16 +31,7 @@ def report(run: Run) -> Path:
 
 
 def compare(a: Run, b: Run, output: AnyPath | None = None) -> Path:
-    """Writes one page with what differs between two runs.
-
-    Args:
-        a: the first run.
-        b: the second one.
-        output: the page's file, default compare_<a>_<b>.html in the current folder.
-
-    Returns:
-        The page's path.
-    """
+    """Writes a page (default compare_<a>_<b>.html) with what differs between two runs."""
     path = Path(output or f"compare_{a.name}_{b.name}.html")
     given = {"a": str(a.path.resolve()), "b": str(b.path.resolve())}
     return _write(path, "compare", f"{a.name} and {b.name}", given)
@@ -70,10 +63,9 @@ def figures(run: Run, names: Sequence[str]) -> str:
                 image.convert("RGB").save(small := io.BytesIO(), "webp", quality=88)
                 data, kind = small.getvalue(), "webp"
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        shown.append(
-            f'<figure id="figure-{name}"><img src="{source}" alt="{caption}" width="{width}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+        body = f'<img src="{source}" alt="{caption}" width="{width}">'
+        body += f"<figcaption>{caption}</figcaption>"
+        shown.append(f'<figure id="figure-{name}">{body}</figure>')
     return "\n".join(shown)
 
 
@@ -81,10 +73,8 @@ def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Means with intervals as a table of text, a row a descriptor, a column a measure."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
-        mean, low, high = (record[key] for key in ("mean", "low", "high"))
-        text = "–" if mean is None else f"{mean:.3f}"
-        if low is not None and high is not None:
-            text += f" [{low:.3f}, {high:.3f}]"
+        values = np.array([record[key] for key in ("mean", "low", "high")], float)  # None: NaN
+        text = with_interval(*values) or "–"
         part = record.get("network") or record.get("of") or ""
         name = f"{part} {plain_name(record['descriptor'])}".strip()
         text = f"{text} {record.get('verdict') or ''}".strip()
@@ -93,7 +83,7 @@ def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """All that a run's numbers depend on, {name: text}: settings, parameters, network, versions."""
+    """Collects what a run's numbers depend on, {name: text}: settings, parameters, versions, .."""
     metrics = run.metrics
     known: dict[str, Any] = {f"images, {k}": n for k, n in metrics.get("images", {}).items()}
     known |= {"recipe": metrics.get("recipe", ""), **run.settings}

@@ -27,26 +27,17 @@ DIGITS = 3  # decimals of Table I as it is shown
 
 
 def color_histograms(images: Images, rows: Iterable[int] | Rows) -> dict[int, Values]:
-    """Computes the colour histograms of some images, one after the other.
-
-    Args:
-        images: an `ImageSet` or a store.
-        rows: of the images.
-
-    Returns:
-        {row: (75,) array}, NaN for an image that cannot be read any more; a warning names it.
-    """
+    """Computes colour histograms, {row: (75,) array}; NaN, with a warning, if unreadable by now."""
     histograms = {int(row): np.full(75, np.nan) for row in rows}
-    for _ in _pixels(images, list(histograms), histograms):
+    for _ in _pixels(images, [*histograms], histograms):
         pass  # one after the other
     return histograms
 
 
 def _pixels(images: Images, rows: Iterable[int], seen: dict[int, Values]) -> Iterator[Any]:
-    """Opens images, one at a time: a photograph at full size has tens of megabytes.
+    """Opens images, one at a time, and adds their colour histograms to `seen` by row.
 
-    Files may vanish after an image was described. Those are left out, with a warning. The colour
-    histograms of the others are added to `seen`: {row: histogram}.
+    Files that vanished after they were described are left out, with a warning.
     """
     for row in rows:
         try:
@@ -66,16 +57,16 @@ def table1(
 
     Args:
         queries: an `ImageSet` or a store.
-        database: the `ImageSet` or store that was searched.
+        database: the one that was searched.
         hits: {descriptor: (Q, k) rows of the database}.
         rows: of the queries.
         papers: whether the paper's numbers stand beside these.
 
     Returns:
-        A row a query, and a last one with the means. Columns query, class, then for every
-        descriptor d "printed d" (L1 / 75), "published d" (the formula behind the printed numbers)
-        and, with `papers`, "paper d" (Table I itself, whose queries are others). Images that cannot
-        be read any more are left out of the means; a query that cannot has NaN.
+        A row per query, and one with the means. Columns query, class, then per descriptor d
+        "printed d" (L1 / 75), "published d" (the formula behind the printed numbers) and "paper d"
+        (Table I itself, of other queries). Images that cannot be read any more are left out of the
+        means; a query that cannot has NaN.
     """
     lines = []
     for number, row in enumerate(rows, start=1):
@@ -103,11 +94,7 @@ def table1(
 
 
 def published_means() -> pd.DataFrame:
-    """Reads the distances printed in Figs 7-10 and for the later baselines, the mean of every row.
-
-    Returns:
-        A row per query, a column per descriptor.
-    """
+    """Reads the mean distances printed in Figs 7-10: a row per query, a column per descriptor."""
     printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
     means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
     means = means[printed.descriptor.unique()]  # in their order
@@ -115,42 +102,33 @@ def published_means() -> pd.DataFrame:
 
 
 def published_common() -> "pd.Series[int]":
-    """Reads how many of 50 images two descriptors found alike, in the published pictures.
-
-    Returns:
-        {"h and η̃": 0, ..}: ten queries of five images, a row per pair of descriptors.
-    """
+    """Reads how many of 50 published images two descriptors found alike: {"h and η̃": 0, ..}."""
     printed = pd.read_csv(PAPER / "published_common_hits.csv")
     pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
     return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])
 
 
-def _distances(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the distances of Table I; columns have two levels, a group and a descriptor."""
+def _winners(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns Table I's distances, and which are the smallest of a row and group in `DIGITS`.
+
+    Columns have two levels, a group and a descriptor.
+    """
     columns = [column for column in table.columns if column.split()[0] in GROUPS]
     heads = pd.MultiIndex.from_tuples([tuple(column.split(" ", 1)) for column in columns])
-    return table[columns].astype(float).set_axis(heads, axis=1)
-
-
-def _winners(distances: pd.DataFrame) -> pd.DataFrame:
-    """Marks the smallest distance of every row and group: all that are equal in `DIGITS`."""
+    distances = table[columns].astype(float).set_axis(heads, axis=1)
     shown = distances.round(DIGITS)
-    return shown.eq(shown.T.groupby(level=0).transform("min").T)
+    return distances, shown.eq(shown.T.groupby(level=0).transform("min").T)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Counts the rows of Table I that a descriptor wins, beside its mean.
-
-    Args:
-        table: as `table1` gives it.
+    """Counts the rows of Table I (of `table1`) that a descriptor wins, beside its mean.
 
     Returns:
         A row per descriptor, by name; "<group>: mean" and "<group>: rows won" for each group, <NA>
         if a group does not have it. A row that several win counts for each.
     """
-    distances = _distances(table)
-    won = _winners(distances).iloc[:-1].sum()
-    columns = {}
+    distances, winners = _winners(table)
+    won, columns = winners.iloc[:-1].sum(), {}
     for group in distances.columns.unique(level=0):
         columns[f"{GROUPS[group]}: mean"] = distances.iloc[-1][group]
         columns[f"{GROUPS[group]}: rows won"] = won[group]
@@ -159,13 +137,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any]:
-    """Splits Table I: by the text's formula; by the published one, beside the paper's numbers.
-
-    Yields the title, the cells as text ("=" if several win a row), and which are bold. Columns
-    have two levels, a group and a descriptor's `name`.
-    """
-    distances = _distances(table)
-    won = _winners(distances)
+    """Yields title, cells as text ("=" if several win a row) and which are bold of each table."""
+    distances, won = _winners(table)
     tied = won & (won.T.groupby(level=0).transform("sum").T > 1)
     text = distances.map(f"{{:.{DIGITS}f}}".format).mask(distances.isna(), "")
     text = text.mask(tied, text + " =")
@@ -176,7 +149,7 @@ def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any
         columns: list[Any] = [c for c in text.columns.tolist() if c[0] in ("", *groups)]
         heads = [(GROUPS.get(group, ""), name(d) if group else d) for group, d in columns]
         index = pd.MultiIndex.from_tuples(heads)
-        yield title, text[columns].set_axis(index, axis=1), won[columns].set_axis(index, axis=1)
+        yield title, *(part[columns].set_axis(index, axis=1) for part in (text, won))
 
 
 def to_html(table: pd.DataFrame) -> str:
@@ -210,12 +183,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def markdown(table: pd.DataFrame, bold: Any = False) -> str:
-    """Writes a table in Markdown, one line per row, floats with six decimals.
-
-    Args:
-        table: any DataFrame whose columns differ.
-        bold: which of its cells are bold, an array of bool; default none.
-    """
+    """Writes a table in Markdown, floats with six decimals; an array of bool tells bold cells."""
 
     def write(value: object) -> str:
         text = f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -27,15 +27,13 @@ def test_by_the_stores_recipe_it_finds_what_search_finds(explorer, metric):
     hits = cbir.search(store, [store.path(0)], names, metric=metric, k=4, net=explorer.net)
     for name, (rows, distances) in found.items():
         assert rows.tolist() == hits[name].indices[0].tolist()
-        assert distances == pytest.approx(hits[name].distances[0], abs=1e-9)
         assert rows[0] == 0 and distances[0] < 1e-6
+        assert distances == pytest.approx(hits[name].distances[0], abs=1e-9)
     without = explorer.find(explorer.look(0), names, metric=metric, k=3, without=0)
     assert without["h"][0].tolist() == found["h"][0][1:].tolist()
 
 
-@pytest.mark.parametrize(
-    "recipe", [cbir.AS_RELEASED, OWN | {"q": 0.1}, UNIT, UNIT | {"q": 0.1}], ids=str
-)
+@pytest.mark.parametrize("recipe", [cbir.AS_RELEASED, OWN | {"q": 0.1}, UNIT, UNIT | {"q": 0.1}])
 def test_another_recipe_finds_what_a_store_made_by_it_finds(explorer, folder, tmp_path, recipe):
     anew = cbir.extract(folder, explorer.net, tmp_path / "anew", **recipe)
     found = explorer.find(explorer.look(4), NAMES, recipe, k=9)
@@ -65,9 +63,9 @@ def test_without_window_means_only_lengths_can_change(explorer, folder, tmp_path
         assert np.allclose(hits, wanted[name])
 
 
-def test_lengths_cannot_be_given_back(explorer, folder, tmp_path):
-    store = cbir.extract(folder, explorer.net, tmp_path / "unit", extras=WINDOWS, **UNIT)
-    by_length = explain.Explorer(store, explorer.net)
+def test_lengths_cannot_be_given_back(folder, tiny_net, tmp_path):
+    store = cbir.extract(folder, tiny_net, tmp_path / "unit", extras=WINDOWS, **UNIT)
+    by_length = explain.Explorer(store, tiny_net)
     assert list(by_length.recipes.values()) == [cbir.UNIT_LENGTH, UNIT]
     assert by_length.can(UNIT | {"q": 1.0}) and not by_length.can(cbir.AS_PRINTED)
 
@@ -103,8 +101,10 @@ def test_the_figure_has_maps_with_a_bar_histograms_and_shares(explorer, tmp_path
     fig.savefig(tmp_path / "why.png")
     pictures = [ax for ax in fig.axes if ax.images]
     assert len(pictures) == 4 and pictures[0].images[0].get_array().shape == (30, 90, 3)
-    bars = [child for ax in pictures for child in ax.child_axes]
-    assert [bar.get_ylabel() for bar in bars] == ["channels", "channels"]
+    bars = [child.get_ylabel() for ax in pictures for child in ax.child_axes]
+    assert bars == ["channels", "channels"]
+    left, right = (ax.get_position() for ax in pictures[2:])
+    assert right.x0 - left.x1 < 0.05  # no gap between picture and map
     widths = [patch.get_width() for patch in fig.axes[-1].patches]
     assert widths == pytest.approx(shares.tolist()) and sum(widths) == pytest.approx(1)
 

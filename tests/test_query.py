@@ -27,15 +27,12 @@ def test_json_is_what_search_finds(store, folder, tiny_net, tmp_path):
     assert query(images, store, tiny_net, ("h", "eta"), "l2", 3, out)[1] == {}
     expected = cbir.search(store, images, ["h", "eta"], metric="l2", k=3, net=tiny_net)
     for i, image in enumerate(images):
-        found = read_json(out / f"query_{image.stem}.json")
         about = {"file": str(image), "root": str(folder), "metric": "l2"}
-        assert found == about | {
-            name: [
-                {"file": store.files[row], "label": store.labels[row], "distance": distance}
-                for row, distance in zip(hits.indices[i], hits.distances[i])
-            ]
-            for name, hits in expected.items()
-        }
+        for name, hits in expected.items():
+            near = zip(hits.indices[i], hits.distances[i])
+            named = [(store.files[row], store.labels[row], distance) for row, distance in near]
+            about[name] = [dict(zip(("file", "label", "distance"), each)) for each in named]
+        assert read_json(out / f"query_{image.stem}.json") == about
 
 
 def test_picture_shows_query_and_hits(store, folder, tiny_net, tmp_path):
@@ -51,12 +48,11 @@ def test_picture_shows_query_and_hits(store, folder, tiny_net, tmp_path):
 
 
 def test_unreadable_images_are_named_and_the_others_served(store, folder, tiny_net, tmp_path):
-    text, missing = folder / "cat" / "02.png", tmp_path / "missing.jpg"
-    images = [text, missing, folder / "cat" / "01.png"]
+    images = [folder / "cat" / "02.png", tmp_path / "missing.jpg", folder / "cat" / "01.png"]
     _, unreadable = query(images, store, tiny_net, k=1, folder=tmp_path / "out")
-    assert list(unreadable) == [str(text), str(missing)]
-    assert "not an image" in unreadable[str(text)]
-    assert unreadable[str(missing)] == "no such file"
+    assert [*unreadable] == [*map(str, images[:2])]
+    assert "not an image" in unreadable[str(images[0])]
+    assert unreadable[str(images[1])] == "no such file"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"query_01.json", "query_01.png"}
 
 
@@ -91,12 +87,11 @@ def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     assert [*by_run][3:] == ["h", "eta_conv", "eta"] and len(by_run["h"]) == 3
     assert [*by_store][3:] == ["eta"] and by_store["metric"] == "cosine"
     for words, message in [
-        (str(tmp_path / "no\nsuch.png"), r"no\\nsuch.png.*no such file"),
-        ("-k 12", "k = 12 is out of range"),
-        ("--descriptor zeta", "unknown descriptor 'zeta'"),
-        ("--store nowhere", "no descriptor store at nowhere"),
+        ([str(tmp_path / "no\nsuch.png")], r"no\\nsuch.png.*no such file"),
+        (["-k", "12"], "k = 12 is out of range"),
+        (["--descriptor", "zeta"], "unknown descriptor 'zeta'"),
+        (["--store", "nowhere"], "no descriptor store at nowhere"),
     ]:
-        words = [words] if words.endswith("png") else words.split()
         with pytest.raises(SystemExit, match=message):
             cli.main(["query", image, *words, "--output", str(c)])
     assert (c / "query_00.png").is_file()

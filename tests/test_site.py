@@ -3,28 +3,13 @@
 import re
 
 import nbformat
-from bs4 import BeautifulSoup
+from conftest import read_page
 
 from cbir.common import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a browser fetches by itself: {element: attribute}.
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
-
-
-def parse(page):
-    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-
-
-def alternative_texts(cells):
-    """The alternative texts of a notebook's figures, in order."""
-    texts = []
-    for cell in cells:
-        for output in cell.get("outputs", []):
-            for mime, options in output.get("metadata", {}).items():
-                if mime.startswith("image/"):
-                    texts.append(options["alt"])
-    return texts
 
 
 def test_pages_show_every_notebook_with_its_figures_and_formulas(site):
@@ -34,15 +19,18 @@ def test_pages_show_every_notebook_with_its_figures_and_formulas(site):
     for notebook in NOTEBOOKS:
         cells = nbformat.read(notebook, as_version=4).cells
         prose = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        page = parse(site / "notebooks" / f"{notebook.stem}.html")
-        assert [image["alt"] for image in page.select("article img")] == alternative_texts(cells)
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        shown = [of for out in outputs for of in out.get("metadata", {}).values() if "alt" in of]
+        page = read_page(site / "notebooks" / f"{notebook.stem}.html")
+        alts = [image["alt"] for image in page.select("article img")]
+        assert alts == [image["alt"] for image in shown]
         assert len(page.select("article math[display=block]")) == prose.count("$$") / 2
         assert "$" not in "".join(text.get_text() for text in page.select("article p"))
 
 
 def test_pages_need_no_network(site):
     for page in site.rglob("*.html"):
-        for element in parse(page).find_all(LOADED):
+        for element in read_page(page).find_all(LOADED):
             address = element.get(LOADED[element.name], "")
             assert not re.match(r"(\w+:)?//", address), f"{page.name} loads {address}"
             assert not address or (page.parent / re.split("[?#]", address)[0]).exists()

@@ -19,33 +19,27 @@ HITS = {"h": np.array([[1, 2], [2, 3]]), "eta": np.array([[3, 1], [0, 2]])}
 
 @pytest.fixture
 def images(tmp_path):
-    files = [f"{i}.png" for i in range(4)]
-    for i, file in enumerate(files):
-        write_image(tmp_path / file, seed=i)
+    files = [write_image(tmp_path / f"{i}.png", seed=i).name for i in range(4)]
     return cbir.ImageSet(tmp_path, files, ["cat", "dog", "cat", "dog"])
-
-
-def pixels(images, row):
-    return np.asarray(cbir.open_image(images.path(row)))
 
 
 def test_table_1_is_the_mean_distance_of_each_row(images):
     table = cbir.table1(images, images, HITS, [1, 0])
     columns = ["printed h", "printed eta", "published h", "published eta"]
     paper = ["paper im", "paper h", "paper eta_conv", "paper eta"]
-    assert list(table) == ["query", "class", *columns, *paper]
+    assert [*table] == ["query", "class", *columns, *paper]
     assert table[["query", "class"]].values.tolist() == [[1, "dog"], [2, "cat"], ["mean", ""]]
     for (line, row), (descriptor, indices) in itertools.product(enumerate([1, 0]), HITS.items()):
-        query, *found = (pixels(images, j) for j in [row, *indices[row]])
+        paths = (images.path(j) for j in [row, *indices[row]])
+        query, *found = (np.asarray(cbir.open_image(path)) for path in paths)
         histograms = [cbir.color_histogram(image) for image in found]
         by_text = cbir.histogram_distance(cbir.color_histogram(query), histograms).mean()
-        by_formula = cbir.published_distances(query, found).mean()
         assert table[f"printed {descriptor}"][line] == by_text
+        by_formula = cbir.published_distances(query, found).mean()
         assert table[f"published {descriptor}"][line] == by_formula
     assert table[columns].iloc[2].tolist() == table[columns].iloc[:2].mean().tolist()
     assert table["paper eta"][2] == pytest.approx(0.1893, abs=1e-4)  # of all its ten queries
-    alone = cbir.table1(images, images, HITS, [1], papers=False)
-    assert list(alone) == ["query", "class", *columns]
+    assert [*cbir.table1(images, images, HITS, [1], papers=False)] == ["query", "class", *columns]
 
 
 def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
@@ -55,15 +49,13 @@ def test_pictures_that_vanished_are_left_out_of_histograms_and_table_1(images):
         histograms = cbir.color_histograms(images, [0, 2, 3])
         table = cbir.table1(images, images, HITS, [0, 1, 2], papers=False)
     assert [np.isnan(histograms[row]).all() for row in (0, 2, 3)] == [False, True, True]
-    only = cbir.histogram_distance(*(cbir.color_histogram(pixels(images, i)) for i in (0, 1)))
+    only = cbir.histogram_distance(*cbir.color_histograms(images, [0, 1]).values())
     assert table["printed h"].tolist()[0] == only
     assert table["printed h"].isna().tolist() == [False, True, True, False]  # nothing it found
     assert table.iloc[2, 2:].isna().all() and table["printed h"][3] == only  # the query is gone
 
 
 def test_table_1_holds_one_picture_at_a_time(tmp_path):
-    """Twelve megapixels each in a user's photographs: a hundred of them would be 4 GB."""
-
     def peak(n):
         hits = {"h": np.arange(n)[None], "eta": np.arange(n)[None]}
         tracemalloc.start()
@@ -95,10 +87,9 @@ def test_markdown():
     text = tables.to_markdown(table())
     first, second = [part.splitlines() for part in re.findall(r"(?:^\|.+\n)+", text, re.M)]
     for lines, bars in [(first, 5), (second, 7)]:
-        assert len(lines) == 6
-        assert all(len(re.findall(r"(?<!\\)\|", line)) == bars for line in lines)
-    cells = [[c.strip() for c in line.split("|")[3:5]] for line in first[2:4]]
-    assert cells == [["0.250", "**0.125**"], ["**0.333**", "0.750"]]
+        assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [bars] * 6
+    for line, end in zip(first[2:], ["0.250 | **0.125**", "**0.333** | 0.750"]):
+        assert line.endswith(f"| {end} |")
     assert "**0.500 =** | **0.500 =**" in first[4]  # equal in three decimals
     assert second[0].split(" | ")[2:] == ["η̃", "η", "η̃, paper", "η, paper |"]
     assert second[2].endswith("| 0.250 | **0.125** |  |  |")  # the paper's row is missing
@@ -117,7 +108,7 @@ def test_latex():
 def test_html(classes, about):
     page = BeautifulSoup(tables.to_html(table(classes)), "html.parser")
     first, second = page.find_all("table")
-    assert not page.find_all("b") and len(first.find_all("tr")) == len(second.find_all("tr")) == 6
+    assert not page.find_all("b") and [len(t.find_all("tr")) for t in (first, second)] == [6, 6]
     heads = [head.get_text() for head in second.find_all("th", class_="level1")]
     assert heads == [*["query", "class"][:about], "η̃", "η", "η̃", "η"]  # no column without classes
     assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
@@ -132,8 +123,7 @@ def test_markdown_of_any_table():
 def test_what_each_descriptor_won():
     """A row that two win counts for both; what a group does not have is missing, not 0."""
     summary = tables.summary(table().drop(columns="paper eta"))
-    assert summary.index.tolist() == ["η̃", "η"]
-    assert summary["L1 / 75: rows won"].tolist() == [2, 2]
+    assert summary["L1 / 75: rows won"].to_dict() == {"η̃": 2, "η": 2}
     assert summary.loc["η", "L1 / 75: mean"] == pytest.approx(0.45833)
     assert summary["the paper's: rows won"].isna().tolist() == [False, True]
     assert str(summary["the paper's: rows won"].dtype) == "Int64"
@@ -142,8 +132,8 @@ def test_what_each_descriptor_won():
 def test_the_papers_numbers_make_its_table():
     """Table I is the means of the numbers under Figs 7-10; the last digit of one is an erratum."""
     means = tables.published_means()
-    printed = pd.read_csv(tables.PAPER / "table1.csv").rename(columns={"IM": "im"})
-    printed = printed.set_index("query")
+    printed = pd.read_csv(tables.PAPER / "table1.csv", index_col="query")
+    printed = printed.rename(columns={"IM": "im"})
     off = (means[printed.columns] - printed).abs()
     assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
     assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
