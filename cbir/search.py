@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
@@ -48,7 +49,7 @@ Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FILE = (str, os.PathLike)
-ROWS = 2**11  # rows that a thread searches at a time
+ROWS = 2**11  # rows of an array that a thread searches at a time; of a store, a shard
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
@@ -309,65 +310,52 @@ def _nearest(arrays: Arrays, question: Question, client: "Client | None") -> dic
     arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
     """
     _, parts_of, metric, k, device = question
-    tasks = (
-        ({p: a.take(rows) if isinstance(a, Shards) else a[rows] for p, a in arrays.items()}, lines)
-        for rows, lines in _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
-    )
-    if client is None:
-        # Our kernel has no threads of its own: they would wait for each other after every shard.
-        threads = cores() if metric == "l1" and device is None else 1
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(lambda task: _search_block(question, *task), tasks))
+    array = next(iter(arrays.values()))
+    if isinstance(array, Shards):
+        blocks = by_shard(array.rows, array.shard_size)
     else:
-        found = list(run_on_workers(client, _search_block, question, tasks))
+        blocks = by_shard(np.arange(len(array)), ROWS)
+    if client is None:
+        highs: dict[str, Doubles] = {}
+        # Our kernel has no threads of its own: they would wait for each other after every shard.
+        with ThreadPoolExecutor(cores() if metric == "l1" and device is None else 1) as pool:
+            search = partial(_search_block, (arrays, question), highs=highs)
+            found = list(pool.map(search, (lines for _, lines in blocks)))
+    else:
+        tasks = ((lines,) for _, lines in blocks)
+        found = list(run_on_workers(client, _search_block, (arrays, question), tasks))
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     return {name: _join([nothing, *(best[name] for best in found)], k) for name in parts_of}
 
 
-def _blocks(array: Array | Shards, size: int) -> list[tuple[Any, Ints]]:
-    """All rows in blocks: at least one shard, and as many as have about `size` rows.
+def _search_block(
+    kept: tuple[Arrays, Question], lines: Ints, highs: dict[str, Doubles] | None = None
+) -> dict[str, Found]:
+    """The k best of a block's lines, or those of them that can be among the k best of all.
 
-    Each is what picks its rows from an array, a view where it can be, and their numbers.
+    highs: {descriptor: the k lowest upper bounds so far, (Q, k)}, of all blocks that share it.
     """
-    if isinstance(array, np.ndarray):
-        lines = np.arange(len(array))
-        return [(slice(i, i + size), lines[i : i + size]) for i in range(0, len(array), size)]
-    blocks: list[Ints] = []
-    for _, lines in by_shard(array.rows, array.shard_size):
-        if blocks and len(blocks[-1]) + len(lines) <= size:
-            blocks[-1] = np.concatenate([blocks[-1], lines])
-        else:
-            blocks.append(lines)
-    return [(lines, lines) for lines in blocks]
-
-
-def _search_block(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Found]:
-    """The k best of some lines, of which alone the arrays are."""
-    queries, parts_of, metric, k, device = question
-    sums, best = {}, {}
+    arrays, (queries, parts_of, metric, k, device) = kept
+    highs = {} if highs is None else highs
+    rows, sums, best = {}, {}, {}
     for part, array in arrays.items():
-        pieces = array.pieces() if isinstance(array, Shards) else [array]
-        compared = [_sums(queries[part], _floats(p, part), metric, device) for p in pieces]
-        sums[part] = np.concatenate(compared, axis=2)
+        is_stored = isinstance(array, Shards)
+        block = array.view(lines) if is_stored else array[lines[0] : lines[-1] + 1]
+        rows[part] = np.ascontiguousarray(block[:, part[1] : part[2]], dtype=np.float32)
+        sums[part] = _sums(queries[part], rows[part], metric, device)
     for name, parts in parts_of.items():
         dims = sum(queries[part].shape[1] for part in parts)
         low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
-        limit = np.inf
-        if len(lines) >= k:
-            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
-            limit[np.isnan(limit)] = np.inf  # fewer rows than k are described
-        query, column = np.nonzero(low <= limit)
-        which, place = np.unique(column, return_inverse=True)
-        pairs = [(queries[part], _floats(arrays[part][which], part)) for part in parts]
-        distance = _distances(pairs, query, place, metric)
+        so_far = highs.get(name, np.full((len(high), k), np.inf))
+        # Another thread may replace it meanwhile: then rows are missing, none is counted twice.
+        so_far = np.partition(np.hstack([so_far, high]), k - 1, axis=1)[:, :k]
+        highs[name] = so_far
+        query, column = np.nonzero(low <= so_far[:, -1:])
+        pairs = [(queries[part], rows[part]) for part in parts]
+        distance = _distances(pairs, query, column, metric)
         finite = np.isfinite(distance)
         best[name] = _join([(query[finite], lines[column[finite]], distance[finite])], k)
     return best
-
-
-def _floats(rows: Array, part: Part) -> Floats:
-    """A part of some rows, (n, D_part)."""
-    return np.ascontiguousarray(rows[:, part[1] : part[2]], dtype=np.float32)
 
 
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:

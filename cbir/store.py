@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import filelock
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 from .common import AnyPath, did_you_mean, write_atomically
@@ -43,13 +44,14 @@ OLD = '{"format": "cbir-3"}'  # what a store.json would have said
 KEPT = ("network", "recipe", "extras", "dims", "dtype", "versions", "shard_size")
 FACTS = ["file", "bytes", "modified", "crc32", "state"]  # what done/ says of a row
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what disks without locks answer
+MAPS = 2**12  # files of an array that stay mapped; Linux allows 2**16 in all
 
 
 class Shards:
     """One array of a store, (N, D) by lines, read from its files when indexed.
 
-    Files are mapped for as long as they are read: a mapping keeps its file open, and a process may
-    open few. Rows still to come are NaN.
+    Files are mapped once, by torch: NumPy's mappings keep their files open, and a process may open
+    few. Rows still to come are NaN.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Shards:
         self.dtype = np.dtype(dtype)
         self.shard_size = shard_size
         self.rows = rows  # (N,), -1 where there is none
+        self._maps: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
         rows = np.asarray(self.rows[index])
@@ -70,19 +73,24 @@ class Shards:
         return out.reshape(*rows.shape, self.shape[1])
 
     def _map(self, shard: int) -> NDArray[Any]:
-        # "c": for torch, which warns of what may not be written; nobody writes
-        return np.load(self.folder / f"{shard:05}.npy", mmap_mode="c", allow_pickle=False)
+        if shard in self._maps:
+            return self._maps[shard]
+        path = self.folder / f"{shard:05}.npy"
+        header = np.load(path, mmap_mode="r", allow_pickle=False)
+        content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).numpy()
+        rows = content[header.offset :].view(header.dtype).reshape(header.shape)
+        if len(self._maps) < MAPS:
+            self._maps[shard] = rows
+        return rows
 
-    def pieces(self) -> Iterator[NDArray[Any]]:
-        """Yields the rows of each shard, (n, D): views of the files where they lie in order."""
-        for shard, lines in by_shard(self.rows, self.shard_size):
-            places = self.rows[lines] % self.shard_size
-            in_order = (np.diff(places) == 1).all()
-            yield self._map(shard)[slice(places[0], places[-1] + 1) if in_order else places]
+    def view(self, lines: NDArray[np.int64]) -> NDArray[Any]:
+        """Returns lines of one shard, (n, D): a view of its file if they lie there in order."""
+        shards, places = np.divmod(self.rows[lines], self.shard_size)
+        in_order = (np.diff(places) == 1).all()
+        return self._map(int(shards[0]))[slice(places[0], places[-1] + 1) if in_order else places]
 
-    def take(self, lines: NDArray[np.int64]) -> "Shards":
-        """Returns the array of some lines only."""
-        return Shards(self.folder, self.shape[1], self.dtype, self.shard_size, self.rows[lines])
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # a worker maps the files itself
 
 
 class Rows:
