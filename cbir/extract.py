@@ -8,14 +8,14 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -52,9 +52,8 @@ Table: TypeAlias = pd.DataFrame
 Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
 Widths = Mapping[str, int]  # {array: D}
-Described = tuple[dict[str, NDArray[np.floating]], NDArray[np.object_], NDArray[np.int64]]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Rows = dict[str, NDArray[np.floating]]  # {array: (n, D)}
+Described = tuple[Rows, NDArray[np.object_], NDArray[np.int64]]
 
 PACKAGES = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
 ALREADY = ("h", "eta", "eta_conv", "done", "store.json", "images.csv")  # no extra's name
@@ -289,6 +288,19 @@ class Describer:
         crc = -1 if isinstance(path, Image.Image) else checksum(Path(path))
         return self.prepare(image), torch.from_numpy(color).float(), crc
 
+    def decode_ahead(
+        self, paths: Iterable[AnyPath | Image.Image], workers: int | None = None
+    ) -> Iterator[Decoded | str]:
+        """Yields `decode` of files, in order; threads decode two batches ahead of the caller."""
+        futures: deque[Future[Decoded | str]] = deque()
+        with ThreadPoolExecutor(workers or cores()) as pool:
+            for path in paths:
+                futures.append(pool.submit(self.decode, path))
+                if len(futures) > 2 * self.batch_size:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+
     def __call__(self, decoded: Sequence[Decoded]) -> Arrays:
         """Returns `Arrays` for B decoded images, by one forward pass, on the network's device."""
         images, colors, _ = zip(*decoded)
@@ -324,8 +336,7 @@ class Describer:
 
         Returns {array: (n, D)}, the states (n,) and the files' CRC-32.
         """
-        states = np.full(n, "ok", dtype=object)
-        crc32 = np.full(n, -1)
+        states, crc32 = np.full(n, "ok", dtype=object), np.full(n, -1)
         batches = []  # they stay on the device: nobody waits for it before the end
         for start in range(0, n, self.batch_size):
             batch = []
@@ -361,23 +372,20 @@ class Describer:
             batches.append(self.arrays(ys, means, codes, torch.from_numpy(kept)))
         return self._rows(batches, states), states, crc32.to_numpy(np.int64)
 
-    def _rows(
-        self, batches: Sequence[Arrays], states: NDArray[np.object_]
-    ) -> dict[str, NDArray[np.floating]]:
-        """Batches of the readable images as rows {array: (n, D)}; NaN for the others.
-
-        A row that is not finite becomes NaN, and its state says so.
-        """
-        readable, n = states == "ok", len(states)
-        arrays = {name: np.full((n, d), np.nan, self.dtype) for name, d in self.widths.items()}
-        for name, array in arrays.items() if batches else ():
+    def _rows(self, batches: Sequence[Arrays], states: NDArray[np.object_]) -> Rows:
+        """Rows of the batches' images; NaN if unreadable or not finite, which their state says."""
+        readable = states == "ok"
+        rows = {
+            name: np.full((len(states), d), np.nan, self.dtype) for name, d in self.widths.items()
+        }
+        for name, array in rows.items() if batches else ():
             with np.errstate(over="ignore"):
                 array[readable] = torch.cat([batch[name] for batch in batches]).cpu().numpy()
-        finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
+        finite = np.all([np.isfinite(array).all(axis=1) for array in rows.values()], axis=0)
         states[readable & ~finite] = f"its descriptor is not finite as {self.dtype}"
-        for array in arrays.values():
+        for array in rows.values():
             array[~finite] = np.nan
-        return arrays
+        return rows
 
 
 def has_windows_of(store: Store, net: Network) -> bool:
@@ -398,40 +406,23 @@ def default_batch(net: Network) -> int:
     return max(1, min(512, int(0.5 * free / bytes_each)))
 
 
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], n: int
-) -> Iterator[Result]:
-    """Like `map`, in order; n results are worked on while the caller uses the present one."""
-    items = iter(items)
-    futures = deque(pool.submit(function, item) for item in islice(items, n))
-    while futures:
-        result = futures.popleft().result()
-        futures.extend(pool.submit(function, item) for item in islice(items, 1))
-        yield result
-
-
 # ---- shard by shard, here or on a cluster ----------------------------------------------------
 
 
 def _fill(
     describer: Describer, path: Path, images: Images, table: Table, plan: Plan, workers: int | None
 ) -> Iterator[int]:
-    """Describes and writes the shards of a plan; yields each when it is written.
-
-    workers: threads that decode.
-    """
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
-        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
-        for shard, lines in plan.items():
-            if describer.source:
-                described = describer.reuse(describer.source, lines)
-            else:
-                described = describer.describe(decoded, len(lines))
-            arrays, states, crc32 = described
-            facts = table.iloc[lines][["file", "bytes", "modified"]]
-            stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
-            yield shard
+    """Describes and writes the shards of a plan; yields each when it is written."""
+    paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
+    decoded = describer.decode_ahead(paths, workers)
+    for shard, lines in plan.items():
+        if describer.source:
+            arrays, states, crc32 = describer.reuse(describer.source, lines)
+        else:
+            arrays, states, crc32 = describer.describe(decoded, len(lines))
+        facts = table.iloc[lines][["file", "bytes", "modified"]]
+        stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
+        yield shard
 
 
 def _fill_by_cluster(

@@ -1,12 +1,12 @@
 """Exact search of a store or an array, here or on a Dask cluster: L1, L2 and cosine.
 
 Filter and refine: sums in float32 (numba for L1, matrix products for L2 and cosine) bound every
-distance from both sides. Every row that can be among the k nearest is compared again in float64.
-So the result is that of float64 brute force, whatever the shards, the threads, the processor or
-the cluster.
+distance from both sides. Rows that can be among the k nearest are compared again in float64. So the
+result is that of float64 brute force, whatever the shards, the threads, the processor or the
+cluster.
 
-A descriptor is made of parts, columns of a store's arrays. What distances are made of adds up over
-parts, so that all descriptors are searched in one pass.
+A descriptor is made of parts, columns of a store's arrays. The sums add up over parts, so that
+several descriptors are searched in one pass.
 """
 
 import os
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .common import METRICS, AnyPath, Metric, cores, unknown_choice
-from .extract import Describer, ahead, default_batch, run_on_workers
+from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
 from .networks import Network
 from .store import Part, Rows, Shards, Store, by_shard, open_store
@@ -203,25 +203,21 @@ def search(
 
 
 def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
-    """Whatever the queries are -> their images, or their descriptors."""
+    """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
     if isinstance(queries, FILE) and os.path.isdir(queries):
         return list_images(queries)
-    if isinstance(queries, (*FILE, Image.Image)):
+    if isinstance(queries, (*FILE, Image.Image)) or getattr(queries, "ndim", 0) == 3:
         queries = [queries]
-    if not isinstance(queries, np.ndarray):
-        if not len(queries):
-            raise ValueError("no queries: the list is empty")
-        files = [query for query in queries if isinstance(query, FILE)]
-        if len(files) == len(queries):
-            return list_images(files)
-        images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
-        queries = queries if files or images else np.asarray(queries)
-    if isinstance(queries, np.ndarray):
-        if queries.ndim < 3:
-            return np.atleast_2d(queries)
-        queries = list(queries) if queries.ndim == 4 else [queries]
+    if not isinstance(queries, np.ndarray) and not len(queries):
+        raise ValueError("no queries: the list is empty")
+    files = [query for query in queries if isinstance(query, FILE)]
+    if files and len(files) == len(queries):
+        return list_images(files)
+    images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
+    if not files and not images:
+        return np.atleast_2d(np.asarray(queries))
     pictures: list[AnyPath | Image.Image] = []
     for picture in queries:
         if not isinstance(picture, (*FILE, Image.Image)):
@@ -255,10 +251,8 @@ def _query_vectors(
     describer = Describer(net, st.recipe, extras)
     describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
     describer.batch_size = default_batch(net)
-    with ThreadPoolExecutor(cores()) as pool:
-        paths = map(queries.path, range(len(queries)))
-        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
-        arrays, *_ = describer.describe(decoded, len(queries))
+    decoded = describer.decode_ahead(map(queries.path, range(len(queries))))
+    arrays, *_ = describer.describe(decoded, len(queries))
     parts = {name: [(arrays[p], i, j) for p, i, j in st.parts(name)] for name in names}
     return {name: Rows(*of_name)[:] for name, of_name in parts.items()}
 
@@ -438,16 +432,13 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
     A piece of four rows stays in the processor's first cache for all queries, and shares each load
     of a query. Reassociation lets the compiler use vector registers; NaN stays NaN.
     """
-    out = np.empty((queries.shape[0], rows.shape[0]))
-    last = rows.shape[0] - 1
-    dims = rows.shape[1]
-    for group in range((last + 4) // 4):
-        j = 4 * group
-        sums = np.zeros((queries.shape[0], 4))
-        for start in range(0, dims, CHUNK):
-            end = min(start + CHUNK, dims)
-            a, b = rows[j, start:end], rows[min(j + 1, last), start:end]
-            c, d = rows[min(j + 2, last), start:end], rows[min(j + 3, last), start:end]
+    out = np.zeros((queries.shape[0], rows.shape[0]))
+    for j in range(0, rows.shape[0], 4):
+        last = min(3, rows.shape[0] - 1 - j)
+        for start in range(0, rows.shape[1], CHUNK):
+            end = start + CHUNK
+            a, b = rows[j, start:end], rows[j + min(1, last), start:end]
+            c, d = rows[j + min(2, last), start:end], rows[j + last, start:end]
             for i in range(queries.shape[0]):
                 q = queries[i, start:end]
                 w = x = y = z = np.float32(0)
@@ -456,13 +447,9 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
                     x += abs(q[t] - b[t])
                     y += abs(q[t] - c[t])
                     z += abs(q[t] - d[t])
-                sums[i, 0] += w
-                sums[i, 1] += x
-                sums[i, 2] += y
-                sums[i, 3] += z
-        for i in range(queries.shape[0]):
-            for t in range(min(4, last + 1 - j)):
-                out[i, j + t] = sums[i, t]
+                for t, total in enumerate((w, x, y, z)):
+                    if t <= last:
+                        out[i, j + t] += total
     return out
 
 
