@@ -266,7 +266,7 @@ class Describer:
         self._color = "color" in self.extras.values()
 
     def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
-        """Returns what `__call__` needs of an image or file; the reason where it is unreadable."""
+        """Returns what `__call__` needs of an image or file, or why it is unreadable."""
         try:
             image = open_image(path)
         except UnreadableImage as error:

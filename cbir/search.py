@@ -74,10 +74,7 @@ class Hits:
 
     @property
     def files(self) -> list[list[str]]:
-        """Names of the images found, for every query k; none for an unreadable query.
-
-        Raises ValueError where an array was searched.
-        """
+        """Names of the images found, k per query; none for an unreadable query."""
         if self.store is None:
             raise _needs_store("asked for names")
         files = self.store.files
@@ -86,10 +83,7 @@ class Hits:
     def show(self, n: int = 5) -> "Figure":
         """Draws the first n queries, each beside its nearest images, with their distances.
 
-        A notebook shows the figure where a cell ends in it.
-
-        Raises:
-            ValueError: the queries were descriptors, or an array was searched.
+        Raises ValueError if the queries were descriptors, or an array was searched.
         """
         import matplotlib.pyplot as plt  # only those who draw wait for it
 
@@ -299,24 +293,21 @@ def _join(several: Sequence[Found], k: int) -> Found:
 
 
 def _nearest(arrays: Arrays, question: Question, client: "Client | None") -> dict[str, Found]:
-    """Finds the k rows nearest to every query, by every descriptor: the best of every block's best.
-
-    arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
-    """
+    """Finds the k rows nearest to every query, by every descriptor."""
     _, parts_of, metric, k, device = question
     array = next(iter(arrays.values()))
     if isinstance(array, Shards):
         blocks = by_shard(array.rows, array.shard_size)
     else:
         blocks = by_shard(np.arange(len(array)), ROWS)
+    tasks = ((lines,) for _, lines in blocks)
     if client is None:
         highs: dict[str, Doubles] = {}
         # Our kernel has no threads of its own: they would wait for each other after every shard.
         with ThreadPoolExecutor(cores() if metric == "l1" and device is None else 1) as pool:
             search = partial(_search_block, (arrays, question), highs=highs)
-            found = list(pool.map(search, (lines for _, lines in blocks)))
+            found = list(pool.map(lambda task: search(*task), tasks))
     else:
-        tasks = ((lines,) for _, lines in blocks)
         found = list(run_on_workers(client, _search_block, (arrays, question), tasks))
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     return {name: _join([nothing, *(best[name] for best in found)], k) for name in parts_of}
@@ -353,10 +344,9 @@ def _search_block(
 
 
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
-    """Returns the sums that distances of (Q, D) queries and (n, D) rows need, in float32.
+    """Sums, made in float32, that distances of (Q, D) queries and (n, D) rows need.
 
-    For L1 the sums of absolute differences (1, Q, n). Else (3, Q, n): the dot products, the sums
-    of the queries' squares, the sums of the rows' squares.
+    For L1 those of absolute differences (1, Q, n); else dot products, queries' and rows' squares.
     """
     if metric == "l1" and device is None:
         return _l1(queries, rows)[None]
@@ -370,9 +360,9 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
 
 
 def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[Doubles, Doubles]:
-    """Between what every distance lies, (Q, n) twice; NaN for rows of NaN.
+    """Lower and upper bounds of distances, each (Q, n), from `_sums` of all parts; NaN for NaN.
 
-    total: `_sums`, added up over the parts. A sum of n terms in float32 is off by n roundings.
+    A sum of n terms in float32 is off by n roundings.
     """
     terms = CHUNK if metric == "l1" and device is None else dims
     error = (terms + 8) * ROUNDING
@@ -455,21 +445,19 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
 
 @_compiled()
 def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
-    """Returns the sums that the distance of query[i] and row[i] needs, in float64, (3, n).
+    """Sums for query[i] and row[i] in float64, in one order on any machine, (3, n).
 
-    Sums of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine), in one order on any
-    machine. Eight sums side by side, since one would wait for each addition.
+    Of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine). Eight sums side by side,
+    since one would wait for each addition.
     """
     out = np.zeros((3, len(query)))
     l1, l2 = metric == "l1", metric == "l2"
     for i in range(len(query)):
-        a = queries[query[i]]
-        b = rows[row[i]]
+        a, b = queries[query[i]], rows[row[i]]
         sums = np.zeros((3, 8))
         for start in range(0, len(a), 8):
             for lane in range(min(8, len(a) - start)):
-                q = np.float64(a[start + lane])
-                x = np.float64(b[start + lane])
+                q, x = np.float64(a[start + lane]), np.float64(b[start + lane])
                 if l1:
                     sums[0, lane] += abs(q - x)
                 elif l2:

@@ -94,9 +94,9 @@ class Shards:
 
 
 class Rows:
-    """Columns of arrays side by side, read when indexed: `rows[5]`, `rows[2:9]`, `rows[[3, 1]]`.
+    """Columns of arrays side by side, (N, D) float32, read when indexed: `rows[5]`, `rows[[3, 1]]`.
 
-    parts: [(array, first column, last column + 1), ..]. Items are float32, of `rows.shape` (N, D).
+    parts: [(array, first column, last column + 1), ..].
     """
 
     def __init__(self, *parts: tuple[Any, int, int]) -> None:
