@@ -8,14 +8,14 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -52,9 +52,8 @@ Table: TypeAlias = pd.DataFrame
 Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
 Widths = Mapping[str, int]  # {array: D}
-Described = tuple[dict[str, NDArray[np.floating]], NDArray[np.object_], NDArray[np.int64]]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Rows = dict[str, NDArray[np.floating]]  # {array: (n, D)}
+Described = tuple[Rows, NDArray[np.object_], NDArray[np.int64]]
 
 PACKAGES = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
 ALREADY = ("h", "eta", "eta_conv", "done", "store.json", "images.csv")  # no extra's name
@@ -76,9 +75,9 @@ def extract(
 
     Every image is decoded and forwarded once; memory does not grow with their number. An
     interrupted call continues where it stopped; a complete store is returned at once. Unreadable
-    images keep their row, as NaN, with the reason in `store.unreadable`. Where files were added to
-    the folder, deleted or changed, or the folder has moved, only what is new is described; until
-    then the store stays as it is. Shards whose files are lost or damaged are described again.
+    images keep their row, as NaN, with the reason in `store.unreadable`. If files were added,
+    deleted or changed, or the folder has moved, only what is new is described; until then the store
+    stays as it is. Shards whose files are lost or damaged are described again.
 
     `store = cbir.extract("photos/", net, "stores/photos", extras={"color": "color"})`
 
@@ -97,9 +96,6 @@ def extract(
         dtype: "float32", or "float16" for half the size.
         client: a Dask `Client`: its workers see the same files and keep a network each.
         recipe: the keywords of `conv_descriptor`.
-
-    Returns:
-        The store, complete.
 
     Raises:
         ValueError: `path` holds a store of another network, recipe or folder; unknown extras.
@@ -146,9 +142,8 @@ def extract(
             filled = _fill(describer, path, images, table, plan, workers)
         else:
             filled = _fill_by_cluster(client, describer, path.resolve(), images, table, plan)
-        computed = sum(map(len, plan.values()))
-        done = len(table) - computed
-        with tqdm(total=len(table), initial=done, desc=path.name, unit=" images") as bar:
+        computed, n = sum(map(len, plan.values())), len(table)
+        with tqdm(total=n, initial=n - computed, desc=path.name, unit=" images") as bar:
             for shard in filled:
                 bar.update(len(plan[shard]))
         if store.root != images.root:
@@ -178,11 +173,11 @@ def _list(images: Images) -> pd.DataFrame:
 
 
 def _plan(
-    store: Store, images: Images, listed: pd.DataFrame, about: Mapping[str, Any]
-) -> tuple[pd.DataFrame, Plan]:
+    store: Store, images: Images, listed: Table, about: Mapping[str, Any]
+) -> tuple[Table, Plan]:
     """Returns the next images.csv, and the shards that are missing for it.
 
-    Raises ValueError where the store was made with other settings or of other images.
+    Raises ValueError if the store was made with other settings or of other images.
     """
     problem = "; ".join(stores.differences(store, about))
     if problem:
@@ -197,39 +192,33 @@ def _plan(
             "(another run name)."
         )
     table, rows = _find_rows(store, images, listed)
-    before = store.table["row"].to_numpy()
+    before, size = store.table["row"].to_numpy(), store.shard_size
     state = store.known["state"].reindex(rows, fill_value="").to_numpy(object)
     if table[["file", "label"]].equals(store.table[["file", "label"]]):
-        undone = store.states == ""
-        as_planned = np.where(undone, rows < 0, rows == before).all()
-        if as_planned and not (KNOWS_HEIC and any(NEEDS_HEIC in reason for reason in state)):
-            plan = dict(by_shard(np.where(undone, before, -1), store.shard_size))
-            return table.assign(row=before), plan
-    again = (state != "ok") & (listed["bytes"] >= 0)  # what could not be read is tried again
-    new = np.flatnonzero((rows < 0) | again)
-    last = max([*before, *store.known.index]) // store.shard_size
-    plan = {}
-    for shard, start in enumerate(range(0, len(new), store.shard_size), last + 1):
-        plan[shard] = new[start : start + store.shard_size]
-        rows[plan[shard]] = shard * store.shard_size + np.arange(len(plan[shard]))
-    return table.assign(row=rows), plan
+        planned = np.where(store.states == "", -1, before)
+        if (rows == planned).all() and not (KNOWS_HEIC and any(NEEDS_HEIC in s for s in state)):
+            return table.assign(row=before), dict(by_shard(np.where(rows < 0, before, -1), size))
+    # What could not be read is tried again.
+    new = np.flatnonzero((rows < 0) | ((state != "ok") & (listed["bytes"] >= 0)))
+    first = max([*before, *store.known.index]) // size + 1
+    rows[new] = first * size + np.arange(len(new))
+    return table.assign(row=rows), {
+        first + i // size: new[i : i + size] for i in range(0, len(new), size)
+    }
 
 
-def _find_rows(
-    store: Store, images: Images, listed: pd.DataFrame
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+def _find_rows(store: Store, images: Images, listed: Table) -> tuple[Table, NDArray[np.int64]]:
     """The images' table, and the rows (N,) that they have in a store, -1 for none.
 
-    It is the same image where name, size and time of its file are, or name, size and CRC-32, or
-    where the file is out of reach, on a disk that is away, say.
+    It is the same image if name, size and time of its file are, or name, size and CRC-32, or if
+    the file is out of reach, on a disk that is away, say.
     """
-    table = listed.copy()
-    # images.csv has a later time than done/ where a file was touched and stayed as it was.
+    table, rows = listed.copy(), np.full(len(listed), -1)
+    # images.csv has a later time than done/ if a file was touched and stayed as it was.
     time_of = dict(zip(store.table["row"], store.table["modified"]))
     facts_of: dict[str, list[Any]] = {}
     for fact in sorted(store.known.itertuples(), key=lambda fact: fact.Index not in time_of):
         facts_of.setdefault(str(fact.file), []).append(fact)
-    rows = np.full(len(listed), -1)
     for line, file, size, time in listed[["file", "bytes", "modified"]].itertuples():
         facts = [fact for fact in facts_of.get(file, ()) if size in (-1, fact.bytes)]
         found = [f for f in facts if size < 0 or time_of.get(f.Index, f.modified) == time]
@@ -248,12 +237,9 @@ def _find_rows(
 
 
 class Describer:
-    """Describes one image after the other, by a network, a recipe and extras.
+    """Describes images by a network, a recipe and extras; ValueError if these are unknown."""
 
-    Raises ValueError for an unknown recipe or extra. `widths` are those of the arrays to make.
-    """
-
-    widths: Widths
+    widths: Widths  # of the arrays to make
     dtype = "float32"
     batch_size = 32
     source: Store | None = None  # of windows, see `can_reuse`
@@ -280,7 +266,7 @@ class Describer:
         self._color = "color" in self.extras.values()
 
     def decode(self, path: AnyPath | Image.Image) -> Decoded | str:
-        """Returns what `__call__` needs of an image or file; the reason where it is unreadable."""
+        """Returns what `__call__` needs of an image or file, or why it is unreadable."""
         try:
             image = open_image(path)
         except UnreadableImage as error:
@@ -288,6 +274,19 @@ class Describer:
         color = color_histogram(np.asarray(image)) if self._color else np.empty(0)
         crc = -1 if isinstance(path, Image.Image) else checksum(Path(path))
         return self.prepare(image), torch.from_numpy(color).float(), crc
+
+    def decode_ahead(
+        self, paths: Iterable[AnyPath | Image.Image], workers: int | None = None
+    ) -> Iterator[Decoded | str]:
+        """Yields `decode` of files, in order; threads decode two batches ahead of the caller."""
+        futures: deque[Future[Decoded | str]] = deque()
+        with ThreadPoolExecutor(workers or cores()) as pool:
+            for path in paths:
+                futures.append(pool.submit(self.decode, path))
+                if len(futures) > 2 * self.batch_size:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
 
     def __call__(self, decoded: Sequence[Decoded]) -> Arrays:
         """Returns `Arrays` for B decoded images, by one forward pass, on the network's device."""
@@ -320,12 +319,8 @@ class Describer:
         return arrays
 
     def describe(self, images: Iterator[Decoded | str], n: int) -> Described:
-        """Describes n images from `decode`, in batches.
-
-        Returns {array: (n, D)}, the states (n,) and the files' CRC-32.
-        """
-        states = np.full(n, "ok", dtype=object)
-        crc32 = np.full(n, -1)
+        """Returns rows, states (n,) and files' CRC-32 of the next n images, in batches."""
+        states, crc32 = np.full(n, "ok", dtype=object), np.full(n, -1)
         batches = []  # they stay on the device: nobody waits for it before the end
         for start in range(0, n, self.batch_size):
             batch = []
@@ -361,23 +356,20 @@ class Describer:
             batches.append(self.arrays(ys, means, codes, torch.from_numpy(kept)))
         return self._rows(batches, states), states, crc32.to_numpy(np.int64)
 
-    def _rows(
-        self, batches: Sequence[Arrays], states: NDArray[np.object_]
-    ) -> dict[str, NDArray[np.floating]]:
-        """Batches of the readable images as rows {array: (n, D)}; NaN for the others.
-
-        A row that is not finite becomes NaN, and its state says so.
-        """
-        readable, n = states == "ok", len(states)
-        arrays = {name: np.full((n, d), np.nan, self.dtype) for name, d in self.widths.items()}
-        for name, array in arrays.items() if batches else ():
+    def _rows(self, batches: Sequence[Arrays], states: NDArray[np.object_]) -> Rows:
+        """Rows of the batches' images; NaN if unreadable or not finite, which their state says."""
+        readable = states == "ok"
+        rows = {
+            name: np.full((len(states), d), np.nan, self.dtype) for name, d in self.widths.items()
+        }
+        for name, array in rows.items() if batches else ():
             with np.errstate(over="ignore"):
                 array[readable] = torch.cat([batch[name] for batch in batches]).cpu().numpy()
-        finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
+        finite = np.all([np.isfinite(array).all(axis=1) for array in rows.values()], axis=0)
         states[readable & ~finite] = f"its descriptor is not finite as {self.dtype}"
-        for array in arrays.values():
+        for array in rows.values():
             array[~finite] = np.nan
-        return arrays
+        return rows
 
 
 def has_windows_of(store: Store, net: Network) -> bool:
@@ -398,40 +390,23 @@ def default_batch(net: Network) -> int:
     return max(1, min(512, int(0.5 * free / bytes_each)))
 
 
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], n: int
-) -> Iterator[Result]:
-    """Like `map`, in order; n results are worked on while the caller uses the present one."""
-    items = iter(items)
-    futures = deque(pool.submit(function, item) for item in islice(items, n))
-    while futures:
-        result = futures.popleft().result()
-        futures.extend(pool.submit(function, item) for item in islice(items, 1))
-        yield result
-
-
 # ---- shard by shard, here or on a cluster ----------------------------------------------------
 
 
 def _fill(
     describer: Describer, path: Path, images: Images, table: Table, plan: Plan, workers: int | None
 ) -> Iterator[int]:
-    """Describes and writes the shards of a plan; yields each when it is written.
-
-    workers: threads that decode.
-    """
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
-        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
-        for shard, lines in plan.items():
-            if describer.source:
-                described = describer.reuse(describer.source, lines)
-            else:
-                described = describer.describe(decoded, len(lines))
-            arrays, states, crc32 = described
-            facts = table.iloc[lines][["file", "bytes", "modified"]]
-            stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
-            yield shard
+    """Describes and writes the shards of a plan; yields each when it is written."""
+    paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
+    decoded = describer.decode_ahead(paths, workers)
+    for shard, lines in plan.items():
+        if describer.source:
+            arrays, states, crc32 = describer.reuse(describer.source, lines)
+        else:
+            arrays, states, crc32 = describer.describe(decoded, len(lines))
+        facts = table.iloc[lines][["file", "bytes", "modified"]]
+        stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
+        yield shard
 
 
 def _fill_by_cluster(
@@ -451,18 +426,12 @@ def _fill_by_cluster(
 
 @contextmanager
 def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
-    """Makes a Dask client for the time of a `with` block.
+    """Yields a Dask client for the time of a `with` block; None for no scheduler.
 
     Args:
-        scheduler: None for no cluster; "local" for this machine, one process a core; else the
-            address of a running scheduler ("tcp://host:8786"; dask-jobqueue and Kubernetes
-            clusters tell theirs), whose workers have cbir installed.
-
-    Yields:
-        The client, or None.
-
-    Raises:
-        OSError: nobody answers at the address.
+        scheduler: "local" for this machine, one process a core; else the address of a running
+            scheduler ("tcp://host:8786"; dask-jobqueue and Kubernetes clusters tell theirs), whose
+            workers have cbir installed. OSError if nobody answers there.
     """
     if not scheduler:
         yield None
@@ -480,10 +449,9 @@ def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
 def run_on_workers(
     client: "Client", function: Callable[..., Any], kept: Any, tasks: Iterable[tuple[Any, ...]]
 ) -> Iterator[Any]:
-    """Runs function(kept, *task) for every task, with one copy of `kept` on each worker.
+    """Yields function(kept, *task) of all tasks, as they come, with one `kept` on each worker.
 
-    Workers may start later, or again; tasks of those that die go to others. Yields the results, as
-    they come.
+    Workers may start later, or again; tasks of those that die go to others.
     """
     from distributed import as_completed
 

@@ -1,18 +1,19 @@
 """Exact search of a store or an array, here or on a Dask cluster: L1, L2 and cosine.
 
 Filter and refine: sums in float32 (numba for L1, matrix products for L2 and cosine) bound every
-distance from both sides. Every row that can be among the k nearest is compared again in float64.
-So the result is that of float64 brute force, whatever the shards, the threads, the processor or
-the cluster.
+distance from both sides. Rows that can be among the k nearest are compared again in float64. So the
+result is that of float64 brute force, whatever the shards, the threads, the processor or the
+cluster.
 
-A descriptor is made of parts, columns of a store's arrays. What distances are made of adds up over
-parts, so that all descriptors are searched in one pass.
+A descriptor is made of parts, columns of a store's arrays. The sums add up over parts, so that
+several descriptors are searched in one pass.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .common import METRICS, AnyPath, Metric, cores, unknown_choice
-from .extract import Describer, ahead, default_batch, run_on_workers
+from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
 from .networks import Network
 from .store import Part, Rows, Shards, Store, by_shard, open_store
@@ -48,7 +49,7 @@ Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FILE = (str, os.PathLike)
-ROWS = 2**11  # rows that a thread searches at a time
+ROWS = 2**11  # rows of an array that a thread searches at a time; of a store, a shard
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
 ROUNDING = 2.0**-24
@@ -73,10 +74,7 @@ class Hits:
 
     @property
     def files(self) -> list[list[str]]:
-        """Names of the images found, for every query k; none for an unreadable query.
-
-        Raises ValueError where an array was searched.
-        """
+        """Names of the images found, k per query; none for an unreadable query."""
         if self.store is None:
             raise _needs_store("asked for names")
         files = self.store.files
@@ -85,10 +83,7 @@ class Hits:
     def show(self, n: int = 5) -> "Figure":
         """Draws the first n queries, each beside its nearest images, with their distances.
 
-        A notebook shows the figure where a cell ends in it.
-
-        Raises:
-            ValueError: the queries were descriptors, or an array was searched.
+        Raises ValueError if the queries were descriptors, or an array was searched.
         """
         import matplotlib.pyplot as plt  # only those who draw wait for it
 
@@ -202,25 +197,21 @@ def search(
 
 
 def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
-    """Whatever the queries are -> their images, or their descriptors."""
+    """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
     if isinstance(queries, FILE) and os.path.isdir(queries):
         return list_images(queries)
-    if isinstance(queries, (*FILE, Image.Image)):
+    if isinstance(queries, (*FILE, Image.Image)) or getattr(queries, "ndim", 0) == 3:
         queries = [queries]
-    if not isinstance(queries, np.ndarray):
-        if not len(queries):
-            raise ValueError("no queries: the list is empty")
-        files = [query for query in queries if isinstance(query, FILE)]
-        if len(files) == len(queries):
-            return list_images(files)
-        images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
-        queries = queries if files or images else np.asarray(queries)
-    if isinstance(queries, np.ndarray):
-        if queries.ndim < 3:
-            return np.atleast_2d(queries)
-        queries = list(queries) if queries.ndim == 4 else [queries]
+    if not isinstance(queries, np.ndarray) and not len(queries):
+        raise ValueError("no queries: the list is empty")
+    files = [query for query in queries if isinstance(query, FILE)]
+    if files and len(files) == len(queries):
+        return list_images(files)
+    images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
+    if not files and not images:
+        return np.atleast_2d(np.asarray(queries))
     pictures: list[AnyPath | Image.Image] = []
     for picture in queries:
         if not isinstance(picture, (*FILE, Image.Image)):
@@ -254,10 +245,8 @@ def _query_vectors(
     describer = Describer(net, st.recipe, extras)
     describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
     describer.batch_size = default_batch(net)
-    with ThreadPoolExecutor(cores()) as pool:
-        paths = map(queries.path, range(len(queries)))
-        decoded = ahead(pool, describer.decode, paths, 2 * describer.batch_size)
-        arrays, *_ = describer.describe(decoded, len(queries))
+    decoded = describer.decode_ahead(map(queries.path, range(len(queries))))
+    arrays, *_ = describer.describe(decoded, len(queries))
     parts = {name: [(arrays[p], i, j) for p, i, j in st.parts(name)] for name in names}
     return {name: Rows(*of_name)[:] for name, of_name in parts.items()}
 
@@ -304,77 +293,60 @@ def _join(several: Sequence[Found], k: int) -> Found:
 
 
 def _nearest(arrays: Arrays, question: Question, client: "Client | None") -> dict[str, Found]:
-    """Finds the k rows nearest to every query, by every descriptor: the best of every block's best.
-
-    arrays: {part: the array that it is columns of}, all of N rows. Rows with NaN are never found.
-    """
+    """Finds the k rows nearest to every query, by every descriptor."""
     _, parts_of, metric, k, device = question
-    tasks = (
-        ({p: a.take(rows) if isinstance(a, Shards) else a[rows] for p, a in arrays.items()}, lines)
-        for rows, lines in _blocks(next(iter(arrays.values())), ROWS if client is None else 1)
-    )
-    if client is None:
-        # Our kernel has no threads of its own: they would wait for each other after every shard.
-        threads = cores() if metric == "l1" and device is None else 1
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(lambda task: _search_block(question, *task), tasks))
+    array = next(iter(arrays.values()))
+    if isinstance(array, Shards):
+        blocks = by_shard(array.rows, array.shard_size)
     else:
-        found = list(run_on_workers(client, _search_block, question, tasks))
+        blocks = by_shard(np.arange(len(array)), ROWS)
+    tasks = ((lines,) for _, lines in blocks)
+    if client is None:
+        highs: dict[str, Doubles] = {}
+        # Our kernel has no threads of its own: they would wait for each other after every shard.
+        with ThreadPoolExecutor(cores() if metric == "l1" and device is None else 1) as pool:
+            search = partial(_search_block, (arrays, question), highs=highs)
+            found = list(pool.map(lambda task: search(*task), tasks))
+    else:
+        found = list(run_on_workers(client, _search_block, (arrays, question), tasks))
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     return {name: _join([nothing, *(best[name] for best in found)], k) for name in parts_of}
 
 
-def _blocks(array: Array | Shards, size: int) -> list[tuple[Any, Ints]]:
-    """All rows in blocks: at least one shard, and as many as have about `size` rows.
+def _search_block(
+    kept: tuple[Arrays, Question], lines: Ints, highs: dict[str, Doubles] | None = None
+) -> dict[str, Found]:
+    """The k best of a block's lines, or those of them that can be among the k best of all.
 
-    Each is what picks its rows from an array, a view where it can be, and their numbers.
+    highs: {descriptor: the k lowest upper bounds so far, (Q, k)}, of all blocks that share it.
     """
-    if isinstance(array, np.ndarray):
-        lines = np.arange(len(array))
-        return [(slice(i, i + size), lines[i : i + size]) for i in range(0, len(array), size)]
-    blocks: list[Ints] = []
-    for _, lines in by_shard(array.rows, array.shard_size):
-        if blocks and len(blocks[-1]) + len(lines) <= size:
-            blocks[-1] = np.concatenate([blocks[-1], lines])
-        else:
-            blocks.append(lines)
-    return [(lines, lines) for lines in blocks]
-
-
-def _search_block(question: Question, arrays: Arrays, lines: Ints) -> dict[str, Found]:
-    """The k best of some lines, of which alone the arrays are."""
-    queries, parts_of, metric, k, device = question
-    sums, best = {}, {}
+    arrays, (queries, parts_of, metric, k, device) = kept
+    highs = {} if highs is None else highs
+    rows, sums, best = {}, {}, {}
     for part, array in arrays.items():
-        pieces = array.pieces() if isinstance(array, Shards) else [array]
-        compared = [_sums(queries[part], _floats(p, part), metric, device) for p in pieces]
-        sums[part] = np.concatenate(compared, axis=2)
+        is_stored = isinstance(array, Shards)
+        block = array.view(lines) if is_stored else array[lines[0] : lines[-1] + 1]
+        rows[part] = np.ascontiguousarray(block[:, part[1] : part[2]], dtype=np.float32)
+        sums[part] = _sums(queries[part], rows[part], metric, device)
     for name, parts in parts_of.items():
         dims = sum(queries[part].shape[1] for part in parts)
         low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
-        limit = np.inf
-        if len(lines) >= k:
-            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
-            limit[np.isnan(limit)] = np.inf  # fewer rows than k are described
-        query, column = np.nonzero(low <= limit)
-        which, place = np.unique(column, return_inverse=True)
-        pairs = [(queries[part], _floats(arrays[part][which], part)) for part in parts]
-        distance = _distances(pairs, query, place, metric)
+        so_far = highs.get(name, np.full((len(high), k), np.inf))
+        # Another thread may replace it meanwhile: then rows are missing, none is counted twice.
+        so_far = np.partition(np.hstack([so_far, high]), k - 1, axis=1)[:, :k]
+        highs[name] = so_far
+        query, column = np.nonzero(low <= so_far[:, -1:])
+        pairs = [(queries[part], rows[part]) for part in parts]
+        distance = _distances(pairs, query, column, metric)
         finite = np.isfinite(distance)
         best[name] = _join([(query[finite], lines[column[finite]], distance[finite])], k)
     return best
 
 
-def _floats(rows: Array, part: Part) -> Floats:
-    """A part of some rows, (n, D_part)."""
-    return np.ascontiguousarray(rows[:, part[1] : part[2]], dtype=np.float32)
-
-
 def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
-    """Returns the sums that distances of (Q, D) queries and (n, D) rows need, in float32.
+    """Sums, made in float32, that distances of (Q, D) queries and (n, D) rows need.
 
-    For L1 the sums of absolute differences (1, Q, n). Else (3, Q, n): the dot products, the sums
-    of the queries' squares, the sums of the rows' squares.
+    For L1 those of absolute differences (1, Q, n); else dot products, queries' and rows' squares.
     """
     if metric == "l1" and device is None:
         return _l1(queries, rows)[None]
@@ -388,9 +360,9 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doub
 
 
 def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[Doubles, Doubles]:
-    """Between what every distance lies, (Q, n) twice; NaN for rows of NaN.
+    """Lower and upper bounds of distances, each (Q, n), from `_sums` of all parts; NaN for NaN.
 
-    total: `_sums`, added up over the parts. A sum of n terms in float32 is off by n roundings.
+    A sum of n terms in float32 is off by n roundings.
     """
     terms = CHUNK if metric == "l1" and device is None else dims
     error = (terms + 8) * ROUNDING
@@ -450,16 +422,13 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
     A piece of four rows stays in the processor's first cache for all queries, and shares each load
     of a query. Reassociation lets the compiler use vector registers; NaN stays NaN.
     """
-    out = np.empty((queries.shape[0], rows.shape[0]))
-    last = rows.shape[0] - 1
-    dims = rows.shape[1]
-    for group in range((last + 4) // 4):
-        j = 4 * group
-        sums = np.zeros((queries.shape[0], 4))
-        for start in range(0, dims, CHUNK):
-            end = min(start + CHUNK, dims)
-            a, b = rows[j, start:end], rows[min(j + 1, last), start:end]
-            c, d = rows[min(j + 2, last), start:end], rows[min(j + 3, last), start:end]
+    out = np.zeros((queries.shape[0], rows.shape[0]))
+    for j in range(0, rows.shape[0], 4):
+        last = min(3, rows.shape[0] - 1 - j)
+        for start in range(0, rows.shape[1], CHUNK):
+            end = start + CHUNK
+            a, b = rows[j, start:end], rows[j + min(1, last), start:end]
+            c, d = rows[j + min(2, last), start:end], rows[j + last, start:end]
             for i in range(queries.shape[0]):
                 q = queries[i, start:end]
                 w = x = y = z = np.float32(0)
@@ -468,33 +437,27 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
                     x += abs(q[t] - b[t])
                     y += abs(q[t] - c[t])
                     z += abs(q[t] - d[t])
-                sums[i, 0] += w
-                sums[i, 1] += x
-                sums[i, 2] += y
-                sums[i, 3] += z
-        for i in range(queries.shape[0]):
-            for t in range(min(4, last + 1 - j)):
-                out[i, j + t] = sums[i, t]
+                for t, total in enumerate((w, x, y, z)):
+                    if t <= last:
+                        out[i, j + t] += total
     return out
 
 
 @_compiled()
 def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
-    """Returns the sums that the distance of query[i] and row[i] needs, in float64, (3, n).
+    """Sums for query[i] and row[i] in float64, in one order on any machine, (3, n).
 
-    Sums of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine), in one order on any
-    machine. Eight sums side by side, since one would wait for each addition.
+    Of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine). Eight sums side by side,
+    since one would wait for each addition.
     """
     out = np.zeros((3, len(query)))
     l1, l2 = metric == "l1", metric == "l2"
     for i in range(len(query)):
-        a = queries[query[i]]
-        b = rows[row[i]]
+        a, b = queries[query[i]], rows[row[i]]
         sums = np.zeros((3, 8))
         for start in range(0, len(a), 8):
             for lane in range(min(8, len(a) - start)):
-                q = np.float64(a[start + lane])
-                x = np.float64(b[start + lane])
+                q, x = np.float64(a[start + lane]), np.float64(b[start + lane])
                 if l1:
                     sums[0, lane] += abs(q - x)
                 elif l2:

@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import filelock
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 from .common import AnyPath, did_you_mean, write_atomically
@@ -43,13 +44,14 @@ OLD = '{"format": "cbir-3"}'  # what a store.json would have said
 KEPT = ("network", "recipe", "extras", "dims", "dtype", "versions", "shard_size")
 FACTS = ["file", "bytes", "modified", "crc32", "state"]  # what done/ says of a row
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what disks without locks answer
+MAPS = 2**12  # files of an array that stay mapped; Linux allows 2**16 in all
 
 
 class Shards:
-    """One array of a store, (N, D) by lines, read from its files when indexed.
+    """One array of a store, (N, D) by lines; rows still to come are NaN.
 
-    Files are mapped for as long as they are read: a mapping keeps its file open, and a process may
-    open few. Rows still to come are NaN.
+    Files are mapped once, by torch: NumPy's mappings keep their files open, and a process may open
+    few.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Shards:
         self.dtype = np.dtype(dtype)
         self.shard_size = shard_size
         self.rows = rows  # (N,), -1 where there is none
+        self._maps: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
         rows = np.asarray(self.rows[index])
@@ -70,25 +73,30 @@ class Shards:
         return out.reshape(*rows.shape, self.shape[1])
 
     def _map(self, shard: int) -> NDArray[Any]:
-        # "c": for torch, which warns of what may not be written; nobody writes
-        return np.load(self.folder / f"{shard:05}.npy", mmap_mode="c", allow_pickle=False)
+        if shard in self._maps:
+            return self._maps[shard]
+        path = self.folder / f"{shard:05}.npy"
+        header = np.load(path, mmap_mode="r", allow_pickle=False)
+        content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).numpy()
+        rows = content[header.offset :].view(header.dtype).reshape(header.shape)
+        if len(self._maps) < MAPS:
+            self._maps[shard] = rows
+        return rows
 
-    def pieces(self) -> Iterator[NDArray[Any]]:
-        """Yields the rows of each shard, (n, D): views of the files where they lie in order."""
-        for shard, lines in by_shard(self.rows, self.shard_size):
-            places = self.rows[lines] % self.shard_size
-            in_order = (np.diff(places) == 1).all()
-            yield self._map(shard)[slice(places[0], places[-1] + 1) if in_order else places]
+    def view(self, lines: NDArray[np.int64]) -> NDArray[Any]:
+        """Returns lines of one shard, (n, D): a view of its file if they lie there in order."""
+        shards, places = np.divmod(self.rows[lines], self.shard_size)
+        in_order = (np.diff(places) == 1).all()
+        return self._map(int(shards[0]))[slice(places[0], places[-1] + 1) if in_order else places]
 
-    def take(self, lines: NDArray[np.int64]) -> "Shards":
-        """Returns the array of some lines only."""
-        return Shards(self.folder, self.shape[1], self.dtype, self.shard_size, self.rows[lines])
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # a worker maps the files itself
 
 
 class Rows:
-    """Columns of arrays side by side, read when indexed: `rows[5]`, `rows[2:9]`, `rows[[3, 1]]`.
+    """Columns of arrays side by side, (N, D) float32, read when indexed: `rows[5]`, `rows[[3, 1]]`.
 
-    parts: [(array, first column, last column + 1), ..]. Items are float32, of `rows.shape` (N, D).
+    parts: [(array, first column, last column + 1), ..].
     """
 
     def __init__(self, *parts: tuple[Any, int, int]) -> None:
@@ -123,24 +131,15 @@ class Store:
     """
 
     def __init__(self, path: AnyPath, check: bool = False) -> None:
-        """Opens a folder; `open_store` refuses a damaged one.
-
-        Args:
-            path: the folder.
-            check: compares the files' CRC-32, not just their sizes.
-
-        Raises:
-            FileNotFoundError: there is no store.
-            ValueError: another version made it, or it is no sound store.
-        """
+        """Opens a folder, which may be damaged; see `open_store`."""
         folder = Path(path)
         self.location = str(path)
         self.computed = 0
-        there = (folder / "store.json").is_file()
-        if not there and not (folder / "zarr.json").is_file():
+        about = folder / "store.json"
+        if not about.is_file() and not (folder / "zarr.json").is_file():
             raise FileNotFoundError(f"no descriptor store at {folder}: make one with cbir.extract")
         try:
-            text = (folder / "store.json").read_text(encoding="utf-8") if there else OLD
+            text = about.read_text(encoding="utf-8") if about.is_file() else OLD
             self.about: dict[str, Any] = json.loads(text)
             if self.about["format"] != FORMAT:
                 raise ValueError(f"made by an earlier version, {self.about['format']}")
@@ -159,9 +158,10 @@ class Store:
             rows = self.table["row"].to_numpy(np.int64)
             self.states = self.known["state"].reindex(rows, fill_value="").to_numpy(object)
             self.described: NDArray[np.bool_] = self.states == "ok"
-            states = zip(self.files, self.states.tolist())
-            self.unreadable: dict[str, str] = {f: why for f, why in states if why not in ("", "ok")}
-            rows = np.where(self.states != "", rows, -1)
+            there = self.states != ""
+            unreadable = np.flatnonzero(there & ~self.described)
+            self.unreadable: dict[str, str] = {self.files[i]: self.states[i] for i in unreadable}
+            rows = np.where(there, rows, -1)
             self.arrays: dict[str, Any] = {
                 name: Shards(folder / name, width, self.dtype, size, rows)
                 for name, width in self.about["widths"].items()
@@ -197,10 +197,7 @@ class Store:
         )
 
     def parts(self, descriptor: str) -> list[Part]:
-        """Returns the columns that a descriptor is made of. Raises ValueError for an unknown one.
-
-        `store.parts("eta")` -> [("h", 0, 8192), ("eta_conv", 0, 1472)]
-        """
+        """Columns of a descriptor: "eta" -> [("h", 0, 8192), ("eta_conv", 0, 1472)]."""
         parts = []
         for name in descriptor.split("+"):
             if name not in self.descriptors:
@@ -240,14 +237,11 @@ def by_shard(rows: NDArray[np.int64], shard_size: int) -> Iterator[tuple[int, ND
 
 
 def open_store(path: AnyPath, check: bool = False) -> Store:
-    """Opens the store in a folder.
+    """Opens the store in a folder. One that is being filled has what is there.
 
     Args:
         path: the folder.
         check: reads all files and compares their CRC-32; else just their sizes are compared.
-
-    Returns:
-        The store. One that is being filled has what is there.
 
     Raises:
         FileNotFoundError: there is none.
@@ -260,10 +254,11 @@ def open_store(path: AnyPath, check: bool = False) -> Store:
 
 
 def find_store(path: AnyPath, check: bool = False) -> Store | None:
-    """Returns the store in a folder, damaged or not; None where there is none."""
-    folder = Path(path)
-    there = any((folder / name).is_file() for name in ("store.json", "zarr.json"))
-    return Store(path, check) if there else None
+    """Returns the store in a folder, damaged or not; None if there is none."""
+    try:
+        return Store(path, check)
+    except FileNotFoundError:
+        return None
 
 
 def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame, dict[int, str]]:
@@ -304,15 +299,9 @@ def checksum(path: Path) -> int:
 
 
 def create(path: Path, about: Mapping[str, Any], table: pd.DataFrame) -> None:
-    """Makes an empty store, all at once.
+    """Makes an empty store in a new folder, all at once.
 
-    Args:
-        path: a folder that is not there yet.
-        about: what store.json holds beside the format.
-        table: its images.
-
-    Raises:
-        FileExistsError: something else lies at `path`.
+    about: what store.json holds beside the format. table: its images.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists and is no descriptor store: choose another path")
@@ -339,14 +328,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def write_shard(
     path: Path, shard: int, arrays: Mapping[str, NDArray[Any]], facts: pd.DataFrame
 ) -> None:
-    """Writes a whole shard, and marks it as done when all its files are in place.
-
-    Args:
-        path: the store.
-        shard: the shard's number.
-        arrays: {array: (n, D)}.
-        facts: `FACTS`, n lines.
-    """
+    """Writes a shard, arrays {name: (n, D)} and n `FACTS`; marks it as done when all is there."""
     done = path / "done" / f"{shard:05}.json"
     done.unlink(missing_ok=True)  # its files must not be taken for those to come
     files = {}

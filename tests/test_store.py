@@ -181,7 +181,8 @@ def test_few_files_may_be_open(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 12, limits[1]))
     try:
-        assert cbir.search(st, st.eta[:], k=1).indices.ravel().tolist() == list(range(60))
+        for _ in range(2):  # the second time, they are mapped already
+            assert cbir.search(st, st.eta[:], k=1).indices.ravel().tolist() == list(range(60))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -397,11 +398,10 @@ def test_a_damaged_file_is_named_and_its_images_are_described_again(folder, tmp_
 @pytest.mark.parametrize(
     "files, named",
     [
-        ({"store.json": "{"}, "(sound|damaged)"),
-        ({"store.json": '{"format": "cbir-4"}'}, "(sound|damaged)"),
-        ({"images.csv": "name,size\na,1\n"}, "(sound|damaged)"),
-        ({"images.csv": "file,label,bytes,modified,row\na,b,c,d,e\n"}, "(sound|damaged)"),
-        ({"images.csv": None}, "(sound|damaged)"),
+        ({"store.json": "{"}, "no sound store"),
+        ({"store.json": '{"format": "cbir-4"}'}, "no sound store"),
+        ({"images.csv": "file,label,bytes,modified,row\na,b,c,d,e\n"}, "no sound store"),
+        ({"images.csv": None}, "no sound store"),
         ({"store.json": None, "zarr.json": "{}"}, "made by an earlier version"),
     ],
 )
