@@ -74,3 +74,13 @@ def layer_names(n_blocks: int, n_codes: int) -> tuple[list[str], list[str]]:
 def is_part(name: str) -> bool:
     """Tells whether a descriptor is one of `layer_names`: "w_1", "y_6"."""
     return re.fullmatch(r"[wy]_\d+", name) is not None
+
+
+# Settings of the verdict: a colour per network, a marker per set of images.
+NETWORK_COLORS = {
+    "VGG16": "#D55E00",
+    "VGG16, wide h": "#E69F00",
+    "slim VGG16": "#666666",
+    "EfficientNet": "#0072B2",
+}
+IMAGE_MARKERS = {"scenes": "o", "Imagenette": "s", "Caltech-101": "D"}

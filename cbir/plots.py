@@ -7,9 +7,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
 
+from .claims import SETTINGS
 from .figures import SMALL, Panels
-from .names import color, is_part, marker, plain_name, symbol
+from .names import (
+    IMAGE_MARKERS,
+    NETWORK_COLORS,
+    color,
+    is_part,
+    marker,
+    plain_name,
+    symbol,
+)
 
 LETTER = 4.4  # points that a letter of a name is wide
 INSIDE = {"ha": "center", "va": "center", "fontsize": SMALL}  # numbers in cells and bars
@@ -173,3 +183,57 @@ def contributions(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
+    """Draws the primary family as a forest plot: a panel per measure, right is better.
+
+    A row is a comparison with one recipe; a mark a setting, by `NETWORK_COLORS` and
+    `IMAGE_MARKERS`, with its 95 % interval. It is filled if the cell's word is "better" or
+    "worse". The band is the margin.
+
+    Args:
+        axes: three: class, background and colour.
+        cells: what `claims.cells` gives.
+
+    Returns:
+        axes.
+    """
+    rows = list(dict.fromkeys(zip(cells["row"], cells.recipe)))
+    settings = list(SETTINGS)
+    apart = 0.8 / len(settings)
+    for ax, (measure, of_measure) in zip(axes, cells.groupby("measure", sort=False)):
+        turn = -1 if measure == "colour" else 1  # a smaller distance is better
+        margin = of_measure.margin.iloc[0] / of_measure.unit.iloc[0]
+        ax.axvspan(-margin, margin, color="#E8E8E8", zorder=0)
+        ax.axvline(0, color="#888888", linewidth=0.6, zorder=1)
+        for cell in of_measure.itertuples():
+            images, _, network = SETTINGS[cell.setting].title.partition(", ")
+            place = rows.index((cell.row, cell.recipe)) - 0.4
+            place += apart * (settings.index(cell.setting) + 0.5)
+            mean, low, high = (turn * x / cell.unit for x in (cell.mean, cell.low, cell.high))
+            tone = NETWORK_COLORS[network]
+            style = {"fmt": IMAGE_MARKERS[images], "color": tone, "markersize": 2.8}
+            style |= {"elinewidth": 0.6, "markeredgewidth": 0.7}
+            style["markerfacecolor"] = tone if cell.word in ("better", "worse") else "white"
+            ax.errorbar(mean, place, xerr=[[abs(mean - low)], [abs(high - mean)]], **style)
+        for line in range(1, len(rows)):
+            wide = rows[line][0] != rows[line - 1][0]
+            ax.axhline(line - 0.5, color="#BBBBBB", linewidth=1 if wide else 0.3, zorder=0)
+        ax.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
+        unit = "% of h's distance nearer" if measure == "colour" else "P@5"
+        ax.set(title=measure, xlabel=f"{unit}: better →")
+    axes[0].set_yticks(range(len(rows)), [f"{row}\n{recipe}" for row, recipe in rows])
+    axes[0].tick_params(axis="y", length=0)
+    dot = {"linestyle": "", "markersize": 4}
+    marks = [
+        Line2D([], [], color=tone, marker="o", label=f"{name}", **dot)
+        for name, tone in NETWORK_COLORS.items()
+    ]
+    marks += [
+        Line2D([], [], color="#666666", marker=marker, markerfacecolor="white", label=name, **dot)
+        for name, marker in IMAGE_MARKERS.items()
+    ]
+    figure = axes[0].get_figure(root=True)
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
+    return axes

@@ -1,9 +1,10 @@
-"""Statistics over queries: bootstrap intervals, paired sign flips, Holm's correction, the verdict.
+"""Statistics over queries: bootstrap intervals, exact sign flips, Holm's correction, and words.
 
 The paper prints means alone. Here queries are the sample, and every comparison is paired.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -13,34 +14,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from .evaluation import Rows, Values, measure
 
-MARGIN = 0.02  # in P@k: the loss that non-inferiority allows, stated before any comparison
-SIGNIFICANCE = 0.05  # of Holm's p
+SIGNIFICANCE = 0.05  # of p after Holm's correction
 FEWEST = 20  # values; a percentile bootstrap interval of fewer is too narrow
 DRAWS = 2000  # samples of a bootstrap interval
-FLIPS = 10_000  # draws of signs where there are too many to count
-EXACT = 14  # differences, up to which all 2^n flips of their signs are counted
+COUNTED = 14  # differences, up to which all 2^n flips of their signs are counted
+LATTICE = 100  # the largest denominator of differences whose sums are counted exactly
 
 
-def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
+def bootstrap_interval(
+    values: ArrayLike, seed: int = 0, groups: ArrayLike | None = None
+) -> tuple[float, float, float]:
     """Computes the 95 % percentile bootstrap interval of a mean over queries.
 
     Args:
         values: (Q,) float; NaN is left out.
         seed: seed of the draws.
+        groups: (Q,) the queries' classes: each sample draws as many queries of every class as
+            there are, since the classes were chosen, not drawn. None: all queries are one group.
 
     Returns:
-        Mean, lower and upper end; all NaN if there is no value, the ends if there are fewer than
-        `FEWEST`.
+        Mean, lower and upper end; all NaN without values, the ends with fewer than `FEWEST`.
     """
     values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
+    finite = np.isfinite(values)
+    groups = np.zeros(len(values)) if groups is None else np.asarray(groups)
+    values, groups = values[finite], groups[finite]
     if not len(values):
         return np.nan, np.nan, np.nan
     low = high = np.nan
     if len(values) >= FEWEST:
-        rng = np.random.default_rng(seed)
-        means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(DRAWS)]
-        low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist()
+        rng, sums = np.random.default_rng(seed), np.zeros(DRAWS)
+        for group in np.unique(groups):
+            of_group = values[groups == group]
+            drawn = rng.integers(0, len(of_group), (DRAWS, len(of_group)))
+            sums += of_group[drawn].sum(axis=1)
+        low, high = np.quantile(sums / len(values), [0.025, 0.975]).tolist()
     return float(values.mean()), low, high
 
 
@@ -60,18 +68,23 @@ class PairedDifference(NamedTuple):
     p: float
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedDifference:
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, seed: int = 0, groups: ArrayLike | None = None
+) -> PairedDifference:
     """Computes how much greater the values a are than b, query by query.
 
     The interval is `bootstrap_interval`'s of a - b: what makes a query easy or hard for both
-    cancels. p is that of the permutation test that flips the signs of the differences: the share
-    of flips whose mean is as far from 0. Up to `EXACT` queries it is exact, over all 2^Q flips;
-    for more, `FLIPS` are drawn at random and the observed signs are one more of them.
+    cancels. p is that of the permutation test that flips the signs of the differences, see
+    `flip_tail`: it has no floor, and nothing in it is drawn.
+
+    Example:
+        >>> cbir.paired_difference(eta["class P@5"], h["class P@5"], groups=queries.labels)
 
     Args:
         a: (Q,) float.
         b: (Q,) float of the same queries; a query is left out if either is NaN.
-        seed: seed of the draws.
+        seed: seed of the interval's draws.
+        groups: (Q,) as in `bootstrap_interval`.
 
     Returns:
         A `PairedDifference`, of NaN if no query is left.
@@ -79,30 +92,112 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedDiffer
     Raises:
         ValueError: the shapes differ.
     """
+    differences = _differences(a, b)
+    interval = bootstrap_interval(differences, seed, groups)
+    finite = differences[np.isfinite(differences)]
+    if not len(finite):
+        return PairedDifference(*interval, np.nan)
+    # an all but empty sum is 0 but for rounding, and then no flip is less extreme
+    is_zero = abs(finite.sum()) <= 1e-12 * np.abs(finite).sum()
+    return PairedDifference(*interval, 1.0 if is_zero else min(1, 2 * flip_tail(finite)))
+
+
+def equivalence(a: ArrayLike, b: ArrayLike, margin: float) -> float:
+    """Tests whether the mean of a - b lies within +-margin: two one-sided sign-flip tests.
+
+    Args:
+        a: (Q,) float.
+        b: (Q,) float of the same queries.
+        margin: > 0, in the unit of a and b.
+
+    Returns:
+        The larger p of the two tests; NaN if no query is left.
+    """
+    differences = _differences(a, b)
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return np.nan
+    sides = (margin + differences, margin - differences)
+    return max(flip_tail(side, up=True) for side in sides)
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> Values:
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"not the same queries: {a.shape} and {b.shape} values")
-    differences = (a - b)[np.isfinite(a - b)]
-    n_queries = len(differences)
-    if not n_queries:
-        return PairedDifference(np.nan, np.nan, np.nan, np.nan)
+    return a - b
 
-    def as_far(signs: NDArray[np.integer]) -> int:
-        """Counts the rows of signs that bring the mean as far from 0: (n, Q) -> n at most."""
-        means = np.abs(signs @ differences) / n_queries
-        # equal means must not differ by rounding
-        return int(np.count_nonzero(means >= abs(differences.mean()) - 1e-12))
 
-    if n_queries <= EXACT:
-        bits = np.arange(2**n_queries)[:, None] >> np.arange(n_queries) & 1
-        p = as_far(1 - 2 * bits) / len(bits)
-    else:
-        rng = np.random.default_rng(seed)
-        count = 1  # the observed signs
-        for _ in range(0, FLIPS, 100):  # a hundred at a time: many queries need little memory
-            count += as_far(2 * rng.integers(0, 2, (100, n_queries)) - 1)
-        p = count / (1 + FLIPS)
-    return PairedDifference(*bootstrap_interval(differences, seed), p)
+def flip_tail(differences: Values, up: bool = False) -> float:
+    """Computes how rarely flipped signs give a sum as extreme as the differences' own.
+
+    Up to `COUNTED` differences all flips are counted. Differences that are multiples of 1/n, as
+    those of P@k are, have sums on a lattice, whose distribution is an exact convolution. All
+    others take Lugannani and Rice's saddlepoint approximation, which has no floor either.
+
+    Args:
+        differences: (n,) finite.
+        up: whether to ask for sums at least as large, rather than as far from 0 on one side.
+
+    Returns:
+        The one-sided p, from 2^-n to 1.
+
+    References:
+        R. Lugannani, S. Rice, Saddle point approximation for the distribution of the sum of
+        independent random variables, 1980.
+    """
+    sizes, total = np.abs(differences), float(differences.sum())
+    sizes = sizes[sizes > 0]
+    total = total if up else abs(total)
+    if total < 0:  # the distribution is symmetric, and counts what is equal
+        return 1.0
+    slack = 1e-9 * max(sizes.sum(), 1e-300)  # equal sums must not differ by rounding
+    if len(sizes) <= COUNTED:
+        sums = np.zeros(1)
+        for size in sizes:
+            sums = np.concatenate([sums - size, sums + size])
+        return float(np.mean(sums >= total - slack))
+    for n in range(1, LATTICE + 1):
+        steps = np.rint(sizes * n).astype(int)
+        if np.allclose(sizes * n, steps, rtol=0, atol=1e-9) and steps.all():
+            return _lattice_tail(steps, round(total * n))
+    return _saddlepoint_tail(sizes, total)
+
+
+def _lattice_tail(steps: NDArray[np.integer], total: int) -> float:
+    """Convolves the n distributions of +-step exactly, and sums the tail from `total`."""
+    half = int(steps.sum())
+    chances = np.zeros(2 * half + 1)  # of the sums -half..half
+    chances[half] = 1
+    for step in steps.tolist():
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2  # the ends are still 0
+    return float(chances[half + total :].sum())
+
+
+def _saddlepoint_tail(sizes: Values, total: float) -> float:
+    """Approximates the tail by the cumulants of the sum, K(s) = sum log cosh(size s)."""
+    least = 0.5 ** len(sizes)
+    if total >= sizes.sum() * (1 - 1e-9):  # no flip goes further
+        return least
+    deviation = math.sqrt((sizes**2).sum())
+    if total < 1e-3 * deviation:  # the formula is 0 / 0 at 0
+        return _normal_tail(total / deviation)
+    low, high = 0.0, 1 / sizes.max()
+    while (sizes * np.tanh(sizes * high)).sum() < total:
+        high *= 2
+    for _ in range(100):  # bisection, to the last bit
+        s = (low + high) / 2
+        low, high = (s, high) if (sizes * np.tanh(sizes * s)).sum() < total else (low, s)
+    scaled = sizes * s
+    cumulant = (np.logaddexp(scaled, -scaled) - math.log(2)).sum()
+    w = math.sqrt(2 * (s * total - cumulant))
+    u = s * math.sqrt((sizes**2 / np.cosh(np.minimum(scaled, 300)) ** 2).sum())
+    density = math.exp(-(w**2) / 2) / math.sqrt(2 * math.pi)
+    return float(min(max(_normal_tail(w) + density * (1 / u - 1 / w), least), 1))
+
+
+def _normal_tail(z: float) -> float:
+    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def holm(p: ArrayLike) -> Values:
@@ -126,6 +221,27 @@ def holm(p: ArrayLike) -> Values:
     return adjusted
 
 
+def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Finds a word for every comparison of one family.
+
+    * "better", "worse": p is below 0.05 after Holm's correction over the family.
+    * "no difference beyond the margin": else, if `equivalence`'s p is, corrected alike.
+    * "undecided": else.
+
+    Args:
+        pairs: columns metric, mean, p and p_margin, a row per comparison.
+
+    Returns:
+        The same with the columns p_holm, p_margin_holm and word.
+    """
+    p, p_margin = holm(pairs.p), holm(pairs.p_margin)
+    more_is_better = np.array([measure(name).best == "max" for name in pairs.metric], bool)
+    better = (pairs["mean"] > 0) == more_is_better
+    word = np.where(p_margin < SIGNIFICANCE, "no difference beyond the margin", "undecided")
+    word = np.where(p < SIGNIFICANCE, np.where(better, "better", "worse"), word)
+    return pairs.assign(p_holm=p, p_margin_holm=p_margin, word=word)
+
+
 # ---- what is chosen on one half is reported on the other ----------------------------------------
 
 
@@ -136,10 +252,9 @@ def halves(n: int, seed: int = 0) -> tuple[Rows, Rows]:
 
 
 def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int = 0) -> pd.DataFrame:
-    """Chooses an option, such as a weight or a metric, on one half of the queries for the other.
+    """Chooses an option, such as a weight or a distance, on one half of the queries for the other.
 
-    Choosing and reporting on the same queries is optimistic. Here each half is reported by the
-    option that is best on the other one, or by none if the other one has no value.
+    Choosing and reporting on the same queries is optimistic.
 
     Args:
         values: (Q, options) float, a measure of every query by every option; NaN is left out.
@@ -147,7 +262,8 @@ def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int =
         seed: seed of the `halves`.
 
     Returns:
-        Columns value (Q rows, each by the option chosen for it) and option, both missing if none.
+        Columns value (Q rows, each by the option chosen on the other half) and option, both
+        missing if that half has no value.
     """
     value = np.full(len(values), np.nan)
     option: list[Any] = [None] * len(values)
@@ -164,64 +280,47 @@ def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int =
 # ---- tables -------------------------------------------------------------------------------------
 
 
-def means(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def means(
+    scores: Mapping[str, pd.DataFrame], seed: int = 0, groups: ArrayLike | None = None
+) -> pd.DataFrame:
     """Computes means over queries with their 95 % bootstrap intervals.
 
     Args:
         scores: {descriptor: what `Evaluation` gives}.
         seed: seed of the draws.
+        groups: as in `bootstrap_interval`.
 
     Returns:
         Columns metric, descriptor, mean, low, high.
     """
     pairs = itertools.product(next(iter(scores.values())), scores)
-    rows = [(m, d, *bootstrap_interval(scores[d][m], seed)) for m, d in pairs]
+    rows = [(m, d, *bootstrap_interval(scores[d][m], seed, groups)) for m, d in pairs]
     return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high"])
 
 
 def comparisons(
-    scores: Mapping[str, pd.DataFrame], reference: str = "eta", seed: int = 0
+    scores: Mapping[str, pd.DataFrame],
+    reference: str = "eta",
+    seed: int = 0,
+    groups: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Subtracts every other descriptor from the reference, query by query, for every measure.
+
+    These comparisons are exploratory: they have intervals, and no words.
 
     Args:
         scores: {descriptor: what `Evaluation` gives}.
         reference: the descriptor that the others are compared with.
         seed: seed of the draws.
+        groups: as in `bootstrap_interval`.
 
     Returns:
-        Columns metric, descriptor, those of `PairedDifference`, p_holm and verdict; all rows are
-        one family, see `as_family`.
+        Columns metric, descriptor and those of `PairedDifference`.
     """
     ours = scores[reference]
     pairs = itertools.product(ours, [d for d in scores if d != reference])
-    rows = [(m, d, *paired_difference(ours[m], scores[d][m], seed)) for m, d in pairs]
-    columns = ["metric", "descriptor", *PairedDifference._fields]
-    return as_family(pd.DataFrame(rows, columns=columns))
-
-
-def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Judges comparisons as one family, by one rule.
-
-    "better" and "worse" are significant: Holm's p is below 0.05. "kept" means non-inferior: the
-    interval's lower end is above -`MARGIN`. Each such claim is wrong in at most 2.5 % of cases,
-    without correction for several claims. It is defined for P@k only, the unit of the margin. All
-    others are "open".
-
-    Args:
-        pairs: what `comparisons` gives, or several of these, one under the other.
-
-    Returns:
-        The same with the columns p_holm and verdict over all rows.
-    """
-    p_holm = holm(pairs.p)
-    significant = p_holm < SIGNIFICANCE
-    more_is_better = np.array([measure(name).best == "max" for name in pairs.metric], bool)
-    better = (pairs["mean"] > 0) == more_is_better
-    kept = pairs.metric.str.contains("P@") & (pairs.low > -MARGIN)
-    verdict = np.where(kept, "kept", "open")
-    verdict = np.where(significant, np.where(better, "better", "worse"), verdict)
-    return pairs.assign(p_holm=p_holm, verdict=verdict)
+    rows = [(m, d, *paired_difference(ours[m], scores[d][m], seed, groups)) for m, d in pairs]
+    return pd.DataFrame(rows, columns=["metric", "descriptor", *PairedDifference._fields])
 
 
 def with_interval(mean: float, low: float, high: float, digits: int = 3, sign: str = "") -> str:
@@ -235,7 +334,6 @@ def with_interval(mean: float, low: float, high: float, digits: int = 3, sign: s
     return text
 
 
-def in_words(pair: Any, digits: int = 3) -> str:
-    """Formats a row of `as_family`, "+0.065 [+0.046, +0.084] better"; "open" is left out."""
-    verdict = "" if pair.verdict == "open" else f" {pair.verdict}"
-    return with_interval(pair.mean, pair.low, pair.high, digits, "+") + verdict
+def in_digits(p: float) -> str:
+    """Formats a p value: two digits, or "< 1e-6"."""
+    return "< 1e-6" if p < 1e-6 else f"{p:.2g}"

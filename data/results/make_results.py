@@ -1,0 +1,141 @@
+"""Makes data/results/: every query's scores by every descriptor, in all settings of the verdict.
+
+    python data/results/make_results.py --photos FOLDER     (make results; two hours on two cores)
+
+The images are described once, into runs/results/, with the window means of every block; all
+selections, balances and codes follow from these. FOLDER has imagenette3600/ and caltech101/, each
+with database/ and queries/. Without it only the scenes' settings are made anew.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import cbir
+from cbir import claims, studies
+from cbir.common import runs_folder
+from cbir.datasets import SCENES
+from cbir.trained import train_codes
+
+HEADS = {  # how codes are trained: {name: arguments of train_codes}
+    "narrow": {"widths": (128, 128), "epochs": 40, "lr": 1e-3},
+    "wide": {"widths": (4096, 4096), "epochs": 10, "lr": 1e-4},
+}
+SEEDS = range(5)
+DESCRIPTORS = sorted({name for row in claims.ROWS for name in (row.descriptor, row.control)})
+FOLDERS = {"imagenette": "imagenette3600", "caltech101": "caltech101"}
+
+
+def describe(images: str, network: str, folder: Path) -> list[cbir.Store]:
+    """Describes both splits of a set by a network; what is described already stays."""
+    net, kept = cbir.load_network(network), runs_folder() / "results" / images / network
+    extras = {"windows": "windows", "color": "color"}
+    splits = ("database", "queries")
+    return [cbir.extract(folder / split, net, kept / split, extras=extras) for split in splits]
+
+
+def codes(stores: list[cbir.Store], head: str, seed: int, aside: Path) -> list[np.ndarray]:
+    """Trains codes on y_5 of the database and computes h of both stores, which is kept."""
+    files = [aside / f"{head}_{seed}_{split}.npy" for split in ("database", "queries")]
+    if not all(file.is_file() for file in files):
+        trunk = cbir.load_network("vgg16_conv")
+        layers = train_codes(trunk, stores[0], seed=seed, **HEADS[head]).head
+        print(f"{aside.parent.name}: {head} codes, seed {seed}: {layers.about['accuracy']:.3f}")
+        aside.mkdir(parents=True, exist_ok=True)
+        for store, file in zip(stores, files):
+            rows = []
+            with torch.inference_mode():
+                for start in range(0, len(store), 256):
+                    y_N = studies.last_block(store, slice(start, start + 256))
+                    rows.append(torch.cat(layers(y_N), dim=1).numpy())
+            np.save(file, np.concatenate(rows))
+    return [np.load(file) for file in files]
+
+
+def all_scores(trial: studies.Experiment, names=(), within=None) -> pd.DataFrame:
+    """Judges descriptors as they are and at unit length, a row per query and descriptor."""
+    made = {
+        (name, balance): scores.assign(query=trial.queries.files, **{"class": trial.classes})
+        for balance, how in studies.BALANCES.items()
+        for name, scores in trial.scores(how, names, within).items()
+    }
+    table = pd.concat(made, names=["descriptor", "balance"])
+    return table.reset_index(["descriptor", "balance"]).dropna(subset=["class P@5"])
+
+
+def half(trial: studies.Experiment, seed: int) -> list[int]:
+    """Draws half of every class of the database."""
+    rng, labels = np.random.default_rng(seed), np.asarray(trial.database.labels)
+    of_class = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    return sorted(row for rows in of_class for row in rng.permutation(rows)[: len(rows) // 2])
+
+
+def judge(key: str, photos: Path | None, once: bool) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
+    """Makes the scores of one setting, what they were made by, and their spread."""
+    setting = claims.SETTINGS[key]
+    folder = photos / FOLDERS[setting.images] if photos and setting.images in FOLDERS else SCENES
+    stores = describe(setting.images, setting.network, folder)
+    trial = studies.Experiment(*stores)
+    about = studies.made_by() | {"network": stores[0].network}
+    about |= {"database": len(stores[0]), "queries": len(stores[1])}
+    head = ""
+    if setting.network == "vgg16_conv":
+        head = "narrow" if key == "scenes_vgg16" else "wide"
+        about["codes"] = HEADS[head]
+
+    def with_seed(seed: int) -> studies.Experiment:
+        if head:
+            aside = runs_folder() / "results" / setting.images / "h"
+            trial.set_h(*codes(stores, head, seed, aside), HEADS[head]["widths"])
+        return trial
+
+    scores = all_scores(with_seed(0))
+    varied = {} if once else {("half", seed): half(trial, seed) for seed in SEEDS}
+    spread = {kind: all_scores(trial, DESCRIPTORS, rows) for kind, rows in varied.items()}
+    if head and not once:
+        spread |= {("seed", seed): all_scores(with_seed(seed), DESCRIPTORS) for seed in SEEDS}
+    cells = {kind: claims.compare(each) for kind, each in spread.items()}
+    if not cells:
+        return scores, about, pd.DataFrame()
+    table = pd.concat(cells, names=["varied", "value"]).reset_index(["varied", "value"])
+    columns = ["varied", "value", "row", "recipe", "measure", "mean"]
+    return scores, about, table[columns].round(9).assign(setting=key)
+
+
+def main() -> None:
+    """Makes the settings that are asked for, then the cells of all."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", type=Path, help="the folder of photographs")
+    parser.add_argument("--only", choices=claims.SETTINGS, help="one setting")
+    parser.add_argument("--once", action="store_true", help="no other seeds and halves")
+    given = parser.parse_args()
+    results = claims.RESULTS
+    (results / "scores").mkdir(exist_ok=True)
+    about_file, spread_file = results / "about.json", results / "spread.csv"
+    about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
+    spread = pd.read_csv(spread_file) if spread_file.is_file() else pd.DataFrame()
+    for key, setting in claims.SETTINGS.items():
+        if (given.only or key) != key or not (setting.images == "scenes" or given.photos):
+            continue
+        scores, about[key], varied = judge(key, given.photos, given.once)
+        packed = {"method": "gzip", "mtime": 0}  # the same scores give the same file
+        file = results / "scores" / f"{key}.csv.gz"
+        scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
+        if len(varied):
+            others = spread[spread.setting != key] if len(spread) else spread
+            spread = pd.concat([others, varied], ignore_index=True)
+            spread.to_csv(spread_file, index=False, lineterminator="\n")
+        text = json.dumps(about, indent=1, ensure_ascii=False)
+        about_file.write_text(text + "\n", encoding="utf-8")
+        print(key, "done", flush=True)
+    if all((results / "scores" / f"{key}.csv.gz").is_file() for key in claims.SETTINGS):
+        file = results / "cells.csv"
+        claims.cells().to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()
