@@ -17,7 +17,7 @@ from .common import INSTALLED, METRICS, ROOT, did_you_mean, runs_folder
 DESCRIPTION = """\
 Images become descriptors, queries find the nearest images, notebooks draw and judge them.
 
-  cbir reproduce                                          the embedded images, in minutes
+  cbir reproduce                                          the scenes by VGG16, in minutes
   cbir reproduce --profile folder -p images ~/photos      your own
   cbir query photo.jpg --run folder                       the images nearest to a picture
 
@@ -48,7 +48,7 @@ def _parser() -> _Parser:
         ("evidence", "run the notebooks that test its claims (05-09)"),
     ]:
         add = command(name, what)
-        add("--profile", default="embedded", help="a file of profiles/ (default: %(default)s)")
+        add("--profile", default="scenes", help="a file of profiles/ (default: %(default)s)")
         add("--name", help="the run's: its folder in runs/ (default: the profile's)")
         add("--only", metavar="NUMBERS", help="other notebooks: 10, or 02-07,10")
         pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
@@ -56,7 +56,7 @@ def _parser() -> _Parser:
         add("--scheduler", help="Dask: 'local', or tcp://host:8786 (default: this process)")
     add = command("query", "find the images of a run that are nearest to yours")
     add("images", nargs="+", metavar="IMAGE", help="an image file")
-    add("--run", default="embedded", help="whose database is searched (default: %(default)s)")
+    add("--run", default="scenes", help="whose database is searched (default: %(default)s)")
     add("--store", default="", help="a store to search instead")
     add("-k", type=int, default=5, help="images to find (default: %(default)s)")
     add("--descriptor", action="append", help="h, eta, w_1, h+w_1, ..; repeat for several")
@@ -64,7 +64,7 @@ def _parser() -> _Parser:
     add("--output", default=".", help="folder for the results (default: this one)")
     add("--weights", default="", help="of the store's network: a name or a file")
     add = command("explore", "look at a run's images in the browser")
-    add("--run", default="embedded", help="whose database is shown (default: %(default)s)")
+    add("--run", default="scenes", help="whose database is shown (default: %(default)s)")
     add("--store", help="a store to show instead")
     add("--host", default="127.0.0.1", help="default: %(default)s; others need --auth")
     add("--port", type=int, default=8866, help="default: %(default)s")

@@ -17,12 +17,12 @@ from .common import ROOT, AnyPath, did_you_mean, images_folder, unknown_choice
 from .images import Images, ImageSet, list_images
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-PROFILES = ("embedded", "folder", "imagenette", "imagenet")
-SCENES = ROOT / "data" / "scenes"  # the embedded images
+PROFILES = ("scenes", "folder", "imagenette", "imagenet")
+SCENES = ROOT / "data" / "scenes"  # the rendered images
 
 
 def load_images(
-    profile: str = "embedded",
+    profile: str = "scenes",
     images: AnyPath = "",
     queries: AnyPath = "",
     seed: int = 0,
@@ -33,7 +33,7 @@ def load_images(
     """Loads the images of a profile.
 
     Args:
-        profile: "embedded", the scenes of data/scenes; "folder", two folders, of which files with
+        profile: "scenes", those of data/scenes; "folder", two folders, of which files with
             an image's suffix or none are taken (a query folder inside the image folder is left out
             of the database); "imagenette", downloaded on first use (320 px, checked by hash);
             "imagenet", the user's copy of ILSVRC in the layout of torchvision.datasets.ImageNet.
@@ -58,10 +58,10 @@ def load_images(
         raise ValueError(unknown_choice("profile", profile, PROFILES))
     if profile == "folder":
         parts = _load_folder(images, queries, seed)
-    elif queries or (images and profile == "embedded"):
+    elif queries or (images and profile == "scenes"):
         own = f"the profile {profile!r} has {'queries' if queries else 'images'} of its own"
         raise ValueError(f"{own}; for yours take PROFILE=folder (--profile folder)")
-    elif profile == "embedded":
+    elif profile == "scenes":
         parts = list_images(SCENES / "database"), list_images(SCENES / "queries")
     else:
         load = _load_imagenette if profile == "imagenette" else _load_imagenet
@@ -219,7 +219,7 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
 def known_factors(images: Images) -> pd.DataFrame:
     """Looks up what is known about every image, one row each.
 
-    Columns are "class" if there are class folders; for the embedded scenes also "background" and
+    Columns are "class" if there are class folders; for the scenes also "background" and
     "palette", from data/scenes/manifest.csv.
     """
     factors = pd.DataFrame(index=range(len(images)))

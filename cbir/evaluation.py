@@ -108,7 +108,7 @@ class Evaluation:
     >>> judge.shares(hits.indices, k=5).mean()
 
     Attributes:
-        factors: what is known of both: "class", and for the embedded scenes "background" and
+        factors: what is known of both: "class", and for the scenes "background" and
             "palette".
         chance: {factor: how often a random image of the database has the query's value}.
     """

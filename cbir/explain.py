@@ -63,7 +63,7 @@ class Explorer:
         ValueError: `net` is not the network that made the store.
 
     Example:
-        explorer = Explorer(cbir.open_store("runs/embedded/stores/database"))
+        explorer = Explorer(cbir.open_store("runs/scenes/stores/database"))
         look = explorer.look("mug.jpg")
         rows, distances = explorer.find(look, ["eta"], cbir.AS_PRINTED | {"q": 1})["eta"]
         explorer.shares(look, rows[0])

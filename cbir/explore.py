@@ -220,17 +220,17 @@ class Page:
         return Path(tempfile.mkdtemp(dir=self.folder), name)
 
 
-def open_explorer(run: str = "embedded", store: AnyPath = "") -> tuple[Explorer, Images | None]:
+def open_explorer(run: str = "scenes", store: AnyPath = "") -> tuple[Explorer, Images | None]:
     """Opens what a page shows, the database of a run or another store, and the run's queries.
 
-    The embedded images are described first if nobody has done so.
+    The scenes are described first if nobody has done so.
 
     Raises:
         FileNotFoundError: there is no such run or store; and what `open_database` raises.
     """
     if store:
         return Explorer(*open_database(store=store)), None
-    opened = Run(run) if run == "embedded" else open_run(run, described=True)
+    opened = Run(run) if run == "scenes" else open_run(run, described=True)
     net, database, queries = opened.stores()
     return Explorer(database, net), queries
 

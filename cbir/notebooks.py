@@ -33,9 +33,8 @@ from .run import DRAWN, PARTS, SETTINGS, Run
 from .zoo import NoDownload, check_at_hand
 
 # In the order in which they are run: pictures come before drawings of the network.
-PAPER = "00_embedded_network 02_extraction 03_retrieval 04_color_histograms 01_walkthrough".split()
-EVIDENCE = ["05_evidence", "06_as_released", "07_baselines_and_ablations"]
-EVIDENCE += ["08_other_networks", "09_explore"]
+PAPER = "02_extraction 00_ten_minutes 03_retrieval 04_color_histograms 01_walkthrough".split()
+EVIDENCE = "05_evidence 06_as_released 07_ablations".split()
 PATHS = {"images", "queries", "store", "thumbnails"}  # parameters that are taken as they are typed
 PATHS_OR_NAMES = {"weights", "caffe"}
 CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "metric": METRICS}
@@ -81,7 +80,7 @@ def by_number(numbers: str) -> list[str]:
 
 
 def check(
-    profile: str = "embedded",
+    profile: str = "scenes",
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
@@ -114,13 +113,13 @@ def check(
     own, asked = own | values, SETTINGS | values
     _check_stores(run, asked if "02_extraction" in notebooks else values)
     k, places = own.get("k", 1), [asked[key] for key in ("profile", "images", "queries")]
-    if places[0] in ("embedded", "folder"):  # downloads, and ImageNet's minutes, are notebook 02's
+    if places[0] in ("scenes", "folder"):  # downloads, and ImageNet's minutes, are notebook 02's
         n = len(load_images(*places, **{key: asked[key] for key in DRAWN})[0])
         if k > n:
             choose = f"choose 1 to {n}, by -p k {n}"
             raise ValueError(f"k = {k} is out of range for {n} images: {choose}")
     weights = dict.fromkeys(own.get("networks", []), "default")
-    weights |= {own.get("network", "embedded"): own.get("weights", "default")}
+    weights |= {own.get("network", "vgg16_scenes"): own.get("weights", "default")}
     for network, file in weights.items():
         try:
             check_at_hand(network, file)
@@ -174,7 +173,7 @@ def absolute(name: str, value: Any) -> Any:
 
 
 def reproduce(
-    profile: str = "embedded",
+    profile: str = "scenes",
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
@@ -214,8 +213,7 @@ def reproduce(
     run.record(status="unfinished", profile=profile, given=values, command="\n".join(commands))
     try:
         for notebook in notebooks:
-            if notebook != PAPER[0] or values["profile"] == "embedded":  # it is about those images
-                _run_notebook(run, notebook, values, log)
+            _run_notebook(run, notebook, values, log)
         run.record(status="complete")
     finally:
         report(run)
@@ -237,7 +235,9 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
     run.record(notebooks=others)
     began, old = time.time(), _files(run)
     output = run.path / "notebooks" / f"{notebook}.ipynb"
-    execute(folder() / f"{notebook}.ipynb", output, given, log)
+    settings = run.settings
+    usual = all(settings.get(key, value) == value for key, value in SETTINGS.items())
+    execute(folder() / f"{notebook}.ipynb", output, given, log, findings=usual)
     about = {
         "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
         "seconds": round(time.time() - began, 1),
@@ -259,11 +259,20 @@ class _Kernel(AsyncKernelManager):
         return KernelSpec(argv=command, language="python", env={"PYTHONSAFEPATH": "1"})
 
 
-def execute(notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO) -> None:
-    """Executes one notebook by this interpreter, into another file."""
+def execute(
+    notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO, findings: bool = True
+) -> None:
+    """Executes one notebook by this interpreter, into another file.
+
+    Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
+    cells = papermill.iorw.load_notebook_node(str(notebook))
+    tagged = [cell for cell in cells.cells if "finding" in cell.metadata.tags]
+    cells.cells = [cell for cell in cells.cells if findings or cell not in tagged]
+    papermill.iorw.write_ipynb(cells, str(output))
     how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
-    papermill.execute_notebook(str(notebook), str(output), dict(given), stderr_file=log, **how)
+    papermill.execute_notebook(str(output), str(output), dict(given), stderr_file=log, **how)
     executed = papermill.iorw.load_notebook_node(str(output))
     executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
     papermill.iorw.write_ipynb(executed, str(output))
@@ -274,9 +283,8 @@ def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
     cells = json.loads((folder() / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     machine = environment() | {"code": _package()}
     parts = [machine, given, [cell["source"] for cell in cells]]
-    if notebook != PAPER[0]:  # it comes before the stores
-        files = [run.path / "stores" / p / f for p in PARTS for f in ("store.json", "images.csv")]
-        parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()]
+    files = [run.path / "stores" / p / f for p in PARTS for f in ("store.json", "images.csv")]
+    parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -284,7 +292,10 @@ def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
 def _package() -> str:
     """A hash of the package's files, and of the numbers, scenes and weights beside it."""
     digest = hashlib.sha256()
-    for place in (PACKAGE, *(ROOT / "data" / part for part in ("paper", "scenes", "weights"))):
+    for place in (
+        PACKAGE,
+        *(ROOT / "data" / part for part in ("paper", "results", "scenes", "weights")),
+    ):
         for path in sorted(place.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(place)}\n".encode() + path.read_bytes())

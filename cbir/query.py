@@ -24,7 +24,7 @@ from .zoo import Weights
 
 
 def open_database(
-    run: AnyPath = "embedded", store: AnyPath = "", weights: Weights = ""
+    run: AnyPath = "scenes", store: AnyPath = "", weights: Weights = ""
 ) -> tuple[Store, Network]:
     """Opens the store of a run's database, or another one, and loads the network that made it.
 

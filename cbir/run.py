@@ -37,8 +37,8 @@ OPTIONS: dict[str, tuple[Any, str]] = {  # how a machine does the work: {name: (
 }
 
 DRAWN = ("seed", "max_images", "max_queries", "query_names")  # which images of a profile
-SETTINGS: dict[str, Any] = {"profile": "embedded", "images": "", "queries": "", "max_images": 0}
-SETTINGS |= {"network": "embedded", "weights": "default", "crop": False, "code_widths": []}
+SETTINGS: dict[str, Any] = {"profile": "scenes", "images": "", "queries": "", "max_images": 0}
+SETTINGS |= {"network": "vgg16_scenes", "weights": "default", "crop": False, "code_widths": []}
 SETTINGS |= {"recipe": "as_printed", "q": 0.5, "seed": 0, "max_queries": 0, "query_names": []}
 SETTINGS |= {name: default for name, (default, _) in OPTIONS.items()}
 
@@ -54,7 +54,7 @@ class Described(NamedTuple):
 class Run:
     """The folder of a run, made as soon as something is written into it."""
 
-    def __init__(self, name: str = "embedded", folder: AnyPath | None = None) -> None:
+    def __init__(self, name: str = "scenes", folder: AnyPath | None = None) -> None:
         """Names the run's folder, in the folder of all runs: default CBIR_RUNS, else runs/.
 
         Raises ValueError if the name is no plain folder name.
@@ -75,10 +75,10 @@ class Run:
 
     def describe(
         self,
-        profile: str = "embedded",
+        profile: str = "scenes",
         images: AnyPath | Images = "",
         queries: AnyPath | Images = "",
-        network: str | Network = "embedded",
+        network: str | Network = "vgg16_scenes",
         extras: Extras | None = None,
         folder: str = "",
         **settings: Any,
@@ -93,7 +93,7 @@ class Run:
             queries: the queries' folder; the images themselves if `images` are.
             network: a name as in `load_network`, or a `Network`, which is taken as it is.
             extras: more descriptors, as in `extract`; default the average of all activations, and
-                the window means if the option "windows" says so.
+                the window means and colours if the option "windows" says so.
             folder: what the stores' paths begin with, as stores/<folder>database: "as_released/"
                 is a folder, "baselines_" is none.
             settings: of `SETTINGS`: weights, crop as in `load_network`; seed, max_images,
@@ -128,7 +128,8 @@ class Run:
         if isinstance(recipe, str):
             recipe = named_recipe(recipe, q=given["q"])
         if extras is None:
-            extras = {"average": "average"} | ({"windows": "windows"} if given["windows"] else {})
+            kept = ("average", "windows", "color") if given["windows"] else ("average",)
+            extras = {name: name for name in kept}
         place = f"{self.path / 'stores'}/{folder}"
         with connect(given["scheduler"]) as client:
             work: dict[str, Any] = {"batch_size": given["batch_size"], "client": client}
@@ -169,7 +170,8 @@ class Run:
             weights, device = self.settings.get("weights", "default"), self.settings["device"]
             stores = self.path / "stores"
             network = network_of(database.network, None, weights, device, folder=stores)
-        if extras is None:
+        ours = not (folder or recipe or max_images or max_queries)
+        if extras is None or (ours and extras.keys() <= database.extras.keys()):
             return Described(network, database, queries)
         images = self.images(max_images, max_queries)
         recipe = recipe or database.recipe

@@ -135,7 +135,7 @@ def classes_kept(
 
 
 def object_masks(images: Images) -> NDArray[np.float32] | None:
-    """Reads where the objects of the embedded queries are.
+    """Reads where the objects of the scenes' queries are.
 
     Args:
         images: an `ImageSet` or a store.

@@ -34,7 +34,7 @@ def sweep(path: AnyPath, scheduler: str | None = None) -> tuple[Path, pd.DataFra
     error, the others go on, and the next call tries it again.
 
     Args:
-        path: a YAML file with `profile` (default embedded), `parameters` (fixed ones, may be
+        path: a YAML file with `profile` (default scenes), `parameters` (fixed ones, may be
             missing) and `grid` {parameter: list of values}.
         scheduler: where cells run, as in `extract.connect`; None: one after the other. A cluster's
             machines need this repository's folder and that of the runs under the same paths.
@@ -85,7 +85,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, list[Any]]]:
     if not grid or not all(isinstance(values, list) and values for values in grid.values()):
         wanted = "'grid' gives lists of values, 'parameters' fixed values, 'profile' a profile"
         raise ValueError(f"{path} is no sweep: {wanted}, and there is nothing else")
-    return content.get("profile", "embedded"), content.get("parameters") or {}, grid
+    return content.get("profile", "scenes"), content.get("parameters") or {}, grid
 
 
 def _run_cells(runs: str, profile: str, cells: Mapping[str, dict[str, Any]]) -> list[str]:

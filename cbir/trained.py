@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -24,45 +23,11 @@ from .extract import has_windows_of
 from .images import Images, ImageSet, UnreadableImage, list_images, open_image
 from .networks import Device, Network
 from .store import Rows, Store
-from .zoo import Weights, load_network
+from .zoo import Codes, Weights, load_codes, load_network
 
 CODES_FILE = "codes.safetensors"  # beside the stores of a run
-RETRAINED = "retrained"  # what the names of such codes end with
 MAPS = 256  # images per read of y_N, which are large
 ROWS = 4096  # codes per batch of the IM-like layer
-
-
-class Codes(nn.Module):
-    """Fully connected layers with ReLU and dropout on top of y_N, and a softmax over classes."""
-
-    def __init__(self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float) -> None:
-        super().__init__()
-        sizes = [inputs, *widths]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, widths))
-        self.classifier = nn.Linear(sizes[-1], n_classes)
-        self.dropout = dropout
-        # VGG16 calls its fully connected layers fc6 and fc7
-        self.names = [f"fc{i}, {width} {RETRAINED}" for i, width in enumerate(widths, 6)]
-        self.about: dict[str, Any] = {}  # how they were trained
-
-    def forward(self, y_N: torch.Tensor) -> list[torch.Tensor]:
-        """Computes the codes: (B, C_N, H_N, W_N) or (B, C_N * H_N * W_N) -> [(B, width), ..]."""
-        first, *others = self.layers
-        codes = [torch.relu(first(y_N.flatten(1)))]
-        for layer in others:
-            codes.append(torch.relu(layer(self._dropped(codes[-1]))))
-        return codes
-
-    def classify(self, y_N: torch.Tensor) -> torch.Tensor:
-        """Computes the classes' scores before the softmax, (B, n_classes)."""
-        return self.classifier(self._dropped(self(y_N)[-1]))
-
-    def _dropped(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies dropout by `torch.rand` on the CPU, which draws the same on any processor."""
-        if not (self.training and self.dropout):
-            return x
-        kept = torch.rand(x.shape).to(x.device) >= self.dropout
-        return x * kept / (1 - self.dropout)
 
 
 def train_codes(
@@ -151,30 +116,6 @@ def train_codes(
     return trunk.with_head(codes)
 
 
-def load_codes(net: Network, path: AnyPath) -> Network:
-    """Puts the codes that `train_codes` saved on top of their network, in place of its own codes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no codes, or those of another network.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no codes at {path}, beside the stores: pass the network as `net`")
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        inputs = state["layers.0.weight"].shape[1]
-        codes = Codes(inputs, about["widths"], len(about["classes"]), about["dropout"])
-        codes.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no codes of cbir.train_codes ({error})") from error
-    if about["network"] != net.with_head(None).provenance:
-        raise ValueError(f"the codes in {path} were trained for another network than {net.name!r}")
-    codes.about = about
-    return net.with_head(codes.to(net.device, net.dtype))
-
-
 def network_of(
     made_by: Mapping[str, Any],
     net: Network | None = None,
@@ -194,7 +135,7 @@ def network_of(
     if net is None:
         crop, precision = made_by["transform"].get("crop"), made_by.get("precision", "float32")
         net = load_network(made_by["name"], weights, device, bool(crop), precision=precision)
-        if any(name.endswith(RETRAINED) for name in made_by["codes"]):
+        if net.codes != made_by["codes"]:
             net = load_codes(net, Path(folder) / CODES_FILE)
     if net.provenance != made_by:
         problem = f"the store was made by another network or other weights than {net.name!r}"

@@ -8,10 +8,11 @@ after their ReLU if a network has them, else its pooled last features, the class
 
 import csv
 import hashlib
+import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module, metadata
@@ -21,6 +22,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
@@ -57,10 +59,12 @@ TAPS = {  # torchvision's other networks
     "deeplabv3_mobilenet_v3_large": Taps(MOBILE, DEEPLAB_CODE, rectify=True),
 }
 ORIGINAL = "vgg16_conv"  # the paper's convolutions, with their original weights
+SCENES = "vgg16_scenes"  # the same under fully connected layers trained on the scenes' classes
 LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
-NETWORKS = ["embedded", ORIGINAL, *VGGS, *TAPS, LITE]
+NETWORKS = [SCENES, "embedded", ORIGINAL, *VGGS, *TAPS, LITE]
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
+SCENES_CODES = ROOT / "data" / "weights" / "vgg16_scenes.safetensors"
 # SHA-256 of every tensor of the original convolutions, whatever file they are read from.
 DIGESTS = ROOT / "data" / "weights" / "vgg16_conv.csv"
 # A package with VGG16's original convolutions, untouched, under a head that is of no use here.
@@ -101,8 +105,10 @@ def load_network(
         [2048]
 
     Args:
-        name: "embedded"; "vgg16_conv", VGG16's 13 convolutions with their original weights (extra
-            `cbir[vgg16]`), without codes: see `train_codes`; one of torchvision's ("vgg16", its
+        name: "embedded", the slim VGG16; "vgg16_scenes", VGG16's original convolutions under
+            layers of 128 and 128 that were trained on the scenes' classes; "vgg16_conv", its 13
+            convolutions with their original weights, without codes: see `train_codes` (both need
+            the extra `cbir[vgg16]`); one of torchvision's ("vgg16", its
             seven siblings, those in `TAPS`); "timm/<name>", any convolutional network of timm; or
             "efficientnet_lite0", timm's, whose ImageNet weights come by pip. The last two need the
             extra `cbir[offline]`.
@@ -127,6 +133,10 @@ def load_network(
     """
     if precision not in get_args(Precision):
         raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
+    if name == SCENES:
+        net = load_codes(load_network(ORIGINAL, weights, device, precision=precision), SCENES_CODES)
+        net.name = name
+        return net
     path = check_at_hand(name, weights)
     with torch.random.fork_rng(devices=[]):  # the global generator is left alone
         torch.default_generator.manual_seed(seed)
@@ -159,6 +169,7 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
     Downloads it if it is not in torch's cache, and checks its hash. Returns None for random weights
     and for timm's own, where it only asks whether their server answers.
     """
+    name = ORIGINAL if name == SCENES else name
     if _timms(name):
         _check_timm(name, weights)
     elif name not in NETWORKS:
@@ -394,3 +405,60 @@ def _check_timm(name: str, weights: Weights) -> None:
 def _not_in_timm(architecture: str, error: Exception) -> NoDownload:
     reason = f"timm's weights of {architecture!r} could not be downloaded or read ({error})"
     return NoDownload(reason, f"Pass a state dict's path as `weights`, or None. {NO_DOWNLOAD}")
+
+
+class Codes(nn.Module):
+    """Fully connected layers with ReLU and dropout on top of y_N, and a softmax over classes."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], n_classes: int, dropout: float) -> None:
+        super().__init__()
+        sizes = [inputs, *widths]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, widths))
+        self.classifier = nn.Linear(sizes[-1], n_classes)
+        self.dropout = dropout
+        # VGG16 calls its fully connected layers fc6 and fc7
+        self.names = [f"fc{i}, {width} retrained" for i, width in enumerate(widths, 6)]
+        self.about: dict[str, Any] = {}  # how they were trained
+
+    def forward(self, y_N: torch.Tensor) -> list[torch.Tensor]:
+        """Computes the codes: (B, C_N, H_N, W_N) or (B, C_N * H_N * W_N) -> [(B, width), ..]."""
+        first, *others = self.layers
+        codes = [torch.relu(first(y_N.flatten(1)))]
+        for layer in others:
+            codes.append(torch.relu(layer(self._dropped(codes[-1]))))
+        return codes
+
+    def classify(self, y_N: torch.Tensor) -> torch.Tensor:
+        """Computes the classes' scores before the softmax, (B, n_classes)."""
+        return self.classifier(self._dropped(self(y_N)[-1]))
+
+    def _dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies dropout by `torch.rand` on the CPU, which draws the same on any processor."""
+        if not (self.training and self.dropout):
+            return x
+        kept = torch.rand(x.shape).to(x.device) >= self.dropout
+        return x * kept / (1 - self.dropout)
+
+
+def load_codes(net: Network, path: AnyPath) -> Network:
+    """Puts the codes that `train_codes` saved on top of their network, in place of its own codes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no codes, or those of another network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no codes at {path}, beside the stores: pass the network as `net`")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        inputs = state["layers.0.weight"].shape[1]
+        codes = Codes(inputs, about["widths"], len(about["classes"]), about["dropout"])
+        codes.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no codes of cbir.train_codes ({error})") from error
+    if about["network"] != net.with_head(None).provenance:
+        raise ValueError(f"the codes in {path} were trained for another network than {net.name!r}")
+    codes.about = about
+    return net.with_head(codes.to(net.device, net.dtype))
