@@ -1,6 +1,7 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -207,6 +208,7 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
         margin = of_measure.margin.iloc[0] / of_measure.unit.iloc[0]
         ax.axvspan(-margin, margin, color="#E8E8E8", zorder=0)
         ax.axvline(0, color="#888888", linewidth=0.6, zorder=1)
+        cell: Any
         for cell in of_measure.itertuples():
             images, _, network = SETTINGS[cell.setting].title.partition(", ")
             place = rows.index((cell.row, cell.recipe)) - 0.4
