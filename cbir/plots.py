@@ -223,10 +223,10 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
             wide = rows[line][0] != rows[line - 1][0]
             ax.axhline(line - 0.5, color="#BBBBBB", linewidth=1 if wide else 0.3, zorder=0)
         ax.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
-        unit = "% of h's distance nearer" if measure == "colour" else "P@5"
-        ax.set(title=measure, xlabel=f"{unit}: better →")
+        ax.tick_params(axis="y", length=0)
+        unit = "nearer, % of h's distance →" if measure == "colour" else "P@5, more →"
+        ax.set(title=measure, xlabel=unit)
     axes[0].set_yticks(range(len(rows)), [f"{row}\n{recipe}" for row, recipe in rows])
-    axes[0].tick_params(axis="y", length=0)
     dot = {"linestyle": "", "markersize": 4}
     marks = [
         Line2D([], [], color=tone, marker="o", label=f"{name}", **dot)
