@@ -166,11 +166,11 @@ def describing(repeats, folder):
 
 
 def scenes(folder):
-    """600 embedded images, as files in one folder."""
+    """600 scenes, as files in one folder."""
     place = folder / "scenes"
     if not place.exists():
         place.mkdir()
-        images, _ = cbir.load_images("embedded", max_images=600)
+        images, _ = cbir.load_images("scenes", max_images=600)
         for i in range(len(images)):
             shutil.copyfile(images.path(i), place / f"{i:05}.jpg")
     return cbir.list_images(place)

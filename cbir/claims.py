@@ -5,8 +5,9 @@
     claims.cells()                    # the same cells, from every query's scores
 
 Here the primary family is declared: `ROWS` x `SETTINGS` x measures, whatever the answers are.
-Holm's correction runs over these cells alone; all other comparisons are exploratory. The margins
-were chosen after the first comparisons on the slim network, and before VGG16 and the photographs.
+Holm's correction runs over these cells alone; all other comparisons are exploratory. `MARGIN` was
+chosen after the first comparisons on the slim network, before VGG16 and the photographs;
+`COLOR_MARGIN` and the rows were fixed when earlier results for these were known.
 """
 
 from collections.abc import Collection
