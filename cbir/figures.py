@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anyascii import anyascii
-from matplotlib import cm, colors, font_manager, lines, patches, ticker, transforms
+from matplotlib import cm, colors, font_manager, lines, patches, transforms
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -201,7 +201,7 @@ def significant_regions(
         rows, cols = z.shape
         ax.imshow(marked(image, z))
         bare(ax).set_title(title or "")
-        if rows <= 28:  # finer grids would cover the picture
+        if rows <= 32:  # finer grids would cover the picture
             line = {"colors": "white", "linewidth": 0.25, "alpha": 0.6}
             ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, **line)
             ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, **line)
@@ -224,15 +224,18 @@ def marked(image: Picture, z: NDArray[Any]) -> Picture:
 
 
 def _tint(z: NDArray[Any]) -> cm.ScalarMappable:
-    """Returns the colours of a map's counts."""
+    """Returns the colours of a map's counts, from 1: where there is none the image is grey."""
     shades = plt.get_cmap("viridis")(np.linspace(0.35, 1, 256))  # the darkest would hide the image
-    return cm.ScalarMappable(colors.Normalize(0, z.max()), colors.ListedColormap(shades))
+    return cm.ScalarMappable(colors.Normalize(1, z.max()), colors.ListedColormap(shades))
 
 
 def count_bar(ax: Axes, z: NDArray[Any]) -> None:
     """Draws the colour bar of a map's counts beside its axes, if it counts."""
     if z.max() > 1:
-        ticks, place = ticker.MaxNLocator(4, integer=True), ax.inset_axes((1.08, 0, 0.07, 1))
+        ticks, place = (
+            np.unique(np.linspace(1, z.max(), 3).round()),
+            ax.inset_axes((1.08, 0, 0.07, 1)),
+        )
         bar = ax.figure.colorbar(_tint(z), cax=place, label="channels", ticks=ticks)
         bar.outline.set_visible(False)
 

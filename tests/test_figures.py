@@ -153,7 +153,7 @@ def test_fig_2_colors_an_image_where_neurons_are_significant():
     figures.count_bar(axes[0], z)
     figures.count_bar(axes[1], z > 0)
     (bar,) = axes[0].child_axes
-    assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (0, 64)) and not axes[1].child_axes
+    assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (1, 64)) and not axes[1].child_axes
 
 
 KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
