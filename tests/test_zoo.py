@@ -287,8 +287,11 @@ def test_layers_of_the_scenes_lie_on_the_original_convolutions_alone():
     message = "were trained for another network than"
     with pytest.raises(ValueError, match=f"{message} 'embedded'"):
         zoo.load_codes(cbir.load_network("embedded"), zoo.SCENES_CODES)
-    with pytest.raises(ValueError, match=f"{message} 'vgg16_conv'"):
-        cbir.load_network("vgg16_scenes", weights=None)
+    for other in ({"weights": None}, {"crop": True}):
+        with pytest.raises(ValueError, match=f"{message} 'vgg16_conv'"):
+            cbir.load_network("vgg16_scenes", **other)
+    half = cbir.load_network("vgg16_scenes", precision="bfloat16", device="cpu")
+    assert half.dtype == torch.bfloat16 and half.shapes["codes"] == [128, 128]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
