@@ -106,16 +106,29 @@ def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict
     return scores, about, table[columns].round(9).assign(setting=key)
 
 
+def keep(scores: pd.DataFrame, results: Path, key: str) -> None:
+    """Writes scores; the same give the same file."""
+    packed = {"method": "gzip", "mtime": 0}
+    file = results / "scores" / f"{key}.csv.gz"
+    scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
+
+
 def main() -> None:
     """Makes the settings that are asked for, then the cells of all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, help="the folder of photographs")
     parser.add_argument("--only", choices=claims.SETTINGS, help="one setting")
     parser.add_argument("--seeds", type=int, default=5, help="of the codes that are trained")
+    parser.add_argument("--run", help="only a run over the scenes, into scores/scenes_<run>.csv.gz")
     parser.add_argument("--results", type=Path, default=claims.RESULTS, help="where they go")
     given = parser.parse_args()
     results, made = given.results, studies.made_by()  # before anything is changed
     (results / "scores").mkdir(parents=True, exist_ok=True)
+    if given.run:  # no setting of the verdict
+        scores = all_scores(studies.Experiment(*cbir.Run(given.run).stores()[1:]))
+        keep(scores, results, f"scenes_{given.run}")
+        print(claims.compare(scores)[["row", "recipe", "measure", "mean", "low", "high"]].round(4))
+        return
     about_file, spread_file = results / "about.json", results / "spread.csv"
     about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
     spread = pd.read_csv(spread_file) if spread_file.is_file() else pd.DataFrame()
@@ -124,9 +137,7 @@ def main() -> None:
             continue
         scores, of, varied = judge(key, given.photos, given.seeds)
         about[key] = made | of
-        packed = {"method": "gzip", "mtime": 0}  # the same scores give the same file
-        file = results / "scores" / f"{key}.csv.gz"
-        scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
+        keep(scores, results, key)
         others = spread[spread.setting != key] if len(spread) else spread
         spread = pd.concat([others, varied], ignore_index=True)
         spread.to_csv(spread_file, index=False, lineterminator="\n")
