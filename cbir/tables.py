@@ -16,8 +16,6 @@ from .names import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
-FORMULAS = {"published": {}, "no overflow": dict(overflow=False), "no clipping": dict(clip=False)}
-FORMULAS["neither"] = dict(overflow=False, clip=False)  # of `published_distances`' two oddities
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
 TABLES = {  # Table I is shown as two
     "Table I, by the text: L1 / 75": ["printed"],
@@ -93,19 +91,19 @@ def table1(
     return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
 
-def published_means() -> pd.DataFrame:
-    """Reads the mean distances printed in Figs 7-10: a row per query, a column per descriptor."""
-    printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
+def published_means(n: int = 5) -> pd.DataFrame:
+    """Reads the mean published distances: a row per query, a column per descriptor.
+
+    Args:
+        n: 5: the paper's Figs 7-10 and its authors' later baselines. Up to 10: the first n columns
+            of their first result pictures.
+    """
+    file = "published_histogram_distances.csv" if n == 5 else "published_top10.csv"
+    printed = pd.read_csv(PAPER / file)
+    printed = printed[printed.position <= n]
     means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
     means = means[printed.descriptor.unique()]  # in their order
     return means.rename(columns=PUBLISHED).rename_axis(columns=None)
-
-
-def published_common() -> "pd.Series[int]":
-    """Reads how many of 50 published images two descriptors found alike: {"h and η̃": 0, ..}."""
-    printed = pd.read_csv(PAPER / "published_common_hits.csv")
-    pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
-    return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])
 
 
 def _winners(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
