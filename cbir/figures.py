@@ -281,7 +281,7 @@ def retrieval(
     names = range(1, len(rows) + 1) if names is None else names
     drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
     usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
-    decimals = max(4, 2 - int(np.floor(np.log10(usual))))  # two digits of the usual one
+    decimals = max(1, 2 - int(np.floor(np.log10(usual))))  # three digits of the usual one
     picture = functools.cache(thumbnail)
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8

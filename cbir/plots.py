@@ -40,8 +40,8 @@ def intervals(
     """
     descriptors = [*table.descriptor.unique()]
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        if chance and metric in chance:
-            ax.axvline(chance[metric], color="#888888", linewidth=0.6, zorder=0)
+        if chance and str(metric) in chance:
+            ax.axvline(chance[str(metric)], color="#888888", linewidth=0.6, zorder=0)
         for row in rows.itertuples():
             drawn = drawn_as or row.descriptor
             point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}

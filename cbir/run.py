@@ -283,7 +283,7 @@ def _extract(
     on_shard: Callable[[], object] = lambda: None,
 ) -> list[Store]:
     """Describes the queries, then the database; ValueError if all files of one are damaged."""
-    stores = []
+    stores: list[Store] = []
     for name, part, each in zip(PARTS[::-1], parts[::-1], (lambda: None, on_shard)):
         store = extract(part, net, place + name, on_shard=each, **how)
         stores.insert(0, store)

@@ -149,8 +149,9 @@ def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any
     for title, group in TABLES.items():
         if group in text:
             cells = about[["query"] if group == "paper" else [*about]].join(text[group])
-            bold = won[group].reindex(columns=cells.columns, fill_value=False)
-            yield title, cells.rename(columns=name), bold.rename(columns=name)
+            bold = pd.DataFrame(won[group]).reindex(columns=cells.columns, fill_value=False)
+            heads = ["IM" if (group, d) == ("paper", "im") else name(str(d)) for d in cells]
+            yield title, cells.set_axis(heads, axis=1), bold.set_axis(heads, axis=1)
 
 
 def to_html(table: pd.DataFrame) -> str:
