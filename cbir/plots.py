@@ -18,36 +18,42 @@ from .names import (
     color,
     is_part,
     marker,
-    plain_name,
     symbol,
 )
 
-LETTER = 4.4  # points that a letter of a name is wide
 INSIDE = {"ha": "center", "va": "center", "fontsize": SMALL}  # numbers in cells and bars
 
 
-def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) -> Panels:
-    """Draws means with their 95 % intervals, one panel per measure, one point per descriptor.
+def intervals(
+    axes: Panels,
+    table: pd.DataFrame,
+    drawn_as: str | None = None,
+    chance: Mapping[str, float] | None = None,
+) -> Panels:
+    """Draws means with their 95 % intervals as a forest plot: a panel per measure, names once.
 
     Args:
-        axes: as many as measures.
+        axes: as many as measures, side by side; the first has the descriptors' names at its left.
         table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
             whitened") have empty points.
         drawn_as: whose colour and marker all points have, if the column names no descriptors.
+        chance: {measure: what random images would have}, drawn as a thin line.
     """
+    descriptors = [*table.descriptor.unique()]
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        for x, row in enumerate(rows.itertuples()):
+        if chance and str(metric) in chance:
+            ax.axvline(chance[str(metric)], color="#888888", linewidth=0.6, zorder=0)
+        for row in rows.itertuples():
             drawn = drawn_as or row.descriptor
             point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
             point["markerfacecolor"] = "white" if "," in row.descriptor else color(drawn)
             ends = [[row.mean - row.low], [row.high - row.mean]]
-            ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
-        ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
-        panel = 72 * 0.8 * ax.get_figure(root=True).get_figwidth() / len(axes)  # points of names
-        if LETTER * rows.descriptor.map(plain_name).str.len().max() > panel / len(rows):
-            plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-        ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
-        ax.margins(y=0.2)
+            y = descriptors.index(row.descriptor)
+            ax.errorbar(row.mean, y, xerr=ends, linewidth=1, clip_on=False, **point)
+        first = ax is axes[0]
+        ax.set_yticks(range(len(descriptors)), [symbol(d) if first else "" for d in descriptors])
+        ax.tick_params(axis="y", length=0)
+        ax.set(title=metric, ylim=(len(descriptors) - 0.4, -0.6))
     return axes
 
 

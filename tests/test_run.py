@@ -73,6 +73,26 @@ def test_parts_that_are_loaded_already_are_taken_as_they_are(run, folder, tiny_n
         run.describe(widths=[6])
 
 
+def test_a_database_is_searched_while_it_is_described(run, folder, tiny_net):
+    """After each shard; the queries, which came first, are all there."""
+    images, seen = cbir.list_images(folder)[range(6)], []
+
+    def look():
+        stores = [cbir.open_store(run.path / "stores" / part) for part in ("database", "queries")]
+        hits = cbir.search(*stores, "eta", k=1)
+        seen.append((int(stores[0].described.sum()), hits.indices.tolist()))
+
+    parts = {"images": images, "queries": images[[0]], "network": tiny_net}
+    place = run.path / "stores" / "database"
+    cbir.extract(images, tiny_net, place, shard_size=2, extras={"average": "average"})
+    (place / "done" / "00001.json").unlink()
+    (place / "done" / "00002.json").unlink()
+    run.describe(**parts, extras={"average": "average"}, on_shard=look)
+    assert seen == [(3, [[0]]), (5, [[0]])]  # one is damaged
+    run.describe(**parts, extras={"average": "average"}, on_shard=look)
+    assert len(seen) == 2  # nothing was left to describe
+
+
 def test_what_was_described_is_opened_again(run, folder):
     """By any notebook that follows: the network by its weights, and the same images for extras."""
     slim = {"network": "embedded", "weights": None, "device": "cpu"}
