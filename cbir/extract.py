@@ -53,6 +53,7 @@ Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
 Widths = Mapping[str, int]  # {array: D}
 Rows = dict[str, NDArray[np.floating]]  # {array: (n, D)}
+Tick: TypeAlias = Callable[[int], object]  # takes the size of a batch that is described
 Described = tuple[Rows, NDArray[np.object_], NDArray[np.int64]]
 
 PACKAGES = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
@@ -69,6 +70,7 @@ def extract(
     extras: Extras | None = None,
     dtype: Dtype = "float32",
     client: "Client | None" = None,
+    on_shard: Callable[[], object] = lambda: None,
     **recipe: Unpack[Recipe],
 ) -> Store:
     """Describes images into the store at `path`, and returns it.
@@ -95,6 +97,7 @@ def extract(
             from which any other recipe can be computed.
         dtype: "float32", or "float16" for half the size.
         client: a Dask `Client`: its workers see the same files and keep a network each.
+        on_shard: called after each shard that is written; the store can be searched by then.
         recipe: the keywords of `conv_descriptor`.
 
     Raises:
@@ -138,14 +141,17 @@ def extract(
         table, plan = _plan(store, images, listed, about)
         describer.widths, describer.dtype = store.about["widths"], dtype
         describer.batch_size = batch_size or default_batch(net)
-        if client is None or describer.source:
-            filled = _fill(describer, path, images, table, plan, workers)
-        else:
-            filled = _fill_by_cluster(client, describer, path.resolve(), images, table, plan)
         computed, n = sum(map(len, plan.values())), len(table)
         with tqdm(total=n, initial=n - computed, desc=path.name, unit=" images") as bar:
+            if client is None or describer.source:
+                filled = _fill(describer, path, images, table, plan, workers, bar.update)
+            else:
+                filled = _fill_by_cluster(client, describer, path.resolve(), images, table, plan)
+            done = n - computed
             for shard in filled:
-                bar.update(len(plan[shard]))
+                done += len(plan[shard])
+                bar.update(done - bar.n)  # 0 if its batches were counted one by one
+                on_shard()
         if store.root != images.root:
             stores.write_about(path, store.about | {"root": str(images.root)})
         if not table.equals(store.table):
@@ -318,8 +324,13 @@ class Describer:
                 arrays[name] = POOLINGS[what](ys).float()
         return arrays
 
-    def describe(self, images: Iterator[Decoded | str], n: int) -> Described:
-        """Returns rows, states (n,) and files' CRC-32 of the next n images, in batches."""
+    def describe(
+        self, images: Iterator[Decoded | str], n: int, tick: Tick = lambda n: None
+    ) -> Described:
+        """Returns rows, states (n,) and files' CRC-32 of the next n images, in batches.
+
+        `tick` is called after each batch with its size.
+        """
         states, crc32 = np.full(n, "ok", dtype=object), np.full(n, -1)
         batches = []  # they stay on the device: nobody waits for it before the end
         for start in range(0, n, self.batch_size):
@@ -332,6 +343,7 @@ class Describer:
                     crc32[i] = image[2]
             if batch:
                 batches.append(self(batch))
+            tick(min(self.batch_size, n - start))
         return self._rows(batches, states), states, crc32
 
     def can_reuse(self, source: Store) -> bool:
@@ -394,7 +406,13 @@ def default_batch(net: Network) -> int:
 
 
 def _fill(
-    describer: Describer, path: Path, images: Images, table: Table, plan: Plan, workers: int | None
+    describer: Describer,
+    path: Path,
+    images: Images,
+    table: Table,
+    plan: Plan,
+    workers: int | None,
+    tick: Tick = lambda n: None,
 ) -> Iterator[int]:
     """Describes and writes the shards of a plan; yields each when it is written."""
     paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
@@ -403,7 +421,7 @@ def _fill(
         if describer.source:
             arrays, states, crc32 = describer.reuse(describer.source, lines)
         else:
-            arrays, states, crc32 = describer.describe(decoded, len(lines))
+            arrays, states, crc32 = describer.describe(decoded, len(lines), tick)
         facts = table.iloc[lines][["file", "bytes", "modified"]]
         stores.write_shard(path, shard, arrays, facts.assign(crc32=crc32, state=states))
         yield shard

@@ -1,6 +1,8 @@
 """Figs 1-10 of the paper, drawn on axes that are given and returned; the style of all figures."""
 
+import base64
 import functools
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anyascii import anyascii
-from matplotlib import cm, colors, font_manager, lines, patches, ticker, transforms
+from matplotlib import cm, colors, font_manager, lines, patches, transforms
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -46,9 +48,10 @@ def use_style() -> None:
 
 
 def show(fig: Figure, caption: str) -> None:
-    """Displays a figure in a notebook, as sharp as its file, and closes it.
+    """Displays a figure in a notebook, and closes it.
 
-    The caption is its alternative text; an inch of it is `INCH` pixels wide on a page.
+    The caption is its alternative text; an inch of it is `INCH` pixels wide on a page. A PNG has a
+    palette of 256 colours there, at a fourth of the bytes; its file has all.
     """
     from IPython import get_ipython  # the command line draws without it
     from IPython.display import display
@@ -56,6 +59,11 @@ def show(fig: Figure, caption: str) -> None:
     if shell := get_ipython():
         fig.set_dpi(DOTS)
         images, metadata = shell.display_formatter.format(fig)
+        if "image/png" in images:
+            with Image.open(io.BytesIO(base64.b64decode(images["image/png"]))) as png:
+                few = png.convert("RGB").quantize(kmeans=2, dither=Image.Dither.NONE)
+            few.save(kept := io.BytesIO(), "png", optimize=True)
+            images["image/png"] = base64.b64encode(kept.getvalue()).decode()
         about = {"alt": caption, "width": round(fig.get_figwidth() * INCH)}
         metadata |= {kind: metadata.get(kind, {}) | about for kind in images if "image/" in kind}
         display(images, metadata=metadata, raw=True)
@@ -136,6 +144,7 @@ MARKERS = "oD"  # under the images of Figs 3-6, for what is known besides the cl
 CHANNELS = ("#D55E00", "#009E73", "#0072B2")  # Figs 7-10
 STARTS = (0, 1.08, 2.16)  # of the channels, each 1 wide
 HISTOGRAM_TOP = 0.3  # where the bars of a histogram end, as in the paper
+PALE = 0.25  # how opaque the bars of a retrieved image are under its difference to the query
 LETTERS, LAST_LETTERS = 17, 14  # under a picture: of a class's name; of a file's, its end
 THUMBNAIL = 400  # pixels that an image has at least after it is reduced; printed, it has 190
 GRAY = np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)  # of an image that cannot be read
@@ -205,7 +214,7 @@ def significant_regions(
         rows, cols = z.shape
         ax.imshow(marked(image, z, scale))
         bare(ax).set_title(title or "")
-        if rows <= 28:  # finer grids would cover the picture
+        if rows <= 32:  # finer grids would cover the picture
             line = {"colors": "white", "linewidth": 0.25, "alpha": 0.6}
             ax.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, **line)
             ax.vlines(np.arange(1, cols) * width / cols - 0.5, -0.5, height - 0.5, **line)
@@ -229,15 +238,18 @@ def marked(image: Picture, z: NDArray[Any], scale: NDArray[Any] | None = None) -
 
 
 def _tint(z: NDArray[Any]) -> cm.ScalarMappable:
-    """Returns the colours of a map's counts."""
+    """Returns the colours of a map's counts, from 1: where there is none the image is grey."""
     shades = plt.get_cmap("viridis")(np.linspace(0.35, 1, 256))  # the darkest would hide the image
-    return cm.ScalarMappable(colors.Normalize(0, z.max()), colors.ListedColormap(shades))
+    return cm.ScalarMappable(colors.Normalize(1, z.max()), colors.ListedColormap(shades))
 
 
 def count_bar(ax: Axes, z: NDArray[Any]) -> None:
     """Draws the colour bar of a map's counts beside its axes, if it counts."""
     if z.max() > 1:
-        ticks, place = ticker.MaxNLocator(4, integer=True), ax.inset_axes((1.08, 0, 0.07, 1))
+        ticks, place = (
+            np.unique(np.linspace(1, z.max(), 3).round()),
+            ax.inset_axes((1.08, 0, 0.07, 1)),
+        )
         bar = ax.figure.colorbar(_tint(z), cax=place, label="channels", ticks=ticks)
         bar.outline.set_visible(False)
 
@@ -277,7 +289,7 @@ def retrieval(
     names = range(1, len(rows) + 1) if names is None else names
     drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
     usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
-    decimals = max(4, 2 - int(np.floor(np.log10(usual))))  # two digits of the usual one
+    decimals = max(1, 2 - int(np.floor(np.log10(usual))))  # three digits of the usual one
     picture = functools.cache(thumbnail)
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8
@@ -379,7 +391,7 @@ def _draw_legend(ax: Axes, known: Known) -> None:
         keys["class"] = tuple(_frame(color, 1.2, 1, 1) for color in (SAME, OTHER))
     for marker, factor in zip(MARKERS, factors):
         keys[factor] = tuple(_mark(marker, filled, []) for filled in (True, False))
-    texts = [f"{factor}: the query's, another" for factor in keys]
+    texts = [f"same {factor} / other" for factor in keys]
     style: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.5, "ncols": 3}
     style |= {"handler_map": {tuple: HandlerTuple(None, pad=0.6)}, "handlelength": 2.6}
     style |= {"loc": "upper left", "bbox_to_anchor": (ax.get_position().x0, 1)}
@@ -391,17 +403,22 @@ def histograms(
 ) -> Panels:
     """Draws Figs 7-10: in a row the query's colour histogram, then those of its k nearest images.
 
-    Axes are (Q, 1 + k), histograms (Q, 1 + k, 75) with sum 1 per channel, distances (Q, k). Q
-    pictures (H, W, 3) may stand before the rows.
+    The query's outline stands over each of these, and what differs from it is filled: the mean
+    height of that area is the distance. Axes are (Q, 1 + k), histograms (Q, 1 + k, 75) with sum 1
+    per channel, distances (Q, k). Q pictures (H, W, 3) may stand before the rows.
     """
     rows = zip(axes, np.asarray(histograms), np.asarray(distances))
     for number, (row, values, xs) in enumerate(rows, start=1):
         ranks(row)
-        for ax, each, text in zip(row, values, ["", *(f"{x:.4f}" for x in xs)]):
-            _draw_bars(ax, each)
+        outlines = [None] + [values[0]] * len(xs)
+        for ax, *each, text in zip(row, values, outlines, ["", *(f"{x:.4f}" for x in xs)]):
+            _draw_bars(ax, *each)
             bare(ax).set_xlabel(text, fontsize=SMALL, labelpad=2)
             ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
         row[0].spines[:].set(color=QUERY, linewidth=1)
+        if number == 1:
+            row[-1].yaxis.tick_right()
+            row[-1].set_yticks([0, HISTOGRAM_TOP])
         for start, letter in zip(STARTS, "RGB"):
             row[0].text(start + 0.5, -0.012, letter, fontsize=SMALL, ha="center", va="top")
         before = row[0]
@@ -426,10 +443,20 @@ def histogram(ax: Axes, values: NDArray[np.floating]) -> Axes:
     return ax
 
 
-def _draw_bars(ax: Axes, values: NDArray[np.floating]) -> None:
-    """Draws a histogram (75,), the three channels side by side; NaN is empty."""
+def _draw_bars(
+    ax: Axes, values: NDArray[np.floating], query: NDArray[np.floating] | None = None
+) -> None:
+    """Draws a histogram (75,), the three channels side by side; NaN is empty.
+
+    With a query's, it is pale, and the area between the two is filled.
+    """
     bins = np.linspace(0, 1, 26)
     heights = np.minimum(values, HISTOGRAM_TOP).reshape(3, 25)
-    for start, color, channel in zip(STARTS, CHANNELS, heights):
-        ax.stairs(channel, bins + start, fill=True, color=color)
+    for channel, (start, color) in enumerate(zip(STARTS, CHANNELS)):
+        shade = 1 if query is None else PALE
+        ax.stairs(heights[channel], bins + start, fill=True, color=color, alpha=shade)
+        if query is not None:
+            outline = np.minimum(query, HISTOGRAM_TOP).reshape(3, 25)[channel]
+            ax.stairs(heights[channel], bins + start, baseline=outline, fill=True, color=color)
+            ax.stairs(outline, bins + start, color=QUERY, linewidth=0.5)
     ax.set(ylim=(0, HISTOGRAM_TOP), xlim=(-0.05, STARTS[-1] + 1.05))

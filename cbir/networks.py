@@ -224,9 +224,10 @@ class Network:
         names = [n for n, m in known if n in self._taps or isinstance(m, LAYERS[:-1])]
         with torch.inference_mode():
             self._run(self.probe(), names, note)
+        taps = iter(getattr(self.head, "names", []))  # of the first linear layers
         for name, layer in self.head.named_modules() if self.head else ():
             if isinstance(layer, nn.Linear):
-                layers.append((f"head.{name}", "Linear", (layer.out_features,)))
+                layers.append((next(taps, f"head.{name}"), "Linear", (layer.out_features,)))
         return layers
 
     @property

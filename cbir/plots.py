@@ -1,6 +1,7 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,36 +18,42 @@ from .names import (
     color,
     is_part,
     marker,
-    plain_name,
     symbol,
 )
 
-LETTER = 4.4  # points that a letter of a name is wide
 BAND = "#E8E8E8"  # what is within a margin
 
 
-def intervals(axes: Panels, table: pd.DataFrame, drawn_as: str | None = None) -> Panels:
-    """Draws means with their 95 % intervals, one panel per measure, one point per descriptor.
+def intervals(
+    axes: Panels,
+    table: pd.DataFrame,
+    drawn_as: str | None = None,
+    chance: Mapping[str, float] | None = None,
+) -> Panels:
+    """Draws means with their 95 % intervals as a forest plot: a panel per measure, names once.
 
     Args:
-        axes: as many as measures.
+        axes: as many as measures, side by side; the first has the descriptors' names at its left.
         table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
             whitened") have empty points.
         drawn_as: whose colour and marker all points have, if the column names no descriptors.
+        chance: {measure: what random images would have}, drawn as a thin line.
     """
+    descriptors = [*table.descriptor.unique()]
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        for x, row in enumerate(rows.itertuples()):
+        if chance and str(metric) in chance:
+            ax.axvline(chance[str(metric)], color="#888888", linewidth=0.6, zorder=0)
+        for row in rows.itertuples():
             drawn = drawn_as or row.descriptor
             point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
             point["markerfacecolor"] = "white" if "," in row.descriptor else color(drawn)
             ends = [[row.mean - row.low], [row.high - row.mean]]
-            ax.errorbar(x, row.mean, ends, capsize=2.5, linewidth=1, **point)
-        ax.set_xticks(range(len(rows)), map(symbol, rows.descriptor))
-        panel = 72 * 0.8 * ax.get_figure(root=True).get_figwidth() / len(axes)  # points of names
-        if LETTER * rows.descriptor.map(plain_name).str.len().max() > panel / len(rows):
-            plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-        ax.set(title=metric, xlim=(-0.6, len(rows) - 0.4))
-        ax.margins(y=0.2)
+            y = descriptors.index(row.descriptor)
+            ax.errorbar(row.mean, y, xerr=ends, linewidth=1, clip_on=False, **point)
+        first = ax is axes[0]
+        ax.set_yticks(range(len(descriptors)), [symbol(d) if first else "" for d in descriptors])
+        ax.tick_params(axis="y", length=0)
+        ax.set(title=metric, ylim=(len(descriptors) - 0.4, -0.6))
     return axes
 
 
@@ -213,6 +220,7 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
         margin = of_measure.margin.iloc[0] / of_measure.unit.iloc[0]
         ax.axvspan(-margin, margin, color=BAND, zorder=0)
         ax.axvline(0, color="#888888", linewidth=0.6, zorder=1)
+        cell: Any
         for cell in of_measure.itertuples():
             images, _, network = SETTINGS[cell.setting].title.partition(", ")
             place = rows.index((cell.row, cell.recipe)) - 0.4
@@ -227,10 +235,10 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
             wide = rows[line][0] != rows[line - 1][0]
             ax.axhline(line - 0.5, color="#BBBBBB", linewidth=1 if wide else 0.3, zorder=0)
         ax.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
-        unit = "% of h's distance nearer" if measure == "colour" else "P@5"
-        ax.set(title=measure, xlabel=f"{unit}: better →")
+        ax.tick_params(axis="y", length=0)
+        unit = "nearer, % of h's distance →" if measure == "colour" else "P@5, more →"
+        ax.set(title=measure, xlabel=unit)
     axes[0].set_yticks(range(len(rows)), [f"{row}\n{recipe}" for row, recipe in rows])
-    axes[0].tick_params(axis="y", length=0)
     dot = {"linestyle": "", "markersize": 4}
     marks = [
         Line2D([], [], color=tone, marker="o", label=f"{name}", **dot)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,11 +81,13 @@ class Run:
         network: str | Network = "vgg16_scenes",
         extras: Extras | None = None,
         folder: str = "",
+        on_shard: Callable[[], object] = lambda: None,
         **settings: Any,
     ) -> Described:
         """Describes the database and the queries of a profile into two stores of this run.
 
-        What the stores have already is not described again, see `cbir.extract`.
+        What the stores have already is not described again, see `cbir.extract`. The queries come
+        first, so that they can be searched for while the database is described.
 
         Args:
             profile: as in `load_images`.
@@ -96,6 +98,7 @@ class Run:
                 the window means and colours if the option "windows" says so.
             folder: what the stores' paths begin with, as stores/<folder>database: "as_released/"
                 is a folder, "baselines_" is none.
+            on_shard: called after each shard of the database.
             settings: of `SETTINGS`: weights, crop as in `load_network`; seed, max_images,
                 max_queries, query_names as in `load_images`; recipe, a name of `RECIPES` whose
                 threshold (Eq. 8) is q, or the keywords of `conv_descriptor`; code_widths, which
@@ -145,7 +148,7 @@ class Run:
                     network = train_codes(trunk, parts[0], widths, seed=seed, path=file)
                     self.record(codes_trained_on=len(parts[0]))
             work |= {"extras": extras, "dtype": given["dtype"], **recipe}
-            stores = _extract(parts, network, place, work)
+            stores = _extract(parts, network, place, work, on_shard)
         if not folder:
             self.set(**given | {"network": getattr(given["network"], "name", given["network"])})
         return Described(network, *stores)
@@ -272,10 +275,18 @@ class Run:
         return _read_json(self.path / "metrics.json")
 
 
-def _extract(parts: Sequence[Images], net: Network, place: str, how: dict[str, Any]) -> list[Store]:
-    """Describes the database and the queries; raises ValueError if all files of one are damaged."""
-    stores = [extract(part, net, place + name, **how) for name, part in zip(PARTS, parts)]
-    for name, store in zip(PARTS, stores):
+def _extract(
+    parts: Sequence[Images],
+    net: Network,
+    place: str,
+    how: dict[str, Any],
+    on_shard: Callable[[], object] = lambda: None,
+) -> list[Store]:
+    """Describes the queries, then the database; ValueError if all files of one are damaged."""
+    stores: list[Store] = []
+    for name, part, each in zip(PARTS[::-1], parts[::-1], (lambda: None, on_shard)):
+        store = extract(part, net, place + name, on_shard=each, **how)
+        stores.insert(0, store)
         if not store.described.any():
             first = next(map(": ".join, store.unreadable.items()), "there are none")
             hint = "take others, or draw others by -p seed 1"

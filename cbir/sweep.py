@@ -22,7 +22,7 @@ from .extract import connect
 from .notebooks import PAPER, check, reproduce
 from .run import SETTINGS, Run
 
-NOTEBOOKS = PAPER[1:4]  # what makes and scores descriptors: 02-04
+NOTEBOOKS = [PAPER[0], *PAPER[2:4]]  # what makes and scores descriptors: 02-04
 
 
 def sweep(path: AnyPath, scheduler: str | None = None) -> tuple[Path, pd.DataFrame]:

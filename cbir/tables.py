@@ -16,14 +16,12 @@ from .names import plain_name, symbol
 
 PAPER = ROOT / "data" / "paper"
 PUBLISHED = {"IM": "im", "full_average": "average", "pyramid_pooling": "pyramid"}  # theirs: ours
-FORMULAS = {"published": {}, "no overflow": dict(overflow=False), "no clipping": dict(clip=False)}
-FORMULAS["neither"] = dict(overflow=False, clip=False)  # of `published_distances`' two oddities
 GROUPS = {"printed": "L1 / 75", "published": "published formula", "paper": "the paper's"}
-TABLES = {  # Table I is shown as two
-    "Table I, by the text: L1 / 75": ["printed"],
-    "Table I, by the formula behind the paper's figures": ["published", "paper"],
+TABLES = {  # Table I is shown as two, since the paper's queries are other pictures
+    "Table I of these queries: L1 / 75": "printed",
+    "Table I of the paper's queries, as it prints it": "paper",
 }
-DIGITS = 3  # decimals of Table I as it is shown
+DIGITS = 4  # decimals of Table I as it is shown
 
 
 def color_histograms(images: Images, rows: Iterable[int] | Rows) -> dict[int, Values]:
@@ -93,19 +91,19 @@ def table1(
     return pd.concat([table, last], ignore_index=True)[list(table.columns)]
 
 
-def published_means() -> pd.DataFrame:
-    """Reads the mean distances printed in Figs 7-10: a row per query, a column per descriptor."""
-    printed = pd.read_csv(PAPER / "published_histogram_distances.csv")
+def published_means(n: int = 5) -> pd.DataFrame:
+    """Reads the mean published distances: a row per query, a column per descriptor.
+
+    Args:
+        n: 5: the paper's Figs 7-10 and its authors' later baselines. Up to 10: the first n columns
+            of their first result pictures.
+    """
+    file = "published_histogram_distances.csv" if n == 5 else "published_top10.csv"
+    printed = pd.read_csv(PAPER / file)
+    printed = printed[printed.position <= n]
     means = printed.groupby(["query", "descriptor"]).distance.mean().unstack()
     means = means[printed.descriptor.unique()]  # in their order
     return means.rename(columns=PUBLISHED).rename_axis(columns=None)
-
-
-def published_common() -> "pd.Series[int]":
-    """Reads how many of 50 published images two descriptors found alike: {"h and η̃": 0, ..}."""
-    printed = pd.read_csv(PAPER / "published_common_hits.csv")
-    pairs = zip(printed.descriptor.map(plain_name), printed.other.map(plain_name))
-    return pd.Series(printed.common.to_numpy(), [f"{a} and {b}" for a, b in pairs])
 
 
 def _winners(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,19 +135,21 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _two_tables(table: pd.DataFrame, name: Callable[[str], str]) -> Iterator[Any]:
-    """Yields title, cells as text ("=" if several win a row) and which are bold of each table."""
+    """Yields title, cells as text ("=" if several win a row) and which are bold, of each table.
+
+    The paper's is left out if the table has none of its numbers.
+    """
     distances, won = _winners(table)
     tied = won & (won.T.groupby(level=0).transform("sum").T > 1)
     text = distances.map(f"{{:.{DIGITS}f}}".format).mask(distances.isna(), "")
     text = text.mask(tied, text + " =")
     about = table[["query", "class"] if table["class"].any() else ["query"]].astype(object)
-    text = about.set_axis(pd.MultiIndex.from_product([[""], about]), axis=1).join(text)
-    won = won.reindex(columns=text.columns, fill_value=False)
-    for title, groups in TABLES.items():
-        columns: list[Any] = [c for c in text.columns.tolist() if c[0] in ("", *groups)]
-        heads = [(GROUPS.get(group, ""), name(d) if group else d) for group, d in columns]
-        index = pd.MultiIndex.from_tuples(heads)
-        yield title, *(part[columns].set_axis(index, axis=1) for part in (text, won))
+    for title, group in TABLES.items():
+        if group in text:
+            cells = about[["query"] if group == "paper" else [*about]].join(text[group])
+            bold = pd.DataFrame(won[group]).reindex(columns=cells.columns, fill_value=False)
+            heads = ["IM" if (group, d) == ("paper", "im") else name(str(d)) for d in cells]
+            yield title, cells.set_axis(heads, axis=1), bold.set_axis(heads, axis=1)
 
 
 def to_html(table: pd.DataFrame) -> str:
@@ -176,9 +176,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     """Writes Table I as two tables in Markdown, the winners of each row in bold."""
     pages = []
     for title, text, bold in _two_tables(table, plain_name):
-        of_paper = text.columns.get_level_values(0) == GROUPS["paper"]
-        heads = text.columns.get_level_values(1) + np.where(of_paper, ", paper", "")
-        pages.append(f"{title}\n\n{markdown(text.set_axis(heads, axis=1), bold.to_numpy())}")
+        pages.append(f"{title}\n\n{markdown(text, bold.to_numpy())}")
     return "\n".join(pages)
 
 

@@ -134,13 +134,13 @@ def load_network(
     if precision not in get_args(Precision):
         raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
     if name == SCENES:
-        net = load_codes(load_network(ORIGINAL, weights, device, precision=precision), SCENES_CODES)
+        net = load_codes(load_network(ORIGINAL, weights, "cpu", crop), SCENES_CODES)
         net.name = name
-        return net
-    path = check_at_hand(name, weights)
-    with torch.random.fork_rng(devices=[]):  # the global generator is left alone
-        torch.default_generator.manual_seed(seed)
-        net = (_from_timm if _timms(name) else _from_torchvision)(name, weights, path, crop)
+    else:
+        path = check_at_hand(name, weights)
+        with torch.random.fork_rng(devices=[]):  # the global generator is left alone
+            torch.default_generator.manual_seed(seed)
+            net = (_from_timm if _timms(name) else _from_torchvision)(name, weights, path, crop)
     device = pick_device(device)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"

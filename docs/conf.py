@@ -22,6 +22,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "docs/*.md",
     "notebooks/*.ipynb",
+    "notebooks/appendix/*.ipynb",
     "bench/results.md",
     "data/README.md",
     "data/scenes/README.md",
@@ -45,14 +46,17 @@ CONTENTS = """
 :glob:
 
 notebooks/*
+notebooks/appendix/*
 ```
 
 ```{toctree}
 :hidden:
 :caption: More
 
+docs/install
 docs/results
 docs/errata
+docs/glossary
 docs/photographs
 docs/explorer
 docs/python

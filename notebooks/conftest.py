@@ -1,21 +1,18 @@
 """nbval over the committed notebooks: on the CPU, where the stored outputs come from.
 
-Each notebook can be tested by itself. Those that read what notebook 02 extracts go on from a copy
-of an executed run. The others begin a run each.
+Each notebook can be tested by itself: it goes on from a copy of an executed run, whose stores are
+links. The appendix describes its own images, by the slim network, in seconds.
 There are no progress bars. Outputs are compared with the tolerance of `compare_outputs.py`.
 """
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from unittest import mock
 
 from compare_outputs import first_difference
-from embedded_run import embedded_run, share_folder
 from nbval.plugin import IPyNbCell, IPyNbFile
-
-from cbir.notebooks import EVIDENCE, PAPER
+from shared_run import copy_run, scenes_run, share_folder
 
 folders = tempfile.TemporaryDirectory()
 nbval_setup = IPyNbFile.setup
@@ -28,8 +25,8 @@ def pytest_configure(config):
 def runs_folder(notebook):
     """Where a notebook finds and leaves its run."""
     folder = Path(folders.name, notebook.path.stem)
-    if notebook.path.stem in (*PAPER[2:], *EVIDENCE):
-        shutil.copytree(embedded_run() / "embedded", folder / "embedded")
+    if notebook.path.stem[:2].isdigit():
+        copy_run(scenes_run() / "scenes", folder / "scenes")
     return folder
 
 
@@ -38,7 +35,7 @@ def start_kernel(notebook, *args):
     environment = {"TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["CBIR_RUNS"] = str(runs_folder(notebook))
     with mock.patch.dict(os.environ, environment):
-        # In a terminal of JupyterLab, too, notebook 09 draws figures.
+        # In a terminal of JupyterLab, too, notebook 08 draws figures.
         os.environ.pop("JPY_SESSION_NAME", None)
         nbval_setup(notebook)
 

@@ -35,10 +35,8 @@ settings.load_profile("cbir")
 # Files that take longest are begun first, so that no worker is left alone with one. Notebooks go on
 # from the run that test_reproduce.py makes: other files pass the time until it is there.
 SLOWEST = ["test_reproduce.py", "test_store.py", "test_zoo.py", "test_cluster.py", "test_import.py"]
-SLOWEST += ["test_figures.py", "test_site.py", "08_other_networks.ipynb"]
-SLOWEST += ["07_baselines_and_ablations.ipynb", "06_as_released.ipynb", "05_evidence.ipynb"]
-SLOWEST += ["09_explore.ipynb"]
-SLOWEST[1:1] = ["10_original_network.ipynb", "11_photographs.ipynb"]  # they wait for no other run
+SLOWEST += ["test_query.py", "slim_network.ipynb", "test_figures.py", "test_site.py"]
+SLOWEST += ["07_ablations.ipynb", "06_as_released.ipynb", "05_evidence.ipynb", "08_explore.ipynb"]
 
 BROWSERS = map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])
 CHROMIUM = next(filter(None, BROWSERS), None)
@@ -55,7 +53,7 @@ NEEDS = {
 
 
 def pytest_configure(config):
-    from embedded_run import share_folder  # on pytest's path, not on that of scripts beside this
+    from shared_run import share_folder  # on pytest's path, not on that of scripts beside this
 
     share_folder(config)
 
@@ -99,10 +97,11 @@ def write_image(path, size=(40, 30), seed=0, **options):
     return path
 
 
-def write_notebook(path, parameters, *cells):
-    """A notebook: a parameters cell, and code cells."""
+def write_notebook(path, parameters, *cells, finding=""):
+    """A notebook: a parameters cell, code cells, and a text that speaks of the default run."""
     first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    others = map(nbformat.v4.new_code_cell, cells)
+    others = [*map(nbformat.v4.new_code_cell, cells)]
+    others.append(nbformat.v4.new_markdown_cell(finding, metadata={"tags": ["finding"]}))
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
     notebook = nbformat.v4.new_notebook(cells=[first, *others], metadata={"kernelspec": kernel})
     path.parent.mkdir(parents=True, exist_ok=True)

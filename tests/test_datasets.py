@@ -120,7 +120,7 @@ def test_profile_folder(tmp_path):
         file.rename(file.with_suffix(".md"))
     with pytest.raises(ValueError, match=r"no images in .*queries, only \.md files"):
         cbir.load_images("folder", tmp_path / "queries")
-    with pytest.raises(ValueError, match="'cifar'.*embedded.*folder.*imagenette.*imagenet"):
+    with pytest.raises(ValueError, match="'cifar'.*scenes.*folder.*imagenette.*imagenet"):
         cbir.load_images("cifar", tmp_path)
 
 
@@ -176,12 +176,12 @@ def test_named_queries_stay_in_the_draw(tmp_path):
         queries(max_queries=2, query_names=["13.png"])
 
 
-def test_the_embedded_images_are_files_of_the_project():
+def test_the_rendered_scenes_are_files_of_the_project():
     database, queries = cbir.load_images()
     assert database.root == SCENES / "database" and len(set(database.labels)) == 10
     assert cbir.open_image(queries.path(0)).size == (224, 224)
     with pytest.raises(ValueError, match="PROFILE=folder"):
-        cbir.load_images("embedded", "photos")
+        cbir.load_images("scenes", "photos")
 
 
 @pytest.fixture

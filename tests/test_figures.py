@@ -155,7 +155,7 @@ def test_fig_2_colors_an_image_where_neurons_are_significant():
     figures.count_bar(axes[0], z)
     figures.count_bar(axes[1], z > 0)
     (bar,) = axes[0].child_axes
-    assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (0, 64)) and not axes[1].child_axes
+    assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (1, 64)) and not axes[1].child_axes
 
 
 KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
@@ -206,7 +206,7 @@ def test_figs_3_to_6_show_every_image_with_class_distance_and_what_is_known(draw
     assert [marks(ax) for ax in row] == [[], [True, False], [False, False], [True, True]]
     assert texts(row[-1].texts) == ["class 2/3\nbackground 2/3\npalette 1/3"]
     (legend,) = row[0].figure.legends
-    assert [text.split(":")[0] for text in texts(legend.get_texts())] == [*KNOWN]
+    assert texts(legend.get_texts()) == [f"same {factor} / other" for factor in KNOWN]
     numbers = [ax.get_xlabel()[4:] for ax in draw(distances=(0, 1.304e-5, 9e-5))[0]]
     assert numbers[1:] == ["0.0000000", "0.0000130", "0.0000900"]
 
@@ -245,7 +245,7 @@ def test_images_that_cannot_be_read_are_gray_and_say_so(draw, tmp_path):
     figures.retrieval(axes, images, images, hits, rows=[0, 1])
     assert not any(np.ptp(ax.images[0].get_array()) for ax in axes.flat)
     assert [texts(ax.texts) for ax in axes.flat] == [["unreadable"]] * 3 + [[]]
-    assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.5000", "nan"]
+    assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.500", "nan"]
 
 
 def test_descriptors_side_by_side(draw):
@@ -287,9 +287,15 @@ def test_figs_7_to_10_show_every_histogram():
     fig, axes = figures.grid(2, 3, left=0.85)
     figures.histograms(axes, table, [[0.1, 0.2], [0.3, np.nan]], pictures)
     fig.canvas.draw()
-    for ax, values in zip(axes.flat, table.reshape(-1, 75)):
-        drawn = np.concatenate([bars.get_data().values for bars in ax.patches])
-        np.testing.assert_allclose(drawn, np.minimum(values, 0.3))
+    for row, values in zip(axes, np.minimum(table, 0.3)):
+        for ax, each in zip(row, values):  # a hit has its bars, the difference, the query's outline
+            parts = np.reshape([bars.get_data().values for bars in ax.patches], (3, -1, 25))
+            expected = [each] if ax is row[0] else [each, each, values[0]]
+            np.testing.assert_allclose(parts.swapaxes(0, 1).reshape(-1, 75), expected)
+    filled = [bars.get_data() for bars in axes[0, 1].patches[1::3]]
+    area = sum(np.abs(bars.values - bars.baseline).sum() for bars in filled) / 75
+    np.testing.assert_allclose(area, np.abs(np.diff(np.minimum(table[0, :2], 0.3), axis=0)).mean())
+    assert axes[0, -1].get_yticks().tolist() == [0, 0.3] and not len(axes[1, -1].get_yticks())
     assert [ax.get_xlabel() for ax in axes.flat] == ["", "0.1000", "0.2000", "", "0.3000", "nan"]
     assert [ax.get_title() for ax in axes.flat] == ["query", "1", "2", "", "", ""]
     for number, (ax, image) in enumerate(zip(axes[:, 0], pictures), start=1):
@@ -309,20 +315,22 @@ def means(descriptors, metrics=("class",)):
 def test_intervals():
     _, axes = plt.subplots(1, 2, figsize=(7, 2))
     drawn = ["h", "eta", "eta, relative", "gem"]
-    plots.intervals(axes, means(drawn, ["class", "colour"]))
-    assert [ax.get_title() for ax in axes] == ["class", "colour"]
-    assert texts(axes[1].get_xticklabels()) == ["$h$", r"$\eta$", r"$\eta$, relative", "GeM"]
-    for x, ((line, _, (bars,)), descriptor) in enumerate(zip(axes[1].containers, drawn)):
-        mean = (x + 1) / 10
-        assert (line.get_xdata()[0], line.get_ydata()[0]) == (x, mean)
+    table = means(drawn, ["class", "colour"]).drop(index=0)  # h has no class
+    table["descriptor"] = pd.Categorical(table.descriptor, drawn)
+    plots.intervals(axes, table.sort_values("descriptor"), chance={"class": 0.125})
+    assert [ax.get_title() for ax in axes] == ["colour", "class"]  # as they come
+    assert texts(axes[0].get_yticklabels()) == ["$h$", r"$\eta$", r"$\eta$, relative", "GeM"]
+    assert not any(texts(axes[1].get_yticklabels())) and len(axes[1].containers) == 3
+    for y, ((line, _, (bars,)), descriptor) in enumerate(zip(axes[0].containers, drawn)):
+        mean = (y + 1) / 10
+        assert (line.get_xdata()[0], line.get_ydata()[0]) == (mean, y)
         assert line.get_color() == names.color(descriptor)
         assert (line.get_markerfacecolor() == "white") == ("," in descriptor)
-        np.testing.assert_allclose(bars.get_segments()[0][:, 1], [mean - 0.1, mean + 0.3])
-    for width in (7, 1.6):  # with little room the names are slanted
-        _, ax = plt.subplots(figsize=(width, 2))
-        plots.intervals([ax], means(["printed", "released", "eta_conv", "average"]), drawn_as="eta")
-        assert {line.get_color() for line, *_ in ax.containers} == {names.color("eta")}
-        assert {text.get_rotation() > 0 for text in ax.get_xticklabels()} == {width < 2}
+        np.testing.assert_allclose(bars.get_segments()[0][:, 0], [mean - 0.1, mean + 0.3])
+    assert axes[1].containers[0][0].get_ydata()[0] == 1  # beside its name
+    assert axes[1].get_lines()[0].get_xdata()[0] == 0.125 != axes[0].get_lines()[0].get_xdata()[0]
+    plots.intervals([plt.gca()], means(["printed", "released"]), drawn_as="eta")
+    assert {line.get_color() for line, *_ in plt.gca().containers[-2:]} == {names.color("eta")}
 
 
 def test_plane_names_every_descriptor_at_the_right():

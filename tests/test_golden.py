@@ -1,6 +1,6 @@
 """Descriptors and hits are those of golden.npz, which `python tests/test_golden.py` writes anew.
 
-20 scenes by the embedded network and 20 made-up images by a small random one, under both recipes;
+20 scenes by the slim network and 20 made-up images by a small random one, under both recipes;
 then the five nearest of a few more images, by every metric.
 """
 
@@ -62,7 +62,7 @@ def images_of(name, folder):
     if name == "random":
         files = made_up_images(folder / "made_up")
         return files[:20], files[20:]
-    database, queries = cbir.load_images("embedded")
+    database, queries = cbir.load_images()
     # Two and one of each class, none of which has an activation within 4e-5 of a threshold, where
     # another processor's rounding would select another neuron.
     files = [database.path(i) for i in range(36, 1000, 50)]

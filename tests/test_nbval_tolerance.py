@@ -24,14 +24,14 @@ def shown(**data):
 
 
 LAST_DIGITS = """mean 0.27|mean 0.28
-mean 0.27|mean 0.26
-[-0.010, +0.025]|[-0.009, +0.024]
+mean 0.27|mean 0.25
+[-0.010, +0.025]|[-0.008, +0.024]
 +0.000|-0.001
 0.99|1.00
 median 6.1, from 2.5 to 15.0|median 6.0, from 2.6 to 15.1
 it is 27.7%.|it is 27.8%.
   9.99  a / 10.00  b| 10.00  a / 10.00  b"""
-MORE = """mean 0.27|mean 0.29
+MORE = """mean 0.27|mean 0.30
 mean 0.27|mean 0.271
 mean 0.27|mean 0.3
 mean 0.27|mean 1
@@ -92,7 +92,7 @@ def test_outputs_are_counted_and_of_the_same_kinds():
 
 CELLS = {
     "as_committed": "print('mean 0.27, better, of 200')",
-    "last_digit": "print('mean 0.28, better, of 200')",
+    "last_digit": "print('mean 0.29, better, of 200')",
     "wrong_number": "print('mean 0.37, better, of 200')",
     "changed_integer": "print('mean 0.27, better, of 201')",
     "changed_word": "print('mean 0.27, worse, of 200')",
@@ -103,21 +103,21 @@ CELLS = {
 
 def test_nbval_compares_by_it(tmp_path):
     """Each cell, run by nbval, where "mean 0.27, better, of 200" was committed."""
-    for file in ("conftest.py", "compare_outputs.py", "embedded_run.py"):
+    for file in ("conftest.py", "compare_outputs.py", "shared_run.py"):
         shutil.copy(ROOT / "notebooks" / file, tmp_path)
     cells = []
     for count, source in enumerate(CELLS.values(), 1):
         outputs = stream("mean 0.27, better, of 200\n")
         cells.append(new_code_cell(source, outputs=outputs, execution_count=count))
-    nbformat.write(new_notebook(cells=cells), tmp_path / "00_tiny.ipynb")
+    nbformat.write(new_notebook(cells=cells), tmp_path / "tiny.ipynb")
 
     options = ["-p", "no:cacheprovider", "--rootdir", ".", "--nbval", "--nbval-current-env", "-rA"]
-    command = [sys.executable, "-m", "pytest", *options, "00_tiny.ipynb"]
+    command = [sys.executable, "-m", "pytest", *options, "tiny.ipynb"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     passed = []
     for number, name in enumerate(CELLS):
         assert f"::Cell {number}" in done.stdout, done.stdout + done.stderr
-        if f"PASSED 00_tiny.ipynb::Cell {number}" in done.stdout:
+        if f"PASSED tiny.ipynb::Cell {number}" in done.stdout:
             passed.append(name)
     assert passed == ["as_committed", "last_digit"]
     assert "'mean 0.27, better, of 200' became 'mean 0.37, better, of 200'" in done.stdout

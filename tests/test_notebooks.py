@@ -13,9 +13,10 @@ from compare_outputs import texts
 
 from cbir.common import ROOT
 from cbir.notebooks import EVIDENCE, PAPER, parameters
-from cbir.run import OPTIONS
+from cbir.run import SETTINGS
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted([*FOLDER.glob("*.ipynb"), *FOLDER.glob("appendix/*.ipynb")])
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
@@ -48,16 +49,27 @@ def test_one_parameters_cell_with_a_comment_on_each(notebook):
 
 def test_parameters_are_few():
     """Those that only open the stores of 02 repeat none of its parameters."""
-    assert len(parameters("02_extraction")) <= 14
-    for name in {*PAPER, *EVIDENCE} - {"02_extraction", "09_explore"}:
-        assert len(parameters(name)) <= 8, name
-        assert not {"images", "profile", "weights"} & parameters(name).keys(), name
+    for path in NOTEBOOKS:
+        name = path.relative_to(FOLDER).with_suffix("").as_posix()
+        known = parameters(name)
+        assert len(known) <= (14 if name == "02_extraction" else 8), name
+        assert known["run_name"][0] == ("slim" if "slim" in name else "scenes"), name
+        if name in {*PAPER[1:], *EVIDENCE}:
+            assert not {"images", "profile", "weights"} & known.keys(), name
+
+
+def test_cells_are_short_and_findings_are_texts(notebook):
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        assert cell.cell_type == "markdown" or "finding" not in tags
+        if cell.cell_type == "code" and "parameters" not in tags:
+            assert len(cell.source.splitlines()) <= 15, cell.source
 
 
 def test_metadata_and_size(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
-    assert 10 <= len(code_cells(notebook)) <= 20
-    assert len(json.dumps(notebook)) < 1_500_000
+    assert 5 <= len(code_cells(notebook)) <= 25
+    assert len(json.dumps(notebook, ensure_ascii=False)) < 1_000_000
 
 
 def test_outputs_are_for_everybody(notebook):
@@ -75,7 +87,7 @@ def test_outputs_are_for_everybody(notebook):
 
 
 def test_profiles_name_only_parameters_that_exist():
-    known = set(OPTIONS).union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
+    known = set(SETTINGS).union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
     for profile in (ROOT / "profiles").glob("*.yaml"):
         assert set(yaml.safe_load(profile.read_text(encoding="utf-8"))) <= known
 
@@ -93,4 +105,5 @@ def test_every_notebook_is_executed_by_the_tests():
     (command,) = [line for line in dry_run.stdout.splitlines() if "-m pytest" in line]
     assert set(PAPER) <= {path.stem for path in NOTEBOOKS}
     for path in NOTEBOOKS:
-        assert (f"notebooks/{path.name}" in command.split()) == (path.stem not in PAPER)
+        file = path.relative_to(ROOT).as_posix()
+        assert (file in command.split()) == (path.stem not in PAPER)

@@ -35,16 +35,17 @@ def test_no_package_index_is_named():
     assert files
     for file in files.split():
         path = ROOT / file
-        if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg", ".npz"):
+        if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg", ".npz", ".gz"):
             assert not pattern.search(path.read_text(encoding="utf-8")), file
 
 
-def test_readme_commands_exist_in_the_makefile():
+def test_commands_of_the_pages_exist_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", readme, re.M))
-    assert {"reproduce", "test", "lab", "notebooks", "help"} <= named <= targets
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
+    assert {"reproduce", "paper", "results", "verdict", "notebooks", "help"} <= named <= targets
 
 
 def test_version_is_the_same_everywhere():

@@ -69,13 +69,13 @@ def test_a_result_of_another_picture_is_never_overwritten(store, tiny_net, tmp_p
 def test_command_takes_runs_and_stores(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     image = str(folder / "cat" / "00.png")
-    with pytest.raises(SystemExit, match="no run 'embedded'.*Run `cbir reproduce` first"):
+    with pytest.raises(SystemExit, match="no run 'scenes'.*Run `cbir reproduce` first"):
         cli.main(["query", image])
     assert not (tmp_path / "runs").exists()
     net = cbir.load_network("embedded", weights=None, device="cpu", crop=True)
-    database = tmp_path / "runs" / "embedded" / "stores" / "database"
+    database = tmp_path / "runs" / "scenes" / "stores" / "database"
     cbir.extract(folder, net, database)
-    cbir.Run("embedded").set(weights=None)
+    cbir.Run().set(network="embedded", weights=None)
     a, b, c = (tmp_path / name for name in "abc")
     cli.main(["query", image, "-k", "3", "--output", str(a)])
     printed = capsys.readouterr().out.splitlines()

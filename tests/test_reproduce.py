@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from compare_outputs import first_difference
 from conftest import check_self_contained, read_page, write_image, write_notebook
-from embedded_run import embedded_run, reproduce
 from nbval.plugin import coalesce_streams
+from shared_run import copy_run, reproduce, scenes_run
 
 import cbir
-from cbir import cli, common, notebooks
+from cbir import claims, cli, common, notebooks
 from cbir.common import ROOT
+from cbir.evaluation import HISTOGRAM_DISTANCE
 from cbir.notebooks import PAPER
 
 FIGURES = [f"fig{i:02d}" for i in range(1, 11)]
@@ -39,21 +40,22 @@ def small(tmp_path_factory):
     describe = "net, database, queries = run.describe(profile, images, queries, network=network)"
     write_notebook(
         root / "notebooks" / "02_extraction.ipynb",
-        'profile = "embedded"  # kind\nimages = ""  # folder\nqueries = ""  # folder\n'
-        'network = "embedded"  # name\nrun_name = "embedded"  # name',
+        'profile = "scenes"  # kind\nimages = ""  # folder\nqueries = ""  # folder\n'
+        'network = "embedded"  # name\nrun_name = "scenes"  # name',
         f"import cbir\nrun = cbir.Run(run_name)\n{describe}",
         "run.record(images_of=profile, unreadable=database.unreadable, "
         "images={'database': len(database), 'queries': len(queries)})",
     )
     write_notebook(
         root / "notebooks" / "03_retrieval.ipynb",
-        'k = 5  # images\nfail = False  # fails\nrun_name = "embedded"  # name',
+        'k = 5  # images\nfail = False  # fails\nrun_name = "scenes"  # name',
         "import sys\nimport cbir\nrun = cbir.Run(run_name)\n_, database, queries = run.stores()",
         "assert not fail, 'told to fail'",
         "found = cbir.search(database, queries, 'eta', k=k)\n"
         "row = dict(metric='same class', descriptor='eta', mean=0.5, low=float('nan'), high=1.0)\n"
         "run.record(results=[row], executable=sys.executable, shape=list(found.indices.shape))",
         "import matplotlib.pyplot as plt\nrun.save_figure(plt.figure(), 'mine', 'A <caption>')",
+        finding="All 1,000 scenes were found.",
     )
     for i in range(4):
         write_image(root / "photos" / "a" / f"{i}.png", seed=i)
@@ -103,6 +105,15 @@ def test_a_folder_of_four_runs_by_the_interpreter_of_the_command(done):
     for name, about in metrics["notebooks"].items():
         assert about["seconds"] > 0 and f"notebooks/{name}.ipynb" in about["files"]
     assert metrics["notebooks"]["03_retrieval"]["parameters"]["k"] == 2
+
+
+def test_findings_of_the_default_run_are_not_told_of_another(done, small):
+    run, _, _ = done
+    committed, executed = (
+        (folder / "notebooks" / "03_retrieval.ipynb").read_text(encoding="utf-8")
+        for folder in (small, run.path)
+    )
+    assert "1,000 scenes" in committed and "1,000 scenes" not in executed
 
 
 def test_its_report_is_one_file_that_escapes_names(done):
@@ -156,7 +167,7 @@ def test_a_notebook_that_fails_keeps_what_was_done(again):
 
 MISTAKES = """--profile foldr|unknown profile 'foldr' .did you mean 'folder'
 -p colour 1|no notebook has a parameter 'colour'
--p cutoffs [1]|'cutoffs', but 05_evidence: see `cbir parameters cutoffs`
+-p page true|'page', but 08_explore: see `cbir parameters page`
 -p run_name mine|named by --name
 --only 3,x|'x' is no notebook's number: write 10, or 02-07,10
 --only 77|'77' is no notebook's number.*03_retrieval
@@ -190,9 +201,8 @@ def test_weights_that_cannot_be_downloaded_stop_the_run(tmp_path, offline):
     write_image(tmp_path / "photos" / "1.png")
     write_image(tmp_path / "photos" / "2.png")
     folder = ["--profile", "folder", "-p", "images", str(tmp_path / "photos"), "-p", "k", "1"]
-    advice = "-p network vgg16_conv .*--profile photographs.*-p networks '.embedded"
-    others = "--only 08 -p network embedded -p networks [resnet50]"
-    for words in ("-p network vgg16", "-p network timm/resnet18", others):
+    advice = "-p network vgg16_conv .*--profile photographs"
+    for words in ("-p network vgg16", "-p network timm/resnet18"):
         with pytest.raises(SystemExit, match=f"^cbir: .*could not be downloaded.*{advice}") as stop:
             cli.main(["reproduce", *folder, *words.split()])
         assert "\n" not in str(stop.value)
@@ -230,20 +240,33 @@ def test_a_user_without_a_home_gets_a_run(tmp_path):
     assert re.fullmatch("cbir: no run 'none' .*", done.stderr.strip())
 
 
-def executed_cells(path):
-    """The code cells of a notebook, without those that papermill adds."""
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+def test_a_copied_run_shares_its_stores_alone(tmp_path, monkeypatch):
+    for file in ("metrics.json", "stores/database/h/0.npy", "stores/.database.lock"):
+        (tmp_path / "run" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / file).touch()
+    for name in ("linked", "copied"):
+        copy_run(tmp_path / "run", tmp_path / name)
+        monkeypatch.setattr(os, "link", lambda file, to: os.stat("no links here"))
+    files = [path for path in all_files(tmp_path) if path.name != ".database.lock"]
+    assert len(files) == 6
+    shared = [file for file in files if file.stat().st_nlink > 1]
+    assert {file.name for file in shared} == {"0.npy"} and len(shared) == 2
+
+
+def cells_of(path):
+    """The cells of a notebook, without those that papermill adds."""
+    cells = nbformat.read(path, as_version=4).cells
     return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_embedded_run_prints_what_is_committed(name):
+def test_scenes_run_prints_what_is_committed(name):
     """As nbval compares the other notebooks: these are executed once, by `make reproduce`."""
-    folders = ROOT / "notebooks", embedded_run() / "embedded" / "notebooks"
-    committed, executed = (executed_cells(folder / f"{name}.ipynb") for folder in folders)
+    folders = ROOT / "notebooks", scenes_run() / "scenes" / "notebooks"
+    committed, executed = (cells_of(folder / f"{name}.ipynb") for folder in folders)
     assert [cell.source for cell in executed] == [cell.source for cell in committed]
     for number, cells in enumerate(zip(committed, executed)):
-        difference = first_difference(*(coalesce_streams(cell.outputs) for cell in cells))
+        difference = first_difference(*(coalesce_streams(c.get("outputs", [])) for c in cells))
         assert not difference, f"cell {number}: {difference}"
 
 
@@ -260,8 +283,8 @@ def check_complete(path, missing=()):
     assert all(len(figure.img["alt"]) > 20 for figure in figures.values())
 
 
-def test_embedded_run_leaves_everything():
-    path = embedded_run() / "embedded"
+def test_scenes_run_leaves_everything():
+    path = scenes_run() / "scenes"
     check_complete(path)
     table = pd.read_csv(path / "table1.csv")
     assert len(table) == 11 and table.iloc[-1]["query"] == "mean"
@@ -270,44 +293,29 @@ def test_embedded_run_leaves_everything():
     assert table.filter(regex="^paper ").shape[1] == 4
     assert table.drop(columns="class").notna().all().all()
     metrics = read_metrics(path)
-    assert metrics["images_of"] == metrics["network"]["name"] == "embedded"
+    assert metrics["images_of"] == "scenes" and metrics["network"]["name"] == "vgg16_scenes"
     assert set(metrics["notebooks"]) == set(PAPER)
     page = read_page(path / "report.html").get_text().replace(",", "")
     for part in ("The paper's claims", "Table I", "same class", "1000 database"):
         assert part in page
 
 
-DESCRIPTORS = ["im", "h", "eta_conv", "eta"]
+KEPT = {"h": "h", "eta_conv": "eta_conv, q = 0.5", "eta": "eta, q = 0.5"}
+MEASURED = {"same class": "class P@5", "same background": "background P@5"}
+MEASURED |= {"same palette": "palette P@5", "histogram distance": HISTOGRAM_DISTANCE}
 
 
-def test_embedded_results_are_those_of_the_docs():
-    """Every number of the tables of the embedded run, against this run's files."""
-    path = embedded_run() / "embedded"
-    measured = {(row["metric"], row["descriptor"]): row for row in read_metrics(path)["results"]}
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (same \w+|histogram distance) \| (.+) \|$", page, re.M)
-    metrics = ["same class", "same background", "same palette", "histogram distance"]
-    assert [metric for metric, _ in rows] == metrics
-    for metric, cells in rows:
+def test_scenes_results_are_those_that_the_claims_are_judged_by():
+    metrics = read_metrics(scenes_run() / "scenes")
+    measured = {(row["metric"], row["descriptor"]): row["mean"] for row in metrics["results"]}
+    kept = claims.read_scores("scenes_vgg16")
+    means = kept[kept.balance == "as they are"].groupby("descriptor")[[*MEASURED.values()]].mean()
+    for metric, measure in MEASURED.items():
         # A neighbour or two may swap places on another processor.
         tolerance = 0.001 if metric == "histogram distance" else 0.01
-        for descriptor, cell in zip([*DESCRIPTORS, "h+average"], cells.split(" | "), strict=True):
-            row = measured[metric, descriptor]
-            expected = [row["mean"], row["low"], row["high"]]
-            assert numbers(cell) == pytest.approx(expected, abs=tolerance)
-    means = pd.read_csv(path / "table1.csv").iloc[-1]
-    for group, title in {
-        "printed": "ours, as printed (L1 / 75)",
-        "published": "ours, formula behind the printed numbers",
-        "paper": "the paper's",
-    }.items():
-        row = re.search(rf"^\| {re.escape(title)} \| (.+) \|$", page, re.M).group(1)
-        expected = [float(means[f"{group} {descriptor}"]) for descriptor in DESCRIPTORS]
-        assert numbers(row) == pytest.approx(expected, abs=0.001)
-
-
-def numbers(text):
-    return [float(number) for number in re.findall(r"[\d.]+", text)]
+        for descriptor, name in (KEPT | {"h+average": "h+average"}).items():
+            expected = pytest.approx(means.loc[name, measure], abs=tolerance)
+            assert measured[metric, descriptor] == expected
 
 
 def write_photographs(folder):

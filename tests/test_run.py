@@ -32,7 +32,7 @@ def test_names(tmp_path):
         with pytest.raises(ValueError, match="is no run name"):
             cbir.Run(name, tmp_path / "runs")
     run = cbir.Run("größe_2-v1.2", tmp_path)
-    assert cbir.Run().name == "embedded" and not list(tmp_path.iterdir())  # a slip leaves no folder
+    assert cbir.Run().name == "scenes" and not list(tmp_path.iterdir())  # a slip leaves no folder
     run.record(k=5, mean=float("nan"), rows=[{"high": np.inf}])
     run.record(k=6)
     known = {"k": 6, "mean": None, "rows": [{"high": None}]}  # JSON knows no NaN
@@ -46,8 +46,8 @@ def test_names(tmp_path):
 
 def test_both_parts_of_a_profile_are_described_into_the_run(run, folder):
     """By the settings that the command wrote before any notebook ran, if by `stores`."""
-    run.set(profile="folder", images=folder, weights=None, device="cpu", dtype="float16")
-    run.set(recipe="as_released", q=0.25, windows=False)
+    run.set(profile="folder", images=folder, network="embedded", weights=None, device="cpu")
+    run.set(dtype="float16", recipe="as_released", q=0.25, windows=False)
     net, database, queries = run.stores()
     assert run.settings["dtype"] == "float16" and list(database.extras) == ["average"]
     assert net.name == "embedded" and database.recipe == cbir.AS_RELEASED | {"q": 0.25}
@@ -73,11 +73,32 @@ def test_parts_that_are_loaded_already_are_taken_as_they_are(run, folder, tiny_n
         run.describe(widths=[6])
 
 
+def test_a_database_is_searched_while_it_is_described(run, folder, tiny_net):
+    """After each shard; the queries, which came first, are all there."""
+    images, seen = cbir.list_images(folder)[range(6)], []
+
+    def look():
+        stores = [cbir.open_store(run.path / "stores" / part) for part in ("database", "queries")]
+        hits = cbir.search(*stores, "eta", k=1)
+        seen.append((int(stores[0].described.sum()), hits.indices.tolist()))
+
+    parts = {"images": images, "queries": images[[0]], "network": tiny_net}
+    place = run.path / "stores" / "database"
+    cbir.extract(images, tiny_net, place, shard_size=2, extras={"average": "average"})
+    (place / "done" / "00001.json").unlink()
+    (place / "done" / "00002.json").unlink()
+    run.describe(**parts, extras={"average": "average"}, on_shard=look)
+    assert seen == [(3, [[0]]), (5, [[0]])]  # one is damaged
+    run.describe(**parts, extras={"average": "average"}, on_shard=look)
+    assert len(seen) == 2  # nothing was left to describe
+
+
 def test_what_was_described_is_opened_again(run, folder):
     """By any notebook that follows: the network by its weights, and the same images for extras."""
-    described = run.describe("folder", folder, weights=None, device="cpu", max_images=6, q=0.25)
+    slim = {"network": "embedded", "weights": None, "device": "cpu"}
+    described = run.describe("folder", folder, **slim, max_images=6, q=0.25)
     assert run.settings["max_images"] == 6 and run.settings["device"] == "cpu"
-    assert set(described.database.extras) == {"average", "windows"}
+    assert set(described.database.extras) == {"average", "windows", "color"}
     net, database, queries = run.stores()
     assert net.provenance == described.net.provenance
     assert database.files == described.database.files and len(queries) == 2

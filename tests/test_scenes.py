@@ -1,4 +1,4 @@
-"""The embedded images: their table, three of them rendered again; training a network on them."""
+"""The rendered scenes: their table, three of them rendered again; training a network on them."""
 
 import io
 import sys

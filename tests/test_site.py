@@ -4,10 +4,10 @@ import re
 
 import nbformat
 from conftest import read_page
+from test_notebooks import NOTEBOOKS
 
 from cbir.common import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a browser fetches by itself: {element: attribute}.
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
 
@@ -21,7 +21,7 @@ def test_pages_show_every_notebook_with_its_figures_and_formulas(site):
         prose = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         shown = [of for out in outputs for of in out.get("metadata", {}).values() if "alt" in of]
-        page = read_page(site / "notebooks" / f"{notebook.stem}.html")
+        page = read_page(site / notebook.relative_to(ROOT).with_suffix(".html"))
         alts = [image["alt"] for image in page.select("article img")]
         assert alts == [image["alt"] for image in shown]
         assert len(page.select("article math[display=block]")) == prose.count("$$") / 2

@@ -35,7 +35,7 @@ def project(tmp_path, monkeypatch):
         ("04_color_histograms", "n = 1  # images", ""),
     ]:
         path = tmp_path / "notebooks" / f"{name}.ipynb"
-        write_notebook(path, f'{parameter}\nrun_name = "embedded"  # name', start + code)
+        write_notebook(path, f'{parameter}\nrun_name = "scenes"  # name', start + code)
     return tmp_path
 
 

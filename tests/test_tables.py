@@ -76,29 +76,29 @@ def table(classes=("cat", "R&D 5 %", "a_b|c")):
     """A Table I of three queries: eta is the best for query 1, eta_conv for 2, both for 3."""
     rows = pd.DataFrame({"query": [1, 2, 3, "mean"], "class": [*classes, ""]})
     for group in tables.GROUPS:
-        rows[f"{group} eta_conv"] = [0.25, 1 / 3, 0.50004, 0.36111]
-        rows[f"{group} eta"] = [0.125, 0.75, 0.49996, 0.45833]
+        rows[f"{group} eta_conv"] = [0.25, 1 / 3, 0.500004, 0.36111]
+        rows[f"{group} eta"] = [0.125, 0.75, 0.499996, 0.45833]
     rows.loc[0, ["paper eta_conv", "paper eta"]] = np.nan
     return rows
 
 
 def test_markdown():
-    """Two tables, three decimals, winners of each group in bold, no cell that breaks its row."""
+    """Two tables, four decimals, winners of each row in bold, no cell that breaks its row."""
     text = tables.to_markdown(table())
     first, second = [part.splitlines() for part in re.findall(r"(?:^\|.+\n)+", text, re.M)]
-    for lines, bars in [(first, 5), (second, 7)]:
+    for lines, bars in [(first, 5), (second, 4)]:
         assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [bars] * 6
-    for line, end in zip(first[2:], ["0.250 | **0.125**", "**0.333** | 0.750"]):
+    for line, end in zip(first[2:], ["0.2500 | **0.1250**", "**0.3333** | 0.7500"]):
         assert line.endswith(f"| {end} |")
-    assert "**0.500 =** | **0.500 =**" in first[4]  # equal in three decimals
-    assert second[0].split(" | ")[2:] == ["η̃", "η", "η̃, paper", "η, paper |"]
-    assert second[2].endswith("| 0.250 | **0.125** |  |  |")  # the paper's row is missing
+    assert "**0.5000 =** | **0.5000 =**" in first[4]  # equal in four decimals
+    assert second[0] == "| query | η̃ | η |" and second[2] == "| 1 |  |  |"  # its row is missing
+    assert "paper" not in tables.to_markdown(table().drop(columns=["paper eta_conv", "paper eta"]))
 
 
 def test_latex():
     """Nothing in it that LaTeX takes for a command."""
     tex = tables.to_latex(table())
-    assert "\\bfseries 0.125 " in tex and "\\bfseries 0.500 = " in tex
+    assert "\\bfseries 0.1250 " in tex and "\\bfseries 0.5000 = " in tex
     assert tex.count("\\begin{tabular}") == 2
     plain = re.sub(r"\$\\tilde\{\\eta\}\$|\$\\eta\$", "", tex.replace("R\\&D", ""))
     assert not re.search(r"(?<!\\)[_%$]|D&|&D", plain), plain
@@ -108,10 +108,11 @@ def test_latex():
 def test_html(classes, about):
     page = BeautifulSoup(tables.to_html(table(classes)), "html.parser")
     first, second = page.find_all("table")
-    assert not page.find_all("b") and [len(t.find_all("tr")) for t in (first, second)] == [6, 6]
-    heads = [head.get_text() for head in second.find_all("th", class_="level1")]
-    assert heads == [*["query", "class"][:about], "η̃", "η", "η̃", "η"]  # no column without classes
-    assert "0.500 =" in first.get_text() and "0.333333" not in first.get_text()
+    assert not page.find_all("b") and [len(t.find_all("tr")) for t in (first, second)] == [5, 5]
+    heads = [[head.get_text() for head in t.find_all("th")] for t in (first, second)]
+    assert heads[0] == [*["query", "class"][:about], "η̃", "η"]  # no column without classes
+    assert heads[1] == ["query", "η̃", "η"]  # whose classes are not these
+    assert "0.5000 =" in first.get_text() and "0.333333" not in first.get_text()
 
 
 def test_markdown_of_any_table():
@@ -138,4 +139,19 @@ def test_the_papers_numbers_make_its_table():
     assert list(means.columns[:4]) == ["im", "h", "eta_conv", "eta"] and len(means) == 10
     assert (off > 6e-7).sum().sum() == 1 and off.loc[6, "eta_conv"] == off.max().max() < 2e-6
     assert means.isna().sum().to_dict() == {c: int(c == "average") for c in means.columns}
-    assert tables.published_common()["h and η̃"] == 0
+
+
+def test_the_papers_five_are_the_first_of_the_ten_published_columns():
+    """All 200 numbers of Figs 7-10; and what the ten say of η against the other three."""
+    keys = ["descriptor", "query", "position"]
+    ten = pd.read_csv(tables.PAPER / "published_top10.csv").set_index(keys).distance
+    five = pd.read_csv(tables.PAPER / "published_histogram_distances.csv").set_index(keys).distance
+    assert len(ten) == 400 and ten.index.is_unique
+    first = ten[ten.index.get_level_values("position") <= 5]
+    assert first.equals(five[first.index]) and len(first) == 200
+    means = tables.published_means(10)
+    rounded = {"im": 0.2577, "h": 0.2532, "eta_conv": 0.2182, "eta": 0.1925}
+    assert means.mean().round(4).to_dict() == rounded
+    assert (means.idxmin(axis=1) == "eta").sum() == 8
+    p = {d: cbir.paired_difference(means["eta"], means[d]).p for d in rounded if d != "eta"}
+    assert p == {"im": 2 / 1024, "h": 4 / 1024, "eta_conv": 24 / 1024}

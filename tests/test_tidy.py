@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import tidy
 import yaml
+from test_notebooks import NOTEBOOKS
 
 from cbir.common import ROOT
 
@@ -51,7 +52,7 @@ def test_metadata_goes_outputs_stay(messy):
     assert run(messy).returncode == 0 and run("--check", messy).returncode == 0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_notebooks_keep_their_cells(path):
     text = path.read_text(encoding="utf-8")
     before, after = json.loads(text), json.loads(tidy.tidy(text))

@@ -272,10 +272,26 @@ def test_what_is_missing_is_said_without_a_network(name, weights, error, message
 
 def test_networks_that_need_no_download(offline):
     [pytest.importorskip(package) for package in ("onnx", "timm", LITE)]
-    for name in ("embedded", "vgg16_conv", "efficientnet_lite0"):
+    for name in ("embedded", "vgg16_conv", "vgg16_scenes", "efficientnet_lite0"):
         assert zoo.check_at_hand(name).is_file()
     for name in ("vgg16", "vgg16_conv", "timm/resnet18"):
         assert zoo.check_at_hand(name, None) is None
+
+
+def test_layers_of_the_scenes_lie_on_the_original_convolutions_alone():
+    pytest.importorskip("onnx")
+    net = cbir.load_network("vgg16_scenes", device="cpu")
+    assert net.name == net.provenance["name"] == "vgg16_scenes"
+    h = cbir.describe(net, net.transform(PICTURE)[None]).h
+    assert h.shape == (1, 256) and (h >= 0).all() and (h > 0).any()
+    message = "were trained for another network than"
+    with pytest.raises(ValueError, match=f"{message} 'embedded'"):
+        zoo.load_codes(cbir.load_network("embedded"), zoo.SCENES_CODES)
+    for other in ({"weights": None}, {"crop": True}):
+        with pytest.raises(ValueError, match=f"{message} 'vgg16_conv'"):
+            cbir.load_network("vgg16_scenes", **other)
+    half = cbir.load_network("vgg16_scenes", precision="bfloat16", device="cpu")
+    assert half.dtype == torch.bfloat16 and half.shapes["codes"] == [128, 128]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])

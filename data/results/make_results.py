@@ -25,7 +25,7 @@ HEADS = {  # how codes are trained: {name: arguments of train_codes}
     "narrow": {"widths": (128, 128), "epochs": 40, "lr": 1e-3},
     "wide": {"widths": (4096, 4096), "epochs": 10, "lr": 1e-4},
 }
-SEEDS = range(5)
+HALVES = 5  # random halves of a database
 DESCRIPTORS = sorted({name for row in claims.ROWS for name in (row.descriptor, row.control)})
 FOLDERS = {"imagenette": "imagenette3600", "caltech101": "caltech101"}
 
@@ -43,7 +43,9 @@ def codes(stores: list[cbir.Store], head: str, seed: int, aside: Path) -> list[n
     files = [aside / f"{head}_{seed}_{split}.npy" for split in ("database", "queries")]
     if not all(file.is_file() for file in files):
         trunk = cbir.load_network("vgg16_conv")
-        layers = train_codes(trunk, stores[0], seed=seed, **HEADS[head]).head
+        layers = cbir.load_network("vgg16_scenes").head  # the narrow ones that are kept
+        if head != "narrow" or seed:
+            layers = train_codes(trunk, stores[0], seed=seed, **HEADS[head]).head
         print(f"{aside.parent.name}: {head} codes, seed {seed}: {layers.about['accuracy']:.3f}")
         aside.mkdir(parents=True, exist_ok=True)
         for store, file in zip(stores, files):
@@ -74,13 +76,13 @@ def half(trial: studies.Experiment, seed: int) -> list[int]:
     return sorted(row for rows in of_class for row in rng.permutation(rows)[: len(rows) // 2])
 
 
-def judge(key: str, photos: Path | None, once: bool) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
-    """Makes the scores of one setting, what they were made by, and their spread."""
+def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
+    """Makes the scores of one setting, what they are of, and their spread over seeds and halves."""
     setting = claims.SETTINGS[key]
     folder = photos / FOLDERS[setting.images] if photos and setting.images in FOLDERS else SCENES
     stores = describe(setting.images, setting.network, folder)
     trial = studies.Experiment(*stores)
-    about = studies.made_by() | {"network": stores[0].network}
+    about = {"network": stores[0].network}
     about |= {"database": len(stores[0]), "queries": len(stores[1])}
     head = ""
     if setting.network == "vgg16_conv":
@@ -94,16 +96,21 @@ def judge(key: str, photos: Path | None, once: bool) -> tuple[pd.DataFrame, dict
         return trial
 
     scores = all_scores(with_seed(0))
-    varied = {} if once else {("half", seed): half(trial, seed) for seed in SEEDS}
-    spread = {kind: all_scores(trial, DESCRIPTORS, rows) for kind, rows in varied.items()}
-    if head and not once:
-        spread |= {("seed", seed): all_scores(with_seed(seed), DESCRIPTORS) for seed in SEEDS}
+    drawn = {("half", seed): half(trial, seed) for seed in range(HALVES)}
+    spread = {kind: all_scores(trial, DESCRIPTORS, rows) for kind, rows in drawn.items()}
+    for seed in range(seeds if head else 0):
+        spread["seed", seed] = all_scores(with_seed(seed), DESCRIPTORS)
     cells = {kind: claims.compare(each) for kind, each in spread.items()}
-    if not cells:
-        return scores, about, pd.DataFrame()
     table = pd.concat(cells, names=["varied", "value"]).reset_index(["varied", "value"])
     columns = ["varied", "value", "row", "recipe", "measure", "mean"]
     return scores, about, table[columns].round(9).assign(setting=key)
+
+
+def keep(scores: pd.DataFrame, results: Path, key: str) -> None:
+    """Writes scores; the same give the same file."""
+    packed = {"method": "gzip", "mtime": 0}
+    file = results / "scores" / f"{key}.csv.gz"
+    scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
 
 
 def main() -> None:
@@ -111,30 +118,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, help="the folder of photographs")
     parser.add_argument("--only", choices=claims.SETTINGS, help="one setting")
-    parser.add_argument("--once", action="store_true", help="no other seeds and halves")
+    parser.add_argument("--seeds", type=int, default=5, help="of the codes that are trained")
+    parser.add_argument("--run", help="only a run over the scenes, into scores/scenes_<run>.csv.gz")
+    parser.add_argument("--results", type=Path, default=claims.RESULTS, help="where they go")
     given = parser.parse_args()
-    results = claims.RESULTS
-    (results / "scores").mkdir(exist_ok=True)
+    results, made = given.results, studies.made_by()  # before anything is changed
+    (results / "scores").mkdir(parents=True, exist_ok=True)
+    if given.run:  # no setting of the verdict
+        scores = all_scores(studies.Experiment(*cbir.Run(given.run).stores()[1:]))
+        keep(scores, results, f"scenes_{given.run}")
+        print(claims.compare(scores)[["row", "recipe", "measure", "mean", "low", "high"]].round(4))
+        return
     about_file, spread_file = results / "about.json", results / "spread.csv"
     about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
     spread = pd.read_csv(spread_file) if spread_file.is_file() else pd.DataFrame()
     for key, setting in claims.SETTINGS.items():
         if (given.only or key) != key or not (setting.images == "scenes" or given.photos):
             continue
-        scores, about[key], varied = judge(key, given.photos, given.once)
-        packed = {"method": "gzip", "mtime": 0}  # the same scores give the same file
-        file = results / "scores" / f"{key}.csv.gz"
-        scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
-        if len(varied):
-            others = spread[spread.setting != key] if len(spread) else spread
-            spread = pd.concat([others, varied], ignore_index=True)
-            spread.to_csv(spread_file, index=False, lineterminator="\n")
+        scores, of, varied = judge(key, given.photos, given.seeds)
+        about[key] = made | of
+        keep(scores, results, key)
+        others = spread[spread.setting != key] if len(spread) else spread
+        spread = pd.concat([others, varied], ignore_index=True)
+        spread.to_csv(spread_file, index=False, lineterminator="\n")
         text = json.dumps(about, indent=1, ensure_ascii=False)
         about_file.write_text(text + "\n", encoding="utf-8")
         print(key, "done", flush=True)
     if all((results / "scores" / f"{key}.csv.gz").is_file() for key in claims.SETTINGS):
         file = results / "cells.csv"
-        claims.cells().to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+        claims.cells(results).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
 
 
 if __name__ == "__main__":
