@@ -35,7 +35,7 @@ class Measure(NamedTuple):
     digits: int
 
 
-_SHARES = ["class P@k", "class AP", "background P@k", "palette P@k", "both P@k"]
+_SHARES = ["class P@k", "class AP", "background P@k", "palette P@k"]
 MEASURES = dict.fromkeys(_SHARES, Measure("max", 2)) | {HISTOGRAM_DISTANCE: Measure("min", 3)}
 
 
@@ -128,12 +128,12 @@ class Evaluation:
             share = self.of_image[factor].value_counts() / database.described.sum()
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
-        self.colors = [np.asarray(stored) for stored in colors]
-        self._color_of: list[Callable[[int], Values]] = [of.__getitem__ for of in self.colors]
-        if not self.colors:  # of the files, each opened once
+        self._color_of: list[Callable[[int], Values]] = [
+            np.asarray(stored).__getitem__ for stored in colors
+        ]
+        if not self._color_of:  # of the files, each opened once
             for store in (database, queries):
                 self._color_of.append(functools.cache(functools.partial(_color, store)))
-        self._nearby = functools.cache(self._near_distances)  # the same for every ranking
 
     def shares(
         self, indices: Rows, k: int = 5, cutoffs: Sequence[int] = (), ap: bool = False
@@ -159,63 +159,21 @@ class Evaluation:
                 columns["class AP"] = average_precision(*values, indices)
         return pd.DataFrame(columns, index=range(len(indices)))
 
-    def __call__(self, indices: Rows, k: int = 5, near: float = 0, **options: Any) -> pd.DataFrame:
-        """Measures rankings by all that is known: `shares`, "both P@k", "histogram distance".
-
-        "both P@k" is the share of hits of the query's class that are also near to it in colour, if
-        `near` says which share of the database is near, and classes and `colors` are known.
-        """
+    def __call__(self, indices: Rows, k: int = 5, **options: Any) -> pd.DataFrame:
+        """Measures rankings by all that is known: `shares`, and "histogram distance"."""
         scores = self.shares(indices, k, **options)
-        distances = self._color_distances(indices[:, :k])
-        if near and "class" in self.factors and self.colors:
-            wanted, values = (known["class"].to_numpy() for known in (self.of_query, self.of_image))
-            same = values[indices[:, :k]] == wanted[:, None]
-            both = (same & (distances <= self._nearby(near)[:, None])).mean(axis=1)
-            scores[f"both P@{k}"] = np.where(scores[f"class P@{k}"].notna(), both, np.nan)
-        return scores.assign(**{HISTOGRAM_DISTANCE: distances.mean(axis=1)})
+        return scores.assign(**{HISTOGRAM_DISTANCE: self._color_distances(indices[:, :k])})
 
     def _color_distances(self, indices: Rows) -> Values:
-        """Returns histogram distances of the queries to their hits, (Q, k)."""
+        """Returns the mean histogram distance of each query to its hits, (Q,)."""
         of_image, of_query = self._color_of
-        distances = np.full(indices.shape, np.nan)
+        distances = np.full(len(indices), np.nan)
         for query in np.flatnonzero(_searched(indices)).tolist():
             found = [of_image(row) for row in indices[query].tolist()]
-            distances[query] = histogram_distance(of_query(query), found)
+            distances[query] = histogram_distance(of_query(query), found).mean()
         return distances
-
-    def _near_distances(self, near: float) -> Values:
-        """Returns each query's histogram distance within which that share of the database lies."""
-        of_images, of_queries = self.colors
-        of_images = of_images[np.isfinite(of_images).all(axis=1)]
-        distances = (histogram_distance(of_images, color) for color in of_queries)
-        return np.array([np.quantile(d, near) for d in distances])
 
 
 def _color(store: Store, row: int) -> Values:
     """Returns the colour histogram of a store's file, (75,)."""
     return color_histogram(np.asarray(open_image(store.path(row))))
-
-
-def pareto_front(maximised: ArrayLike, minimised: ArrayLike) -> NDArray[np.bool_]:
-    """Tells which points no other beats, by being as good in both values and better in one.
-
-    (n,) values of which more is better, and less -> (n,) bool, False for a point with NaN.
-    """
-    x, y = np.asarray(maximised, float), np.asarray(minimised, float)
-    as_good = (x >= x[:, None]) & (y <= y[:, None])  # (n, n): the column's point beats the row's
-    beaten = (as_good & ((x > x[:, None]) | (y < y[:, None]))).any(axis=1)
-    return ~beaten & np.isfinite(x) & np.isfinite(y)
-
-
-def class_color_plane(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Arranges `statistics.means` for `plots.plane`: class ("class P@5") against colour.
-
-    Columns descriptor, x, x_low, x_high (class), y, y_low, y_high (histogram distance), and front:
-    whether no other descriptor's means beat it.
-    """
-    axes = []
-    for axis, name in {"x": metric, "y": HISTOGRAM_DISTANCE}.items():
-        rows = results[results.metric == name].set_index("descriptor")[["mean", "low", "high"]]
-        axes.append(rows.set_axis([axis, f"{axis}_low", f"{axis}_high"], axis=1))
-    points = axes[0].join(axes[1])
-    return points.assign(front=pareto_front(points.x, points.y)).reset_index()

@@ -205,12 +205,14 @@ def explain(
     fig: Any = Figure(figsize=(7.2, 4.3), layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=[2.6, 1])
     panels, bar = above.subplots(2, 3, width_ratios=[1, 1, 2.4]), below.subplots()
-    for role, look, (picture, regions, colors) in zip(("query", "found"), (query, found), panels):
+    maps = [look.regions(**recipe) for look in (query, found)]
+    scale = np.concatenate([z.ravel() for z in maps])  # one for both
+    figures.count_bar(panels[0, 1], scale)
+    looks = zip(("query", "found"), (query, found), maps, panels)
+    for role, look, z, (picture, regions, colors) in looks:
         figures.bare(picture).imshow(look.picture)
         picture.set_ylabel(role)
-        z = look.regions(**recipe)
-        figures.significant_regions([regions], look.picture, [z])
-        figures.count_bar(regions, z)
+        figures.significant_regions([regions], look.picture, [z], scale=scale)
         figures.histogram(colors, look.histogram)
     panels[0, 1].set_title("significant neurons")
     panels[0, 2].set(title="colours", xlabel="")

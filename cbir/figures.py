@@ -202,13 +202,17 @@ def _slab(shape: tuple[int, ...], largest: int) -> tuple[float, float, float, fl
 
 
 def significant_regions(
-    axes: Panels, image: Picture, maps: Sequence[NDArray[Any]], titles: Sequence[str] = ()
+    axes: Panels,
+    image: Picture,
+    maps: Sequence[NDArray[Any]],
+    titles: Sequence[str] = (),
+    scale: NDArray[Any] | None = None,
 ) -> Panels:
     """Draws Fig. 2: an image `marked` by maps z_m, one on each axes, with coarse maps' cells."""
     height, width = image.shape[:2]
     for ax, (z, title) in zip(axes, itertools.zip_longest(maps, titles)):
         rows, cols = z.shape
-        ax.imshow(marked(image, z))
+        ax.imshow(marked(image, z, scale))
         bare(ax).set_title(title or "")
         if rows <= 32:  # finer grids would cover the picture
             line = {"colors": "white", "linewidth": 0.25, "alpha": 0.6}
@@ -217,17 +221,18 @@ def significant_regions(
     return axes
 
 
-def marked(image: Picture, z: NDArray[Any]) -> Picture:
+def marked(image: Picture, z: NDArray[Any], scale: NDArray[Any] | None = None) -> Picture:
     """Leaves an image (H, W, 3) its colours where a map (H_m, W_m) is not 0, else light grey.
 
-    A map that counts channels tints it: the more channels, the brighter.
+    A map that counts channels tints it: the more channels, the brighter. The brightest are as many
+    as the most of `scale`, of the map itself by default.
     """
     cells = (np.arange(n) * m // n for n, m in zip(image.shape, z.shape))  # of every row, column
     counts = z[np.ix_(*cells)]  # (H, W)
     gray = image.mean(axis=2, keepdims=True)
     inside: NDArray[Any] = image
     if z.max() > 1:
-        tint = _tint(z).to_rgba(counts)[..., :3]
+        tint = _tint(z if scale is None else scale).to_rgba(counts)[..., :3]
         inside = np.minimum(255 * tint * (0.35 + 0.95 * gray / 255), 255)
     return np.where(counts[..., None] > 0, inside, gray * 0.35 + 110).astype(np.uint8)
 

@@ -27,6 +27,23 @@ LABELS = {
     "color": Label("colour histogram", "colour histogram", "#009E73", "P"),
 }
 NAMES = {descriptor: label.name for descriptor, label in LABELS.items()}
+# What a descriptor was made by, where that is compared: (colour, marker).
+VARIANTS = {
+    "eta, unit length": ("#882255", "*"),
+    "eta, relative": ("#999933", "<"),
+    "eta, relative, unit length": ("#6B6B1F", "d"),
+    "eta, as released": ("#661100", ">"),
+    "eta, as released, unit length": ("#117733", "H"),
+    "h+average, unit length": ("#332288", "h"),
+    "absolute threshold": ("#D55E00", "."),
+    "relative threshold": ("#999933", "."),
+    "whole": ("#882255", "*"),
+    "without it": ("#CC79A7", "s"),
+    "it alone": ("#444444", "o"),
+    "as printed": ("#666666", "o"),
+    "as released": ("#666666", ">"),
+    "unit length": ("#666666", "*"),
+}
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -34,14 +51,16 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 def label(descriptor: str) -> Label:
     """Returns how a descriptor, a layer ("w_1") or a variant ("eta, whitened") is called and drawn.
 
-    A variant has its descriptor's colour and marker. Anything else is called as it is.
+    A variant has its descriptor's colour and marker, if `VARIANTS` has no others. Anything else is
+    called as it is.
     """
     base, comma, remark = descriptor.partition(",")
     found = LABELS.get(base, Label(base, base))
     if is_part(base):
         letter, index = base.split("_")
         found = Label(letter + index.translate(_SUBSCRIPTS), f"${base}$")
-    return found._replace(name=found.name + comma + remark, symbol=found.symbol + comma + remark)
+    tone, shape = VARIANTS.get(descriptor, (found.color, found.marker))
+    return Label(found.name + comma + remark, found.symbol + comma + remark, tone, shape)
 
 
 def plain_name(descriptor: str) -> str:

@@ -1,13 +1,13 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .claims import SETTINGS
@@ -21,7 +21,7 @@ from .names import (
     symbol,
 )
 
-INSIDE = {"ha": "center", "va": "center", "fontsize": SMALL}  # numbers in cells and bars
+BAND = "#E8E8E8"  # what is within a margin
 
 
 def intervals(
@@ -58,82 +58,88 @@ def intervals(
 
 
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Draws descriptors in a plane of two measures, a line along the Pareto front.
-
-    A descriptor is a point with both intervals, filled on the front, its name at the right. The
-    table has the columns descriptor, x, x_low, x_high, y, y_low, y_high, front (bool); x is better
-    to the right, y downwards.
-    """
-    front = table[table.front].sort_values("x")
-    ax.step(front.x, front.y, "#BBBBBB", where="pre", zorder=1, linewidth=1, label="Pareto front")
+    """Draws descriptors, in the columns descriptor, x and y, as points with names at the right."""
     for row in table.itertuples():
-        point = {"fmt": marker(row.descriptor), "color": color(row.descriptor), "markersize": 4}
-        point |= {"ecolor": to_rgba(point["color"], 0.35), "elinewidth": 0.8}
-        point["markerfacecolor"] = point["color"] if row.front else "white"
-        across = [[row.x - row.x_low], [row.x_high - row.x]]
-        up = [[row.y - row.y_low], [row.y_high - row.y]]
-        ax.errorbar(row.x, row.y, up, across, **point)
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-    ax.locator_params(nbins=6)
+        point = {"color": color(row.descriptor), "marker": marker(row.descriptor)}
+        ax.plot(row.x, row.y, markersize=5, linestyle="", **point)
     ax.margins(0.05)
-    table = table.sort_values("y")
+    return _name(ax, table)
+
+
+def _name(ax: Axes, points: pd.DataFrame) -> Axes:
+    """Writes names at the right of axes, as far apart as they need, with lines to their points."""
+    points = points.sort_values("y")
     low, high = ax.get_ylim()
-    apart = min(1 / len(table), 1.5 * SMALL / (0.8 * 72 * ax.figure.get_figheight()))
-    steps = apart * np.arange(len(table))  # names are at least so far from each other
-    heights = np.maximum.accumulate((table.y - low) / (high - low) - steps) + steps
+    rows = ax.get_subplotspec().get_gridspec().nrows if ax.get_subplotspec() else 1
+    height = 0.75 * 72 * ax.get_figure(root=True).get_figheight() / rows  # of axes, in points
+    steps = min(1 / len(points), 1.4 * SMALL / height) * np.arange(len(points))
+    heights = np.maximum.accumulate((points.y - low) / (high - low) - steps) + steps
     heights = np.minimum(heights, 1 - steps[::-1])
     line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#AAAAAA", "shrinkA": 0, "shrinkB": 2}
     line["relpos"] = (0, 0.5)  # from the name's left end
     style = {"textcoords": "axes fraction", "va": "center", "fontsize": SMALL, "arrowprops": line}
-    for height, row in zip(heights, table.itertuples()):
-        ax.annotate(symbol(row.descriptor), (row.x, row.y), (1.03, height), **style)
-    return ax
-
-
-def heat_map(ax: Axes, table: pd.DataFrame, best: str = "max", text: str = "%.2f") -> Axes:
-    """Draws a table, a row per descriptor, as cells with numbers: light if good, empty if NaN.
-
-    `best` is "max" or "min". Groups of columns (a MultiIndex) are parted by lines.
-    """
-    values = np.ma.masked_invalid(table.to_numpy(float))
-    cmap = plt.get_cmap("cividis" if best == "max" else "cividis_r")
-    cells = ax.pcolormesh(values, cmap=cmap, edgecolors="white", linewidth=0.4)
-    for (row, column), value in np.ma.ndenumerate(values):
-        ink = "black" if np.dot(cmap(cells.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
-        ax.text(column + 0.5, row + 0.5, text % value, color=ink, **INSIDE)
-    ax.set_yticks(np.arange(len(table)) + 0.5, map(symbol, table.index))
-    columns = pd.Index([*table])  # of tuples, that has levels
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns.get_level_values(-1))
-    if columns.nlevels > 1:
-        places = pd.Series(range(len(columns)), columns.get_level_values(0))
-        for group, of_group in places.groupby(level=0, sort=False):
-            ax.text(of_group.mean() + 0.5, -0.15, group, **INSIDE | {"va": "bottom"})
-            if of_group.iloc[0] > 0:
-                ax.axvline(of_group.iloc[0], color="white", linewidth=3)
-    ax.invert_yaxis()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    for at, row in zip(heights, points.itertuples()):
+        tone = color(row.descriptor)
+        ax.annotate(symbol(row.descriptor), (row.x, row.y), (1.03, at), color=tone, **style)
     return ax
 
 
 def curves(
-    axes: Panels, table: pd.DataFrame, x: str, names: Mapping[str, str] | None = None
+    axes: Panels, table: pd.DataFrame, x: str, shaded: tuple[float, float] | None = None
 ) -> Panels:
-    """Draws how measures change with a setting `x`: one panel per measure, one line per curve.
+    """Draws how measures change with `x`: a panel per measure, a line per curve, named at its end.
 
-    The table has the columns metric, curve, `x` and value. A curve is in the legend of the first
-    panel that has it, by its text in `names` or its symbol.
+    Args:
+        axes: as many as measures.
+        table: columns metric, curve, `x`, value and mark. A row with a mark ("as printed") is a
+            single point of the curve's colour and the mark's marker, off the line.
+        x: the column on the horizontal axis, and its label.
+        shaded: from where to where on it the ground is grey.
+
+    Returns:
+        axes.
     """
-    texts = {curve: symbol(curve) for curve in table.curve} | dict(names or {})
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        for curve, points in rows.groupby("curve", sort=False):
-            line = {"color": color(curve), "marker": marker(curve), "markersize": 3}
-            ax.plot(points[x], points.value, linewidth=1, label=texts.pop(curve, None), **line)
+        if shaded:
+            ax.axvspan(*shaded, color=BAND, zorder=0)
+        for (curve, mark), points in rows.groupby(["curve", "mark"], sort=False):
+            style = {"marker": marker(mark), "markersize": 6, "linestyle": "", "zorder": 3}
+            style |= {"markerfacecolor": "white"}
+            line = {"marker": ".", "markersize": 3, "linewidth": 1}
+            ax.plot(points[x], points.value, color=color(curve), **(style if mark else line))
         ax.set(title=metric, xlabel=x)
-        ax.locator_params(nbins=5)
         ax.margins(y=0.1)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend()
+    ends = rows[rows["mark"] == ""].groupby("curve", sort=False).last().reset_index()
+    _name(ax, ends.rename(columns={"curve": "descriptor", x: "x", "value": "y"}))
+    return axes
+
+
+def marks(figure: Figure, names: Iterable[str]) -> None:
+    """Draws a legend of markers, those of `curves`' marks or of `dots`, below a figure."""
+    style = {"linestyle": "", "markersize": 5, "markerfacecolor": "white"}
+    handles = [
+        Line2D([], [], color=color(name), marker=marker(name), label=symbol(name), **style)
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def dots(axes: Panels, table: pd.DataFrame) -> Panels:
+    """Draws a dot plot: a panel per measure, a line per row, a mark per descriptor.
+
+    The table has the columns metric, row, descriptor and value.
+    """
+    rows = list(dict.fromkeys(table["row"]))
+    for ax, (metric, of_metric) in zip(axes, table.groupby("metric", sort=False)):
+        for name, points in of_metric.groupby("descriptor", sort=False):
+            style = {"color": color(name), "marker": marker(name), "markersize": 5}
+            style |= {"markerfacecolor": "none", "linestyle": ""}
+            ax.plot(points.value, [rows.index(row) for row in points["row"]], **style)
+        ax.set(title=metric, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=[])
+        ax.grid(axis="y", linewidth=0.4)
+        ax.margins(x=0.08)
+    axes[0].set_yticklabels(map(symbol, rows))
+    marks(axes[0].get_figure(root=True), dict.fromkeys(table.descriptor))
     return axes
 
 
@@ -212,7 +218,7 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
     for ax, (measure, of_measure) in zip(axes, cells.groupby("measure", sort=False)):
         turn = -1 if measure == "colour" else 1  # a smaller distance is better
         margin = of_measure.margin.iloc[0] / of_measure.unit.iloc[0]
-        ax.axvspan(-margin, margin, color="#E8E8E8", zorder=0)
+        ax.axvspan(-margin, margin, color=BAND, zorder=0)
         ax.axvline(0, color="#888888", linewidth=0.6, zorder=1)
         cell: Any
         for cell in of_measure.itertuples():

@@ -6,13 +6,13 @@ The paper prints means alone. Here queries are the sample, and every comparison 
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .evaluation import Rows, Values, measure
+from .evaluation import Values, measure
 
 SIGNIFICANCE = 0.05  # of p after Holm's correction
 FEWEST = 20  # values; a percentile bootstrap interval of fewer is too narrow
@@ -240,41 +240,6 @@ def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
     word = np.where(p_margin < SIGNIFICANCE, "no difference beyond the margin", "undecided")
     word = np.where(p < SIGNIFICANCE, np.where(better, "better", "worse"), word)
     return pairs.assign(p_holm=p, p_margin_holm=p_margin, word=word)
-
-
-# ---- what is chosen on one half is reported on the other ----------------------------------------
-
-
-def halves(n: int, seed: int = 0) -> tuple[Rows, Rows]:
-    """Draws two halves of n queries, ascending rows; of an odd n the second has one more."""
-    drawn = np.random.default_rng(seed).permutation(n)
-    return np.sort(drawn[: n // 2]), np.sort(drawn[n // 2 :])
-
-
-def by_other_half(values: pd.DataFrame, best: Literal["max", "min"], seed: int = 0) -> pd.DataFrame:
-    """Chooses an option, such as a weight or a distance, on one half of the queries for the other.
-
-    Choosing and reporting on the same queries is optimistic.
-
-    Args:
-        values: (Q, options) float, a measure of every query by every option; NaN is left out.
-        best: which mean is chosen.
-        seed: seed of the `halves`.
-
-    Returns:
-        Columns value (Q rows, each by the option chosen on the other half) and option, both
-        missing if that half has no value.
-    """
-    value = np.full(len(values), np.nan)
-    option: list[Any] = [None] * len(values)
-    for chosen_on, reported_on in itertools.permutations(halves(len(values), seed)):
-        means = values.iloc[chosen_on].mean()
-        if means.notna().any():
-            chosen = int(np.argmax(means) if best == "max" else np.argmin(means))
-            value[reported_on] = values.iloc[reported_on, chosen]
-            for row in reported_on.tolist():
-                option[row] = values.columns[chosen]  # it may be a tuple
-    return pd.DataFrame({"value": value, "option": option}, index=values.index)
 
 
 # ---- tables -------------------------------------------------------------------------------------

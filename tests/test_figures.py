@@ -7,6 +7,7 @@ import re
 import warnings
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +20,8 @@ from PIL import Image
 from torchvision import models
 
 import cbir
-from cbir import evaluation, figures, names, plots, zoo
+from cbir import figures, names, plots, zoo
+from cbir.common import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -331,21 +333,16 @@ def test_intervals():
     assert {line.get_color() for line, *_ in plt.gca().containers[-2:]} == {names.color("eta")}
 
 
-def test_plane_shows_every_descriptor_with_both_intervals_and_its_name():
-    """Twelve points in a heap, one far away: no name covers a point or another name."""
+def test_plane_names_every_descriptor_at_the_right():
+    """Twelve points in a heap, one far away: no name covers another."""
     rng = np.random.default_rng(0)
     x = np.append(0.8 + rng.random(12) / 15, 0.2)
     y = np.append(0.5 + rng.random(12) / 40, 0.1)
-    table = pd.DataFrame({"descriptor": [*names.NAMES][:13], "x": x, "y": y, "y_low": y - 0.01})
-    table = table.assign(x_low=x - 0.01, x_high=x + 0.02, y_high=y + 0.02)
-    table["front"] = evaluation.pareto_front(x, -y)
+    table = pd.DataFrame({"descriptor": [*names.NAMES][:13], "x": x, "y": y})
     fig, ax = plt.subplots(figsize=(5, 4))
     plots.plane(ax, table).figure.canvas.draw()
-    for (point, _, bars), row in zip(ax.containers, table.itertuples()):
-        assert (point.get_markerfacecolor() == "white") != row.front
-        ends = [(row.x_low, row.y), (row.x_high, row.y), (row.x, row.y_low), (row.x, row.y_high)]
-        np.testing.assert_allclose(np.vstack([bar.get_segments()[0] for bar in bars]), ends)
-    assert ax.get_lines()[0].get_xdata().tolist() == sorted(x[table.front])  # the front
+    drawn = {line.get_color() for line in ax.get_lines()}
+    assert drawn == {names.color(descriptor) for descriptor in table.descriptor}
     named = {note.xy: note.get_text() for note in ax.texts}
     assert named == {(r.x, r.y): names.symbol(r.descriptor) for r in table.itertuples()}
     boxes = [plt.Text.get_window_extent(note) for note in ax.texts]  # without their lines
@@ -354,32 +351,43 @@ def test_plane_shows_every_descriptor_with_both_intervals_and_its_name():
         assert fig.bbox.count_contains(box.corners()) == 4
 
 
-@pytest.mark.parametrize("best", ["max", "min"])
-def test_heat_map(best):
-    """Every number is written in its cell, and the best one is the lightest."""
-    columns = [("raw", "l1"), ("raw", "l2"), ("whitened", "l1")]
-    table = pd.DataFrame([[0.1, 0.25, np.nan], [0.5, 0.75, 0.9]], ["eta", "gem"], columns)
-    ax = plots.heat_map(plt.subplots()[1], table, best=best)
-    assert texts(ax.texts) == ["0.10", "0.25", "0.50", "0.75", "0.90", "raw", "whitened"]
-    assert ax.texts[4].get_position() == (2.5, 1.5)
-    assert texts(ax.get_xticklabels()) == ["l1", "l2", "l1"]
-    assert texts(ax.get_yticklabels()) == [r"$\eta$", "GeM"]
-    assert [line.get_xdata()[0] for line in ax.get_lines()] == [2]  # between the two groups
-    ink = ["white", "black"] if best == "max" else ["black", "white"]  # on dark, on light
-    assert [ax.texts[0].get_color(), ax.texts[4].get_color()] == ink
-
-
-def test_curves():
+def test_curves_and_their_marks():
     table = pd.DataFrame({"metric": ["class"] * 6 + ["colour"] * 6, "q": [0, 0.5, 1] * 4})
-    table = table.assign(curve=np.repeat(["eta", "relative", "eta", "h"], 3))
+    table = table.assign(curve=np.repeat(["eta", "h"] * 2, 3), mark="")
     table["value"] = table.q * ([0, 0, 0, 1, 1, 1] * 2)
+    table = pd.concat([table, table.iloc[[4, 10]].assign(mark="as printed")])
     _, axes = plt.subplots(1, 2)
-    plots.curves(axes, table, "q", names={"relative": "relative threshold"})
+    plots.curves(axes, table, "q", shaded=(0.2, 1))
     assert [(ax.get_title(), ax.get_xlabel()) for ax in axes] == [("class", "q"), ("colour", "q")]
     for ax in axes:
-        assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0, 0, 0], [0, 0.5, 1]]
-    legends = [texts(ax.get_legend().get_texts()) for ax in axes]
-    assert legends == [[r"$\eta$", "relative threshold"], ["$h$"]]  # each where it is seen first
+        lines = [line.get_ydata().tolist() for line in ax.get_lines()]
+        assert sorted(lines) == [[0, 0, 0], [0, 0.5, 1], [0.5]] and len(ax.patches) == 1
+    assert texts(axes[0].texts) == [] and texts(axes[1].texts) == [r"$\eta$", "$h$"]
+
+
+def test_dots():
+    table = pd.DataFrame({"metric": ["class"] * 3, "row": ["w_1", "w_1", "all"]})
+    table = table.assign(descriptor=["h", "eta, unit length", "h"], value=[0.1, 0.2, 0.3])
+    fig, ax = plt.subplots()
+    plots.dots([ax], table)
+    drawn = {line.get_color(): (*line.get_xdata(), *line.get_ydata()) for line in ax.get_lines()}
+    assert drawn == {
+        names.color("h"): (0.1, 0.3, 0, 1),
+        names.color("eta, unit length"): (0.2, 0),
+    }
+    assert texts(ax.get_yticklabels()) == ["$w_1$", "all"]
+    assert texts(fig.legends[0].get_texts()) == ["$h$", r"$\eta$, unit length"]
+
+
+def test_notebooks_name_no_color():
+    """Colours are those of `names`, so that a descriptor has one over all notebooks."""
+    literal = re.compile(
+        r"""(color|colors|cmap|c|ec|fc)\s*=\s*["']|["']#[0-9A-Fa-f]{6}["']|["']C\d["']"""
+    )
+    for file in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        cells = nbformat.read(file, 4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        assert not literal.search(code), (file.name, literal.search(code))
 
 
 @pytest.mark.parametrize("values, joined", [([0, 0.5, 4], True), (["l1", "l2", True], False)])

@@ -10,9 +10,7 @@ from cbir.evaluation import HISTOGRAM_DISTANCE
 from cbir.statistics import (
     as_family,
     bootstrap_interval,
-    by_other_half,
     equivalence,
-    halves,
     holm,
     in_digits,
     with_interval,
@@ -107,21 +105,6 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([np.nan, 0.04, 0.6]), [np.nan, 0.08, 0.6])
     assert holm([0.9, 0.8]).tolist() == [1, 1] and holm([]).tolist() == []
-
-
-@pytest.mark.parametrize(("best", "expected"), [("max", 0), ("min", 1)])
-def test_what_is_chosen_on_one_half_is_reported_on_the_other(best, expected):
-    """Option ("a", 1) is 1 on the first half and 0 on the second, ("b", 2) the other way round."""
-    first, second = halves(11, seed=4)
-    assert sorted([*first, *second]) == list(range(11)) and len(second) == 6
-    on_first = np.isin(np.arange(11), first).astype(float)
-    values = pd.DataFrame({("a", 1): on_first, ("b", 2): 1 - on_first})
-    reported = by_other_half(values, best, seed=4)
-    assert reported.value.tolist() == [expected] * 11  # never what was seen when it was chosen
-    assert set(reported.option[first]) == {("b", 2) if best == "max" else ("a", 1)}
-    assert set(reported.option[second]) == {("a", 1) if best == "max" else ("b", 2)}
-    few = by_other_half(pd.DataFrame({"a": [np.nan, 1.0], "b": [np.nan, 2.0]}), best)
-    assert few.value.isna().all() and pd.isna(few.option[1])  # a half of NaN chooses nothing
 
 
 VALUES = {"h": [0.1, 0.3, 0.2, 0.4], "eta": [0.3, 0.4, 0.4, 0.5], "gem": [0.4, 0.1, 0.2, 0.9]}
