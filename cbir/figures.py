@@ -287,9 +287,11 @@ def retrieval(
     if names is None and isinstance(hits, Mapping) and not beside:
         names = [*map(symbol, hits)] * len(rows)
     names = range(1, len(rows) + 1) if names is None else names
-    drawn = np.hstack([found.distances[rows] for found in by_descriptor.values()])
-    usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
-    decimals = max(1, 2 - int(np.floor(np.log10(usual))))  # three digits of the usual one
+    decimals = {}
+    for descriptor, found in by_descriptor.items():
+        drawn = found.distances[rows]
+        usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
+        decimals[descriptor] = max(1, 2 - int(np.floor(np.log10(usual))))  # three of its digits
     picture = functools.cache(thumbnail)
     in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
     frame = 1.2 if beside else 1.8
@@ -313,7 +315,7 @@ def retrieval(
                     label, asked = database.labels[i], queries.labels[query]
                     if label and asked:
                         color = SAME if label == asked else OTHER
-                text = "" if beside else f"{text}\n{distance:.{decimals}f}".strip()
+                text = "" if beside else f"{text}\n{distance:.{decimals[descriptor]}f}".strip()
                 agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
                 _draw_image(ax, image, text, color, frame, agree)
             if beside:
