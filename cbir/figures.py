@@ -262,7 +262,6 @@ def retrieval(
     rows: Sequence[int] | NDArray[np.integer] | None = None,
     names: Sequence[str] | None = None,
     known: Known | None = None,
-    beside: bool = False,
 ) -> Panels:
     """Draws Figs 3-6: in a row of axes a query, then its k nearest images.
 
@@ -273,18 +272,17 @@ def retrieval(
     query's. Counts of the images that share it stand behind the row.
 
     Args:
-        axes: (R, 1 + k), a row per query and descriptor; with `beside` (R, 1 + D k), one per query.
+        axes: (R, 1 + k), a row per query and descriptor.
         queries: an `ImageSet` or a store.
         database: the one that was searched.
         hits: what `search` found for all queries, or several of these: {descriptor: hits}.
         rows: which queries to draw, default all.
         names: R texts for the rows; default their numbers, with several descriptors their symbols.
         known: what `known_factors` says of the queries and of the database; default nothing.
-        beside: whether D descriptors stand side by side, small, with counts instead of texts.
     """
     rows = range(len(queries)) if rows is None else rows
     by_descriptor = hits if isinstance(hits, Mapping) else {"": hits}
-    if names is None and isinstance(hits, Mapping) and not beside:
+    if names is None and isinstance(hits, Mapping):
         names = [*map(symbol, hits)] * len(rows)
     names = range(1, len(rows) + 1) if names is None else names
     decimals = {}
@@ -293,41 +291,32 @@ def retrieval(
         usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
         decimals[descriptor] = max(1, 2 - int(np.floor(np.log10(usual))))  # three of its digits
     picture = functools.cache(thumbnail)
-    in_row = [by_descriptor] if beside else [{d: found} for d, found in by_descriptor.items()]
-    frame = 1.2 if beside else 1.8
     of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
-    for row, name, (query, groups) in zip(axes, names, itertools.product(rows, in_row)):
-        first = ranks(row[:1] if beside else row)
-        text = "" if beside else _name(queries, query)
-        _draw_image(row[0], thumbnail(queries.path(query)), text, QUERY, frame)
+    drawn_rows = itertools.product(rows, by_descriptor.items())
+    for row, name, (query, (descriptor, found)) in zip(axes, names, drawn_rows):
+        first = ranks(row)
+        _draw_image(row[0], thumbnail(queries.path(query)), _name(queries, query), QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        panels_of = np.reshape(row[1:], (len(groups), -1))
-        for panels, (descriptor, found) in zip(panels_of, groups.items()):
-            indices, distances = found.indices[query], found.distances[query]
-            same = {}
-            for factor in of_query.columns.intersection(of_image.columns):
-                if value := of_query[factor].iloc[query]:
-                    same[factor] = (indices >= 0) & (of_image[factor].to_numpy()[indices] == value)
-            for n, (ax, i, distance) in enumerate(zip(panels, indices, distances)):
-                image, text, color = np.copy(GRAY), "", QUERY
-                if i >= 0:  # the query could be read
-                    image, text = picture(database.path(i)), _name(database, i)
-                    label, asked = database.labels[i], queries.labels[query]
-                    if label and asked:
-                        color = SAME if label == asked else OTHER
-                text = "" if beside else f"{text}\n{distance:.{decimals[descriptor]}f}".strip()
-                agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
-                _draw_image(ax, image, text, color, frame, agree)
-            if beside:
-                middle = panels[len(panels) // 2]
-                counts = [f"{factor} {a.sum()}" for factor, a in same.items()]
-                middle.set_xlabel(" · ".join(counts), fontsize=SMALL, labelpad=10)
-                middle.set_title(symbol(descriptor) if first else "", fontsize=10)
-            elif same:
-                counts = [f"{factor} {a.sum()}/{len(a)}" for factor, a in same.items()]
-                place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-                style = {"va": "center", "linespacing": 1.5, "fontsize": SMALL}
-                row[-1].annotate("\n".join(counts), (1, 0.5), (7, 0), **place, **style)
+        indices, distances = found.indices[query], found.distances[query]
+        same = {}
+        for factor in of_query.columns.intersection(of_image.columns):
+            if value := of_query[factor].iloc[query]:
+                same[factor] = (indices >= 0) & (of_image[factor].to_numpy()[indices] == value)
+        for n, (ax, i, distance) in enumerate(zip(row[1:], indices, distances)):
+            image, text, color = np.copy(GRAY), "", QUERY
+            if i >= 0:  # the query could be read
+                image, text = picture(database.path(i)), _name(database, i)
+                label, asked = database.labels[i], queries.labels[query]
+                if label and asked:
+                    color = SAME if label == asked else OTHER
+            text = f"{text}\n{distance:.{decimals[descriptor]}f}".strip()
+            agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
+            _draw_image(ax, image, text, color, agree)
+        if same:
+            counts = [f"{factor} {a.sum()}/{len(a)}" for factor, a in same.items()]
+            place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+            style = {"va": "center", "linespacing": 1.5, "fontsize": SMALL}
+            row[-1].annotate("\n".join(counts), (1, 0.5), (7, 0), **place, **style)
         if known and first:
             _draw_legend(row[0], known)
     return axes
@@ -358,17 +347,16 @@ def _frame(color: str, line: float, *size: float) -> patches.Rectangle:
 
 
 def _draw_image(
-    ax: Axes, image: Picture, under: str, color: str, frame: float, agree: Sequence[Any] = ()
+    ax: Axes, image: Picture, under: str, color: str, agree: Sequence[Any] = ()
 ) -> None:
     """Draws an image in a square cell, framed, with text and marks (filled: `agree`) under it."""
     height, width = image.shape[:2]
     half = max(height, width) / 2
     ax.imshow(image)
     ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + half, height / 2 - half))
-    ax.add_patch(_frame(color, frame, width, height)).set_clip_on(False)
+    ax.add_patch(_frame(color, 1.8, width, height)).set_clip_on(False)
     if image is GRAY:  # `thumbnail` says so
-        text = "unreadable" if under else "?"
-        ax.text(width / 2, height / 2, text, fontsize=SMALL, ha="center", va="center")
+        ax.text(width / 2, height / 2, "unreadable", fontsize=SMALL, ha="center", va="center")
     # A class may be called "$x".
     bare(ax).set_xlabel(under, fontsize=SMALL, labelpad=2, linespacing=1.05, parse_math=False)
     down = 4.8 + 8.6 * under.count("\n")  # on the last line under the picture

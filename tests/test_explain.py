@@ -102,7 +102,7 @@ def test_the_figure_has_maps_with_a_bar_histograms_and_shares(explorer, tmp_path
     pictures = [ax for ax in fig.axes if ax.images]
     assert len(pictures) == 4 and pictures[0].images[0].get_array().shape == (30, 90, 3)
     bars = [child.get_ylabel() for ax in pictures for child in ax.child_axes]
-    assert bars == ["channels", "channels"]
+    assert bars == ["channels"]  # one scale for both
     left, right = (ax.get_position() for ax in pictures[2:])
     assert right.x0 - left.x1 < 0.05  # no gap between picture and map
     widths = [patch.get_width() for patch in fig.axes[-1].patches]

@@ -248,23 +248,6 @@ def test_images_that_cannot_be_read_are_gray_and_say_so(draw, tmp_path):
     assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.500", "nan"]
 
 
-def test_descriptors_side_by_side(draw):
-    """In groups of columns the images that each descriptor found, and their counts."""
-    _, images = draw()
-    hits = {"h": hits_of([[1, 2, 3]] * 4), "eta": hits_of([[3, 2, 1]] * 3 + [[-1] * 3])}
-    fig, axes = figures.grid(2, [1, 3, 3], width=0.38, height=0.38)
-    rows = np.array([0, 3])
-    options = {"rows": rows, "names": rows + 1, "known": (KNOWN, KNOWN), "beside": True}
-    figures.retrieval(axes, images, images, hits, **options)
-    for ax, i in zip(axes[0], [0, 1, 2, 3, 3, 2, 1]):
-        np.testing.assert_array_equal(ax.images[0].get_array(), picture(i, (5 + i, 7)))
-    assert [ax.get_title() for ax in axes[0]] == ["query", "", "$h$", "", "", r"$\eta$", ""]
-    counts = "class 2 · background 2 · palette 1"
-    assert [ax.get_xlabel() for ax in axes[0]] == ["", "", counts, "", "", counts, ""]
-    assert axes[1, 5].get_xlabel() == "class 0 · background 0 · palette 0"  # not found
-    assert marks(axes[0, 6]) == [True, False] and len(fig.legends) == 1
-
-
 SCRIPTS = {"豹": "Bao", "オートバイ": "otobai", "코끼리": "KoKkiLi", "कुत्ता": "kutta"}
 SCRIPTS |= {name: name for name in ("café", "кошка", "قطة", "$5 to $9\\frac")}  # no formulas
 SCRIPTS["American Staffordshire terrier"] = "American Staffor…"
@@ -381,9 +364,7 @@ def test_dots():
 
 def test_notebooks_name_no_color():
     """Colours are those of `names`, so that a descriptor has one over all notebooks."""
-    literal = re.compile(
-        r"""(color|colors|cmap|c|ec|fc)\s*=\s*["']|["']#[0-9A-Fa-f]{6}["']|["']C\d["']"""
-    )
+    literal = re.compile(r"""\b(colors?|cmap|c|ec|fc)=["']|["']#[0-9A-Fa-f]{6}["']|["']C\d["']""")
     for file in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         cells = nbformat.read(file, 4).cells
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
