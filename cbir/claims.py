@@ -181,28 +181,6 @@ def read_cells() -> pd.DataFrame:
     return pd.read_csv(RESULTS / "cells.csv")
 
 
-def shown(cell: Any) -> str:
-    """Formats a cell: "+0.065 [+0.046, +0.084] better"; colour in % of h's distance."""
-    digits = 1 if cell.measure == "colour" else 3
-    mean, low, high = (value / cell.unit for value in (cell["mean"], cell.low, cell.high))
-    return f"{statistics.with_interval(mean, low, high, digits, '+')} {cell.word}"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Formats all cells as Markdown tables, one per row of the verdict plot."""
-    lines = []
-    table = table.assign(text=[shown(cell) for _, cell in table.iterrows()])
-    for (title, recipe), of_row in table.groupby(["row", "recipe"], sort=False):
-        lines += [f"### {title}, {recipe}", "", f"| setting | {' | '.join(MEASURES)} |"]
-        lines.append("|---" * (len(MEASURES) + 1) + "|")
-        for key, setting in SETTINGS.items():
-            texts = of_row[of_row.setting == key].set_index("measure").text
-            row = [setting.title, *(texts.get(measure, "") for measure in MEASURES)]
-            lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def spread(table: pd.DataFrame) -> pd.DataFrame:
     """Finds the least and the greatest mean of every cell over seeds and halves.
 

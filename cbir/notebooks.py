@@ -35,15 +35,15 @@ from .zoo import NoDownload, check_at_hand
 # In the order in which they are run: pictures come before drawings of the network.
 PAPER = "02_extraction 00_ten_minutes 03_retrieval 04_color_histograms 01_walkthrough".split()
 EVIDENCE = "05_evidence 06_as_released 07_ablations".split()
-PATHS = {"images", "queries", "store", "thumbnails"}  # parameters that are taken as they are typed
-PATHS_OR_NAMES = {"weights", "caffe"}
+PATHS = {"images", "pictures", "queries", "store"}  # parameters that are taken as they are typed
+PATHS_OR_NAMES = {"weights"}
 CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "metric": METRICS}
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
 HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}  # no descriptor depends on them
 WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_lite0, \
---profile photographs, or the file by -p weights FILE; -p networks '[embedded, vgg16_conv]'"""
+--profile photographs, or the file by -p weights FILE"""
 
 
 def folder() -> Path:
@@ -118,13 +118,10 @@ def check(
         if k > n:
             choose = f"choose 1 to {n}, by -p k {n}"
             raise ValueError(f"k = {k} is out of range for {n} images: {choose}")
-    weights = dict.fromkeys(own.get("networks", []), "default")
-    weights |= {own.get("network", "vgg16_scenes"): own.get("weights", "default")}
-    for network, file in weights.items():
-        try:
-            check_at_hand(network, file)
-        except NoDownload as error:
-            raise NoDownload(error.reason, WITHOUT_DOWNLOAD) from error
+    try:
+        check_at_hand(asked["network"], asked["weights"])
+    except NoDownload as error:
+        raise NoDownload(error.reason, WITHOUT_DOWNLOAD) from error
     return values | {"run_name": run.name}
 
 

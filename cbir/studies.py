@@ -14,15 +14,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 
 from .common import PACKAGES, Balance, Metric, commit
-from .datasets import SCENES
 from .descriptors import AS_RELEASED, Windows, balanced, significant, split_windows, weigh, weigh_by
 from .evaluation import Evaluation, Rows, common_in_top_k
-from .images import Images
 from .pooling import average
 from .search import search
 from .store import Store
@@ -101,20 +97,6 @@ def amounts(z_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return z_N.float().mean(dim=(1, 2, 3)), z_N.any(dim=1).float().mean(dim=(1, 2))
 
 
-def weight_on(z: torch.Tensor, mask: NDArray[np.floating]) -> torch.Tensor:
-    """Returns the share of Eq. 13's map z that lies on an object.
-
-    Args:
-        z: (B, H_N, W_N), what `significance_map` gives.
-        mask: (B, H, W) from 0 to 1, how much of every pixel the object covers.
-
-    Returns:
-        (B,) float; NaN if nothing is selected.
-    """
-    covered = F.adaptive_avg_pool2d(torch.as_tensor(mask)[:, None], (z.shape[1], z.shape[2]))[:, 0]
-    return (z * covered).sum(dim=(1, 2)) / z.sum(dim=(1, 2))
-
-
 def classes_kept(
     scores: Callable[..., torch.Tensor], y_N: torch.Tensor, masks: Mapping[str, torch.Tensor]
 ) -> pd.DataFrame:
@@ -134,39 +116,11 @@ def classes_kept(
     return pd.DataFrame({name: kept.numpy().astype(float) for name, kept in same.items()})
 
 
-def object_masks(images: Images) -> NDArray[np.float32] | None:
-    """Reads where the objects of the scenes' queries are.
-
-    Args:
-        images: an `ImageSet` or a store.
-
-    Returns:
-        (n, 224, 224) float32, 1 on the object and 0 elsewhere; None for all other images.
-    """
-    if images.root != SCENES / "queries":
-        return None
-    files = [(SCENES / "masks" / "queries" / file).with_suffix(".png") for file in images.files]
-    return np.stack([np.asarray(Image.open(file), np.float32) for file in files])
-
-
 def last_block(store: Store, rows: slice = slice(None)) -> torch.Tensor:
     """Returns y_N of a store's images, from its extra "windows": (n, C_N, H_N, W_N) float32."""
     shape = store.dims["blocks"][-1]
     y_N = store["windows"][rows][:, -math.prod(shape) :]
     return torch.from_numpy(np.ascontiguousarray(y_N)).view(-1, *shape)
-
-
-def high_threshold(store: Store, share: float = 0.01) -> float:
-    """Returns the value that only a share of the neurons y_N reaches, in the first 200 images.
-
-    It is rounded to two digits: a threshold that does not depend on the last bit.
-
-    Args:
-        store: one with the extra "windows".
-        share: of all neurons.
-    """
-    y_N = last_block(store, slice(0, 200)).numpy()
-    return float(f"{np.nanquantile(y_N, 1 - share):.1e}")
 
 
 # ---- one network on one set of images -----------------------------------------------------------

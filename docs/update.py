@@ -8,10 +8,11 @@ numbers in the same results.
 """
 
 import re
+from typing import Any
 
 import pandas as pd
 
-from cbir import claims
+from cbir import claims, statistics
 from cbir.common import ROOT
 from cbir.evaluation import HISTOGRAM_DISTANCE
 from cbir.names import plain_name
@@ -36,12 +37,34 @@ def means(setting: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def shown(cell: Any) -> str:
+    """Formats a cell: "+0.065 [+0.046, +0.084] better"; colour in % of h's distance."""
+    digits = 1 if cell.measure == "colour" else 3
+    mean, low, high = (value / cell.unit for value in (cell["mean"], cell.low, cell.high))
+    return f"{statistics.with_interval(mean, low, high, digits, '+')} {cell.word}"
+
+
+def all_cells(table: pd.DataFrame) -> str:
+    """Formats all cells as Markdown tables, one per row of the verdict plot."""
+    lines = []
+    table = table.assign(text=[shown(cell) for _, cell in table.iterrows()])
+    for (title, recipe), of_row in table.groupby(["row", "recipe"], sort=False):
+        lines += [f"### {title}, {recipe}", "", f"| setting | {' | '.join(claims.MEASURES)} |"]
+        lines.append("|---" * (len(claims.MEASURES) + 1) + "|")
+        for key, setting in claims.SETTINGS.items():
+            texts = of_row[of_row.setting == key].set_index("measure").text
+            row = [setting.title, *(texts.get(measure, "") for measure in claims.MEASURES)]
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def filled(text: str, cells: pd.DataFrame) -> str:
     """A page with the words of the claims and the tables as the results have them."""
     for key, word in claims.words(cells).items():
         text = re.sub(rf"(?m)^(\| {key}\. [^|]+\|)[^|]+\|", rf"\1 **{word}** |", text)
     for name in re.findall("<!-- end of (.+) -->", text):
-        table = claims.markdown(cells) if name == "cells" else "\n".join(map(means, SHOWN))
+        table = all_cells(cells) if name == "cells" else "\n".join(map(means, SHOWN))
         before, rest = text.split(f"<!-- {name} -->\n")
         after = rest.split(f"<!-- end of {name} -->")[1]
         text = f"{before}<!-- {name} -->\n\n{table}\n<!-- end of {name} -->{after}"
