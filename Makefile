@@ -1,4 +1,4 @@
-# A thin layer over pip, cbir, pytest and jupyter; without make, see "Without make" in README.md.
+# A thin layer over pip, cbir, pytest and jupyter; without make, see "Without make" in docs/install.md.
 #   make reproduce PROFILE=folder IMAGES=~/photos [QUERIES=~/queries] [NAME=..] [NETWORK=..] [WEIGHTS=..] [RECIPE=..] [ARGS="-p k 10"]
 PYTHON ?= python3
 # PIP="uv pip" is faster. It does not read pip's settings, so nobody gets it unasked.
@@ -37,7 +37,7 @@ wanted = $(if $(filter efficientnet_lite0 timm/%,$(NETWORK)),.venv/installed-off
     $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe) \
     $(if $(or $(filter vgg16_conv vgg16_scenes,$(NETWORK)),$(and $(filter scenes photographs,$(PROFILE)),$(if $(NETWORK),,1))),.venv/installed-vgg16)
 
-reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=scenes|folder|imagenette|imagenet; without VGG16's wheel PROFILE=slim)
+reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>/ (PROFILE=scenes|folder|photographs|imagenette|imagenet; without VGG16's wheel PROFILE=slim)
 	$(BIN)/cbir reproduce $(options)
 
 evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the paper's claims, in runs/<name>/ as well
@@ -47,7 +47,7 @@ paper: .venv/installed-offline $(wanted)  ## the same by the paper's own fc6 and
 	$(BIN)/cbir reproduce --name paper -p network vgg16 $(call given,WEIGHTS,weights) $(ARGS)
 	$(BIN)/python data/results/make_results.py --run paper
 
-results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with imagenette3600/ and caltech101/; without it the scenes only)
+results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with caltech101/; without it the scenes only)
 	$(BIN)/python data/results/make_results.py $(if $(CBIR_PHOTOS),--photos "$(CBIR_PHOTOS)") $(ARGS)
 
 verdict: .venv/installed  ## docs/verdict.png, and what README and docs/results.md take from data/results/

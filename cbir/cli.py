@@ -45,12 +45,12 @@ def _parser() -> _Parser:
 
     for name, what in [
         ("reproduce", "run the paper's notebooks (00-04): figures and Table I"),
-        ("evidence", "run the notebooks that test its claims (05-09)"),
+        ("evidence", "run the notebooks that test its claims (05-07)"),
     ]:
         add = command(name, what)
         add("--profile", default="scenes", help="a file of profiles/ (default: %(default)s)")
         add("--name", help="the run's: its folder in runs/ (default: the profile's)")
-        add("--only", metavar="NUMBERS", help="other notebooks: 10, or 02-07,10")
+        add("--only", metavar="NUMBERS", help="other notebooks: 08, or 02-05,08")
         pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
         add("-p", "--parameter", help="a parameter, its value as YAML; repeat for more", **pair)
         add("--scheduler", help="Dask: 'local', or tcp://host:8786 (default: this process)")

@@ -66,7 +66,7 @@ def numbered() -> list[str]:
 
 
 def by_number(numbers: str) -> list[str]:
-    """The names of the notebooks "02-07,10"; ValueError where there are none of such numbers."""
+    """The names of the notebooks "02-05,08"; ValueError where there are none of such numbers."""
     known = {int(name.split("_")[0]): name for name in numbered()}
     selected = []
     for part in numbers.split(","):
@@ -74,7 +74,7 @@ def by_number(numbers: str) -> list[str]:
         try:
             selected += [known[n] for n in range(int(first), int(last or first) + 1)]
         except (ValueError, KeyError):
-            hint = f"write 10, or 02-07,10; there are {', '.join(known.values())}"
+            hint = f"write 08, or 02-05,08; there are {', '.join(known.values())}"
             raise ValueError(f"{part!r} is no notebook's number: {hint}") from None
     return selected
 

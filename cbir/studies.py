@@ -1,4 +1,4 @@
-"""Does the selection of neurons matter? What notebooks 05 and 07 and data/results/ compare.
+"""Does the selection of neurons matter? What notebooks 05 to 07 and data/results/ compare.
 
 Everything is computed from two stores with the extras "windows" and "color": no image is opened
 again. The control is h + average: η without any selection.

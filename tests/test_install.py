@@ -55,7 +55,7 @@ def test_the_oldest_python_can_have_every_pinned_package():
     assert named == PYTHONS
 
 
-# What a requirement may depend on, by system and by processor, as README's table has them.
+# What a requirement may depend on, by system and by processor, as docs/install.md has them.
 SYSTEMS = {
     "Linux": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "x86_64"},
     "Linux on ARM": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "aarch64"},

@@ -169,7 +169,7 @@ MISTAKES = """--profile foldr|unknown profile 'foldr' .did you mean 'folder'
 -p colour 1|no notebook has a parameter 'colour'
 -p page true|'page', but 08_explore: see `cbir parameters page`
 -p run_name mine|named by --name
---only 3,x|'x' is no notebook's number: write 10, or 02-07,10
+--only 3,x|'x' is no notebook's number: write 08, or 02-05,08
 --only 77|'77' is no notebook's number.*03_retrieval
 --profile folder|needs a folder of images
 --profile folder -p images none -p network embedded|no image f

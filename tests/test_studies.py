@@ -1,4 +1,4 @@
-"""Does the selection matter: random selections, an experiment, kept results, README's verdicts."""
+"""Does the selection matter: random selections, and an experiment."""
 
 import numpy as np
 import pytest

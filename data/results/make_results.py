@@ -3,8 +3,8 @@
     python data/results/make_results.py --photos FOLDER     (make results; two hours on two cores)
 
 The images are described once, into runs/results/, with the window means of every block; all
-selections, balances and codes follow from these. FOLDER has imagenette3600/ and caltech101/, each
-with database/ and queries/. Without it only the scenes' settings are made anew.
+selections, balances and codes follow from these. FOLDER has caltech101/ with database/ and
+queries/. Without it only the scenes' settings are made anew.
 """
 
 import argparse

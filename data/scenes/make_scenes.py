@@ -1,4 +1,4 @@
-"""Renders the embedded images again: `python data/scenes/make_scenes.py FOLDER`.
+"""Renders the images of this folder again: `python data/scenes/make_scenes.py FOLDER`.
 
 Scenes whose object class, background texture and palette are known. One object stands on a textured
 ground under a graded sky. The three factors are drawn independently of each other, so that a
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 SPLITS = ("database", "query", "training", "validation")
 
-# Their order is that of the numbers below, and that of the embedded network's answers.
+# Their order is that of the numbers below, and that of the slim network's answers.
 CLASSES = ("ball", "cube", "ring", "can", "cone", "diamond", "star", "mug", "pawn", "mushroom")
 BACKGROUNDS = ("checker", "stripes", "bricks", "planks", "marble", "dots", "hexagons", "pebbles")
 
@@ -184,7 +184,7 @@ def _linear_light(colors: str) -> Floats:
 def write_scenes(folder: Path, n_database: int = 1000, n_queries: int = 200, seed: int = 0) -> None:
     """Writes database/ and queries/ (JPEG), masks/ of the queries' objects and manifest.csv.
 
-    The JPEG files have no chroma subsampling, which would cost the embedded network 0.03 of P@5 in
+    The JPEG files have no chroma subsampling, which would cost the slim network 0.03 of P@5 in
     class. A mask is white where the object covers at least half of a pixel.
     """
     tables = []

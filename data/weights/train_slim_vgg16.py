@@ -1,6 +1,6 @@
-"""Trains the embedded network: a slim VGG16, on the object class of rendered scenes alone.
+"""Trains the slim network, "embedded": a slim VGG16, on the object class of rendered scenes alone.
 
-Notebook 00 calls `train_slim_vgg16` where its parameter `train` is set.
+notebooks/appendix/slim_network.ipynb calls `train_slim_vgg16` where its parameter `train` is set.
 """
 
 import sys
@@ -34,7 +34,7 @@ def train_slim_vgg16(
     seed: int = 0,
     device: Device = "auto",
 ) -> tuple[nn.Sequential, pd.DataFrame]:
-    """Trains the embedded network from scratch on scenes that it renders.
+    """Trains the slim network from scratch on scenes that it renders.
 
     Augmentation: mirror images. Palettes are drawn independently of the class, so colours do not
     give it away. The first epochs see the scenes at half their size, which costs a quarter
