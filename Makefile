@@ -43,7 +43,7 @@ reproduce: .venv/installed $(wanted)  ## all figures and Table I, in runs/<name>
 evidence: .venv/installed-offline $(wanted)  ## the notebooks that test the paper's claims, in runs/<name>/ as well
 	$(BIN)/cbir evidence $(options)
 
-paper: .venv/installed-offline $(wanted)  ## the same by the paper's own fc6 and fc7, 528 MB, in runs/paper/ (WEIGHTS=file, or caffe: the authors')
+paper: .venv/installed-offline $(wanted)  ## the same by fc6 and fc7 trained on ImageNet, 528 MB, in runs/paper/ (torchvision's; WEIGHTS=caffe: the authors')
 	$(BIN)/cbir reproduce --name paper -p network vgg16 $(call given,WEIGHTS,weights) $(ARGS)
 	$(BIN)/python data/results/make_results.py --run paper
 

@@ -77,7 +77,6 @@ def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         text = with_interval(*values) or "–"
         part = record.get("network") or record.get("of") or ""
         name = f"{part} {plain_name(record['descriptor'])}".strip()
-        text = f"{text} {record.get('verdict') or ''}".strip()
         found.setdefault(name, {})[record["metric"]] = text
     return pd.DataFrame(list(found.values()), index=list(found)).fillna("")
 

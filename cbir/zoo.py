@@ -77,7 +77,7 @@ LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in
 LAYERS += ["fc1", "fc2", "predictions"]  # VGG16's, as Keras calls them
 READERS = {".h5": "h5py", ".onnx": "onnx"}  # files of VGG16's original weights, and their packages
 EXTRAS = {"h5py": "caffe", "onnx": "vgg16"}  # of this project; all other packages are in "offline"
-NO_DOWNLOAD = "'embedded', 'vgg16_conv' and 'efficientnet_lite0' need no download."
+NO_DOWNLOAD = "'vgg16_scenes', 'vgg16_conv', 'embedded' and 'efficientnet_lite0' need no download."
 PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
 
 

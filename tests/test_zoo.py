@@ -205,7 +205,7 @@ def test_a_download_that_is_no_weights_file_is_removed(resnet, cache, where, wha
         zoo.check_at_hand("resnet50")
     told = str(error.value)
     assert str(cache / resnet.name) in told and "has been removed" in told and "\n" not in told
-    assert "'embedded', 'vgg16_conv'" in told and not any(cache.iterdir())
+    assert "'vgg16_scenes', 'vgg16_conv', 'embedded'" in told and not any(cache.iterdir())
     if where == "cache":
         assert zoo.check_at_hand("resnet50")
 
@@ -251,7 +251,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name, weight
 
 
 NOT_AT_HAND = [
-    ("vgg16", "default", zoo.NoDownload, "pth .*'vgg16_conv' and 'efficientnet_lite0' need no"),
+    ("vgg16", "default", zoo.NoDownload, "pth .*'embedded' and 'efficientnet_lite0' need no"),
     ("vgg16", "caffe", zoo.NoDownload, "kernels.h5"),
     ("timm/resnet18", "default", zoo.NoDownload, "'resnet18' could not be downloaded"),
     ("embedded", "", FileNotFoundError, "no weights at .*IMAGENET1K_V1"),
