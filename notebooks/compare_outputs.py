@@ -9,7 +9,7 @@ are and of which kinds. Blanks are not counted, since tables are aligned, and pi
 import re
 
 DECIMAL = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?!\.?\w)")  # 0.27 and -1.5, but not 1.2.3 or 224x3.5
-STYLED = re.compile(r"\bT_[0-9a-f]{5}")  # how pandas names a styled table, at random
+STYLED = re.compile(r"\bT_[0-9a-f]{5}|\bat 0x[0-9a-f]+")  # pandas names a styled table at random
 TEXTLESS = ("image/", "application/vnd.jupyter.widget-view")  # it counts that they are there
 
 
@@ -44,7 +44,7 @@ def texts(output: dict) -> dict[str, str]:
         return {"error": output["ename"]}
     found = {}
     for kind, text in sorted(output["data"].items()):
-        text = STYLED.sub("T_", str(text))
+        text = STYLED.sub("", str(text))
         found[kind] = "" if kind.startswith(TEXTLESS) else text
     return found
 
