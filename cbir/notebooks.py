@@ -224,7 +224,7 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
     others = run.metrics.get("notebooks", {})
     before = others.pop(notebook, {"made_of": None})
     there = all((run.path / file).exists() for file in before.get("files", []))
-    if there and not (given.get("images") or given.get("folders")):  # whose files may have changed
+    if there and not (given.get("images") or given.get("pictures")):  # whose files may have changed
         if before["made_of"] == _made_of(run, notebook, given):
             print(f"{notebook}: unchanged", file=log)
             return
@@ -264,10 +264,9 @@ def execute(
     Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    cells = papermill.iorw.load_notebook_node(str(notebook))
-    tagged = [cell for cell in cells.cells if "finding" in cell.metadata.tags]
-    cells.cells = [cell for cell in cells.cells if findings or cell not in tagged]
-    papermill.iorw.write_ipynb(cells, str(output))
+    asked = papermill.iorw.load_notebook_node(str(notebook))
+    asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
+    papermill.iorw.write_ipynb(asked, str(output))
     how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
     papermill.execute_notebook(str(output), str(output), dict(given), stderr_file=log, **how)
     executed = papermill.iorw.load_notebook_node(str(output))

@@ -240,14 +240,14 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
         ax.set(title=measure, xlabel=unit)
     axes[0].set_yticks(range(len(rows)), [f"{row}\n{recipe}" for row, recipe in rows])
     dot = {"linestyle": "", "markersize": 4}
-    marks = [
-        Line2D([], [], color=tone, marker="o", label=f"{name}", **dot)
+    handles = [
+        Line2D([], [], color=tone, marker="o", label=name, **dot)
         for name, tone in NETWORK_COLORS.items()
     ]
-    marks += [
+    handles += [
         Line2D([], [], color="#666666", marker=marker, markerfacecolor="white", label=name, **dot)
         for name, marker in IMAGE_MARKERS.items()
     ]
     figure = axes[0].get_figure(root=True)
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return axes

@@ -42,9 +42,10 @@ def codes(stores: list[cbir.Store], head: str, seed: int, aside: Path) -> list[n
     """Trains codes on y_5 of the database and computes h of both stores, which is kept."""
     files = [aside / f"{head}_{seed}_{split}.npy" for split in ("database", "queries")]
     if not all(file.is_file() for file in files):
-        trunk = cbir.load_network("vgg16_conv")
-        layers = cbir.load_network("vgg16_scenes").head  # the narrow ones that are kept
-        if head != "narrow" or seed:
+        if head == "narrow" and seed == 0:  # those that are kept
+            layers = cbir.load_network("vgg16_scenes").head
+        else:
+            trunk = cbir.load_network("vgg16_conv")
             layers = train_codes(trunk, stores[0], seed=seed, **HEADS[head]).head
         print(f"{aside.parent.name}: {head} codes, seed {seed}: {layers.about['accuracy']:.3f}")
         aside.mkdir(parents=True, exist_ok=True)
