@@ -47,7 +47,7 @@ paper: .venv/installed-offline $(wanted)  ## the same by fc6 and fc7 trained on 
 	$(BIN)/cbir reproduce --name paper -p network vgg16 $(call given,WEIGHTS,weights) $(ARGS)
 	$(BIN)/python data/results/make_results.py --run paper
 
-results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with caltech101/; without it the scenes only)
+results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with imagenette3600/ and caltech101/; without it the scenes only)
 	$(BIN)/python data/results/make_results.py $(if $(CBIR_PHOTOS),--photos "$(CBIR_PHOTOS)") $(ARGS)
 
 verdict: .venv/installed  ## docs/verdict.png, and what README and docs/results.md take from data/results/

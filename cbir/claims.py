@@ -41,6 +41,10 @@ SETTINGS = {
     "scenes_vgg16_wide": Setting("scenes, VGG16, wide h", "scenes", "vgg16_conv"),
     "scenes_slim": Setting("scenes, slim VGG16", "scenes", "embedded"),
     "scenes_efficientnet": Setting("scenes, EfficientNet", "scenes", "efficientnet_lite0"),
+    "imagenette_vgg16": Setting("Imagenette, VGG16", "imagenette", "vgg16_conv"),
+    "imagenette_efficientnet": Setting(
+        "Imagenette, EfficientNet", "imagenette", "efficientnet_lite0"
+    ),
     "caltech101_vgg16": Setting("Caltech-101, VGG16", "caltech101", "vgg16_conv"),
     "caltech101_efficientnet": Setting(
         "Caltech-101, EfficientNet", "caltech101", "efficientnet_lite0"

@@ -102,4 +102,4 @@ NETWORK_COLORS = {
     "slim VGG16": "#666666",
     "EfficientNet": "#0072B2",
 }
-IMAGE_MARKERS = {"scenes": "o", "Caltech-101": "D"}
+IMAGE_MARKERS = {"scenes": "o", "Imagenette": "s", "Caltech-101": "D"}

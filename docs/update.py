@@ -18,7 +18,7 @@ from cbir.evaluation import HISTOGRAM_DISTANCE
 from cbir.names import plain_name
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-SHOWN = ("scenes_vgg16", "scenes_vgg16_wide", "caltech101_vgg16")
+SHOWN = ("scenes_vgg16", "scenes_vgg16_wide", "imagenette_vgg16", "caltech101_vgg16")
 COLUMNS = {"class": "class P@5", "background": "background P@5", "palette": "palette P@5"}
 COLUMNS |= {"colour distance": HISTOGRAM_DISTANCE}
 

@@ -3,8 +3,8 @@
     python data/results/make_results.py --photos FOLDER     (make results; two hours on two cores)
 
 The images are described once, into runs/results/, with the window means of every block; all
-selections, balances and codes follow from these. FOLDER has caltech101/ with database/ and
-queries/. Without it only the scenes' settings are made anew.
+selections, balances and codes follow from these. FOLDER has imagenette3600/ and caltech101/, each
+with database/ and queries/. Without it only the scenes' settings are made anew.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HEADS = {  # how codes are trained: {name: arguments of train_codes}
 }
 HALVES = 5  # random halves of a database
 DESCRIPTORS = sorted({name for row in claims.ROWS for name in (row.descriptor, row.control)})
-FOLDERS = {"caltech101": "caltech101"}
+FOLDERS = {"imagenette": "imagenette3600", "caltech101": "caltech101"}
 
 
 def describe(images: str, network: str, folder: Path) -> list[cbir.Store]:
@@ -99,7 +99,7 @@ def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict
     scores = all_scores(with_seed(0))
     drawn = {("half", seed): half(trial, seed) for seed in range(HALVES)}
     spread = {kind: all_scores(trial, DESCRIPTORS, rows) for kind, rows in drawn.items()}
-    for seed in range(seeds if head == "narrow" else 0):
+    for seed in range(seeds if head else 0):
         spread["seed", seed] = all_scores(with_seed(seed), DESCRIPTORS)
     cells = {kind: claims.compare(each) for kind, each in spread.items()}
     table = pd.concat(cells, names=["varied", "value"]).reset_index(["varied", "value"])
