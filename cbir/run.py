@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import figures, tables
 from .common import AnyPath, did_you_mean, runs_folder, write_atomically
 from .datasets import choose_queries, load_images
-from .descriptors import Recipe, named_recipe
+from .descriptors import named_recipe
 from .extract import connect, extract
 from .images import Images, ImageSet
 from .networks import Network
@@ -154,31 +154,21 @@ class Run:
         return Described(network, *stores)
 
     def stores(
-        self,
-        extras: Extras | None = None,
-        folder: str = "",
-        network: Network | None = None,
-        max_images: int = 0,
-        max_queries: int = 0,
-        recipe: Recipe | None = None,
+        self, extras: Extras | None = None, folder: str = "", max_images: int = 0
     ) -> Described:
         """Opens the run's stores; describes the images first if nothing has done so.
 
-        With `extras`, as in `extract`, the same `images` are described into other stores, once:
-        those of `folder`, as in `describe`, by default with the run's network and recipe (the
-        keywords of `conv_descriptor`).
+        If these lack some of the `extras`, as in `extract`, at most `max_images` of the database
+        (0: all) are described into others, once: those of `folder`, as in `describe`.
         """
         database, queries = self._open()
-        if network is None:
-            weights, device = self.settings.get("weights", "default"), self.settings["device"]
-            stores = self.path / "stores"
-            network = network_of(database.network, None, weights, device, folder=stores)
-        ours = not (folder or recipe or max_images or max_queries)
-        if extras is None or (ours and extras.keys() <= database.extras.keys()):
+        weights, device = self.settings.get("weights", "default"), self.settings["device"]
+        stores = self.path / "stores"
+        network = network_of(database.network, None, weights, device, folder=stores)
+        if (extras or {}).keys() <= database.extras.keys():
             return Described(network, database, queries)
-        images = self.images(max_images, max_queries)
-        recipe = recipe or database.recipe
-        return self.describe("", *images, network, extras, folder, recipe=recipe)
+        images = self.images(max_images)
+        return self.describe("", *images, network, extras, folder, recipe=database.recipe)
 
     def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
         """The images of `stores`, the database's and the queries.

@@ -28,6 +28,7 @@ Scores: TypeAlias = dict[str, pd.DataFrame]  # {descriptor: what `Evaluation` gi
 Parts: TypeAlias = Sequence[str] | Mapping[str, float]
 Some: TypeAlias = Sequence[int] | None
 
+EXTRAS = {"windows": "windows", "color": "color"}  # that an `Experiment` needs
 BALANCES: dict[str, Balance] = {"as they are": "none", "unit length": "l2"}
 SELECTIONS: dict[str, Any] = {
     "q = 0.5": {"q": 0.5},  # as printed

@@ -102,9 +102,12 @@ def test_what_was_described_is_opened_again(run, folder):
     net, database, queries = run.stores()
     assert net.provenance == described.net.provenance
     assert database.files == described.database.files and len(queries) == 2
-    _, more, _ = run.stores({"color": "color"}, "more_", max_images=3)
+    _, same, _ = run.stores({"color": "color"}, "more_", max_images=3)
+    assert same.location == database.location
+    _, more, _ = run.stores({"gem": "gem"}, "more_", max_images=3)
     assert len(more) == 3 and set(more.files) < set(database.files)
-    assert more.recipe == database.recipe and more["color"].shape == (3, 75)
+    n_channels = database.dims["blocks"][-1][0]
+    assert more.recipe == database.recipe and more["gem"].shape == (3, n_channels)
     assert run.settings["max_images"] == 6  # the run's own, still
     assert [len(images) for images in run.images(0, 1)] == [len(database), 1]
 
