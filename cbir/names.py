@@ -15,6 +15,7 @@ class Label(NamedTuple):
 
 _BASELINES = {"average": "average of all", "spoc": "SPoC", "mac": "MAC", "gem": "GeM"}
 _BASELINES |= {"rmac": "R-MAC", "crow": "CroW", "pyramid": "pyramid pooling"}
+_BASELINES |= {"scda": "SCDA", "pwa": "PWA"}
 # Okabe and Ito's colours, which colour-blind readers tell apart (their black as a dark grey).
 LABELS = {
     "im": Label("IM-like", "IM-like", "#444444", "s"),

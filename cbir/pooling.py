@@ -2,7 +2,7 @@
 
 Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and
 returns (B, D) float32 on their device. Most papers then normalise (L2), PCA-whiten and normalise
-again. Whitening is fitted to a database, so it is done apart: `l2_normalize`, `pca_whitening`.
+again. Whitening is fitted to a database, so it is done apart: `l2_normalize`, `pca`.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray
     return np.concatenate(units, axis=1)
 
 
-class Whitening(NamedTuple):
+class Projection(NamedTuple):
     """A fitted projection: `mean` (D,) and `matrix` (D, dims), float32."""
 
     mean: NDArray[np.float32]
@@ -43,16 +43,17 @@ class Whitening(NamedTuple):
         return (np.asarray(rows) - self.mean) @ self.matrix
 
 
-def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
-    """PCA-whitening: principal components, each divided by its standard deviation.
+def pca(rows: ArrayLike, dims: int | None = None, whiten: bool = False) -> Projection:
+    """Fits the principal components of rows, for shorter descriptors.
 
     H. Jegou, O. Chum, "Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA
-    and Whitening", ECCV 2012. The standard deviation is over N - 1.
+    and Whitening", ECCV 2012.
 
     Args:
         rows: (N, D) float to fit to; rows with NaN are left out.
         dims: components to keep, those of the greatest variance first; None for all that the
             rows span (N - 1 at most).
+        whiten: divides each component by its standard deviation (over N - 1).
 
     Raises:
         ValueError: the rows do not vary at all.
@@ -60,19 +61,14 @@ def pca_whitening(rows: ArrayLike, dims: int | None = None) -> Whitening:
     rows = np.asarray(rows)
     rows = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():
-        raise ValueError(f"{len(rows)} rows without variance cannot be whitened")
+        raise ValueError(f"{len(rows)} rows without variance have no principal components")
     mean = rows.mean(axis=0)
-    centred = rows - mean
-    if len(rows) < rows.shape[1]:  # the smaller one of two matrices with the same eigenvalues
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        smallest = values[-1] * np.finfo(float).eps
-        components = centred.T @ (vectors / np.sqrt(np.maximum(values, smallest)))
-    else:
-        values, components = np.linalg.eigh(centred.T @ centred)
-    varies = values > values[-1] * (max(rows.shape) * np.finfo(np.float32).eps) ** 2
-    kept = np.flatnonzero(varies)[::-1][:dims]
-    matrix = components[:, kept] * np.sqrt((len(rows) - 1) / values[kept])
-    return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+    _, spread, components = np.linalg.svd(rows - mean, full_matrices=False)
+    varies = spread > spread[0] * max(rows.shape) * np.finfo(np.float32).eps
+    matrix = components[varies][:dims].T
+    if whiten:
+        matrix = matrix * (np.sqrt(len(rows) - 1) / spread[varies][:dims])
+    return Projection(mean.astype(np.float32), matrix.astype(np.float32))
 
 
 def average(ys: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -179,6 +175,57 @@ def pyramid(ys: Sequence[torch.Tensor], levels: Sequence[int] = (1, 2, 4)) -> to
     return torch.cat([F.adaptive_max_pool2d(y, level).flatten(1) for level in levels], dim=1)
 
 
-POOLINGS: dict[str, Pooling] = dict(
-    average=average, spoc=spoc, mac=mac, gem=gem, rmac=rmac, crow=crow, pyramid=pyramid
-)
+def scda(ys: Sequence[torch.Tensor]) -> torch.Tensor:
+    """SCDA: averages and maxima of y_N and y_{N-1} over `scda_mask`, (B, 2 C_N + 2 C_{N-1}).
+
+    X.-S. Wei et al., "Selective Convolutional Descriptor Aggregation for Fine-Grained Image
+    Retrieval", TIP 2017, with the earlier layer at half weight as there. A variant: the earlier
+    layer is block N - 1, averaged over y_N's grid, where the paper takes block N's last convolution
+    and a mask of its own.
+    """
+    mask = scda_mask(ys[-1].float())[:, None]  # (B, 1, H_N, W_N)
+    parts = []
+    for y, weight in zip(ys[:-3:-1], (1, 0.5)):
+        y = F.adaptive_avg_pool2d(y.float(), mask.shape[2:]) * mask * weight
+        parts += [y.sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp_min(1), y.amax(dim=(2, 3))]
+    return torch.cat(parts, dim=1)
+
+
+def scda_mask(y_N: torch.Tensor) -> torch.Tensor:
+    """SCDA's selection: positions whose sum over the channels of y_N is above its mean.
+
+    Of these only the largest connected component is kept, (B, H_N, W_N) bool. Positions are
+    connected if they touch by a side or a corner.
+    """
+    sums = y_N.sum(dim=1)  # (B, H_N, W_N)
+    above = sums > sums.mean(dim=(1, 2), keepdim=True)
+    numbers = torch.arange(1.0, above[0].numel() + 1, device=y_N.device).view(above.shape[1:])
+    component = numbers * above  # the greatest number of a component spreads all over it
+    while True:
+        spread = F.max_pool2d(component[:, None], 3, stride=1, padding=1)[:, 0] * above
+        if torch.equal(spread, component):
+            break
+        component = spread
+    flat = component.flatten(1)
+    sizes = (flat[:, :, None] == flat[:, None, :]).sum(dim=2) * (flat > 0)  # of a position's own
+    best = sizes * (flat.shape[1] + 1) + flat  # of equal ones the last
+    return ((best == best.amax(dim=1, keepdim=True)) & (flat > 0)).view(above.shape)
+
+
+def pwa(ys: Sequence[torch.Tensor], parts: int = 25) -> torch.Tensor:
+    """PWA: sums of y_N over the positions, weighed by the channels that vary most, (B, C_N).
+
+    J. Xu et al., "Unsupervised Part-Based Weighting Aggregation of Deep Convolutional Features for
+    Image Retrieval", AAAI 2018, with alpha = beta = 2 and 25 channels as there. A variant: channels
+    are chosen by their variance over the positions of the image, where the paper takes the variance
+    over a data set, joins the sums of all parts and whitens them; here they are added.
+    """
+    y = ys[-1].float().flatten(2)  # (B, C_N, H_N * W_N)
+    chosen = y.var(dim=2, correction=0).topk(min(parts, y.shape[1])).indices
+    maps = y.gather(1, chosen[:, :, None].expand(-1, -1, y.shape[2]))
+    weights = F.normalize(maps, dim=2).sqrt().sum(dim=1)  # (B, H_N * W_N)
+    return torch.einsum("bp,bkp->bk", weights, y)
+
+
+_ALL = (average, spoc, mac, gem, rmac, crow, pyramid, scda, pwa)
+POOLINGS: dict[str, Pooling] = {function.__name__: function for function in _ALL}

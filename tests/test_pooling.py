@@ -6,12 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 import cbir
-from cbir import pooling
+from cbir import descriptors, pooling
 
 
 def blocks(size=(7, 7)):
@@ -64,6 +65,32 @@ def literal_pyramid(y):
     return found
 
 
+def literal_scda(ys):
+    """By scipy's connected components; blocks of whole windows."""
+    sums = [[sum(channel[i, j] for channel in ys[-1]) for j in range(ys[-1].shape[2])]
+            for i in range(ys[-1].shape[1])]  # fmt: skip
+    labels, n = ndimage.label(np.array(sums) > np.mean(sums), structure=np.ones((3, 3)))
+    if not n:
+        return np.zeros(2 * sum(len(y) for y in ys))
+    largest = max(range(1, n + 1), key=lambda label: (labels == label).sum())
+    found = []
+    for y, weight in zip(reversed(ys), (1, 0.5)):
+        side = y.shape[1] // labels.shape[0]
+        for pool in (np.mean, np.max):
+            for channel in y:
+                cut = channel.reshape(labels.shape[0], side, labels.shape[1], side).mean((1, 3))
+                found.append(weight * pool(cut[labels == largest]))
+    return found
+
+
+def literal_pwa(y):
+    total = np.zeros(len(y))
+    for part in sorted(y, key=lambda channel: -np.var(channel))[:25]:
+        norm = math.sqrt((part**2).sum()) or 1
+        total += [(np.sqrt(part / norm) * channel).sum() for channel in y]
+    return total
+
+
 LITERAL = {
     "spoc": literal_spoc,
     "mac": lambda y: [channel.max() for channel in y],
@@ -71,6 +98,7 @@ LITERAL = {
     "rmac": literal_rmac,
     "crow": literal_crow,
     "pyramid": literal_pyramid,
+    "pwa": literal_pwa,
 }
 
 
@@ -82,6 +110,26 @@ def test_against_the_literal_version(name, size):
     expected = np.array([LITERAL[name](y) for y in y_N.double().numpy()])
     np.testing.assert_allclose(pooled.numpy(), expected, rtol=2e-5, atol=1e-6)
     torch.testing.assert_close(cbir.POOLINGS["average"](ys), cbir.conv_descriptor(ys, q=0))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (5, 9), (14, 14), (1, 1)])
+def test_scda_against_the_literal_version(size):
+    """Also from window means: the same as from the whole maps."""
+    ys = [*blocks(size)[:1], torch.relu(torch.randn(3, 4, *size))]
+    ys[1][1] = 0
+    expected = [literal_scda([y[b].double().numpy() for y in ys]) for b in range(3)]
+    pooled = cbir.POOLINGS["scda"](ys)
+    np.testing.assert_allclose(pooled.numpy(), expected, rtol=2e-5, atol=1e-6)
+    means = [mean for mean, _ in descriptors.window_means(ys)]
+    torch.testing.assert_close(cbir.POOLINGS["scda"](means), pooled)
+
+
+def test_scda_keeps_the_larger_of_two_parts():
+    """A pair that touches by a corner outweighs a brighter single position."""
+    y_N = torch.zeros(1, 1, 5, 5)
+    y_N[0, 0, 0, 0] = 9
+    y_N[0, 0, 3, 3] = y_N[0, 0, 4, 4] = 5
+    assert pooling.scda_mask(y_N)[0].nonzero().tolist() == [[3, 3], [4, 4]]
 
 
 def test_regions():
@@ -127,14 +175,15 @@ def test_rows_and_parts_of_length_one():
         cbir.l2_normalize(cloud(), parts=[2, 3])
 
 
+@pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("dims", [1, 3, 6, None])
 @pytest.mark.parametrize("shape", [(50, 6), (8, 20)], ids=["more rows", "more dimensions"])
-def test_whitening_against_scikit_learn(dims, shape):
+def test_principal_components_against_scikit_learn(dims, shape, whiten):
     """Up to the components' signs, which distances do not see; also on rows not fitted."""
     rows, others = cloud(*shape), cloud(*shape, seed=1)
-    ours = pooling.pca_whitening(rows, dims)
+    ours = pooling.pca(rows, dims, whiten)
     kept = dims or min(shape[0] - 1, shape[1])
-    theirs = PCA(kept, whiten=True, svd_solver="full").fit(rows.astype(float))
+    theirs = PCA(kept, whiten=whiten, svd_solver="full").fit(rows.astype(float))
     assert ours(rows).shape == (len(rows), kept) and ours(rows).dtype == np.float32
     np.testing.assert_allclose(np.abs(ours(rows)), np.abs(theirs.transform(rows)), atol=1e-3)
     expected = pdist(theirs.transform(others))
@@ -145,10 +194,10 @@ def test_what_does_not_vary_or_cannot_be_read_is_left_out():
     """A channel that is always 0, and one that is another's double; rows of NaN."""
     rows = cloud(40, 3)
     rows = np.column_stack([rows, np.zeros(40, np.float32), 2 * rows[:, 0]])
-    whitening = pooling.pca_whitening(rows)
-    assert whitening(rows).shape == (40, 3) == pooling.pca_whitening(rows, 5)(rows).shape
+    fitted = pooling.pca(rows)
+    assert fitted(rows).shape == (40, 3) == pooling.pca(rows, 5)(rows).shape
     gap = np.vstack([rows, np.full((2, 5), np.nan, np.float32)])
-    np.testing.assert_array_equal(pooling.pca_whitening(gap).matrix, whitening.matrix)
+    np.testing.assert_array_equal(pooling.pca(gap).matrix, fitted.matrix)
     for rows in (np.zeros((5, 3)), np.ones((1, 3)), np.full((4, 3), np.nan)):
         with pytest.raises(ValueError, match="without variance"):
-            pooling.pca_whitening(rows)
+            pooling.pca(rows)
