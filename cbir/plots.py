@@ -18,10 +18,7 @@ BAND = "#E8E8E8"  # what is within a margin
 
 
 def intervals(
-    axes: Panels,
-    table: pd.DataFrame,
-    drawn_as: str | None = None,
-    chance: Mapping[str, float] | None = None,
+    axes: Panels, table: pd.DataFrame, chance: Mapping[str, float] | None = None
 ) -> Panels:
     """Draws means with their 95 % intervals as a forest plot: a panel per measure, names once.
 
@@ -29,7 +26,6 @@ def intervals(
         axes: as many as measures, side by side; the first has the descriptors' names at its left.
         table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
             whitened") have empty points.
-        drawn_as: whose colour and marker all points have, if the column names no descriptors.
         chance: {measure: what random images would have}, drawn as a thin line.
     """
     descriptors = [*table.descriptor.unique()]
@@ -37,8 +33,8 @@ def intervals(
         if chance and str(metric) in chance:
             ax.axvline(chance[str(metric)], color="#888888", linewidth=0.6, zorder=0)
         for row in rows.itertuples():
-            drawn, y = drawn_as or row.descriptor, descriptors.index(row.descriptor)
-            look = _look(marker(drawn), color(drawn), "," not in row.descriptor, 3.5)
+            name, y = row.descriptor, descriptors.index(row.descriptor)
+            look = _look(marker(name), color(name), "," not in name, 3.5)
             _interval(ax, (row.mean, row.low, row.high), y, linewidth=1, clip_on=False, **look)
         first = ax is axes[0]
         ax.set_yticks(range(len(descriptors)), [symbol(d) if first else "" for d in descriptors])
