@@ -88,11 +88,11 @@ lab: .venv/installed-lab  ## the notebooks in JupyterLab
 explore: .venv/installed-explore  ## a run's images in the browser, at 127.0.0.1 (NAME=run, STORE=path, PORT=)
 	$(BIN)/cbir explore $(if $(NAME),--run $(NAME)) $(if $(STORE),--store "$(STORE)") $(if $(PORT),--port $(PORT)) $(ARGS)
 
-notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and renews README's figures (FRESH=1: describes the images again)
+notebooks: .venv/installed-offline .venv/installed-vgg16  ## executes the committed notebooks in place, and renews README's first figure (FRESH=1: describes the images again)
 	$(if $(FRESH),rm -rf runs/scenes runs/slim)
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(FIRST) $(filter-out $(FIRST), $(NOTEBOOKS))
 	$(BIN)/python notebooks/tidy.py $(NOTEBOOKS)
-	cp runs/scenes/figures/ten_minutes.png runs/scenes/figures/verdict.png docs/
+	cp runs/scenes/figures/ten_minutes.png docs/
 
 site: .venv/installed-site  ## README, docs and notebooks as web pages, in site/html/; a broken link fails
 	rm -rf site

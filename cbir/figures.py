@@ -29,7 +29,6 @@ Panels = TypeVar("Panels", bound=Sequence[Any] | NDArray[Any])  # axes, or rows 
 WIDTH = 7.16  # inches of text on a page of two columns: a wider figure would be printed smaller
 SMALL = 7  # points: the smallest text
 DOTS, INCH = 200, 110  # pixels of an inch: of a picture, on screen as in a file; and on a page
-APART = 0.12  # inches between two groups of columns
 INCHES = {"width": 0.95, "height": 0.95, "below": 0.3, "left": 0.25, "right": 0.0}  # of a `grid`
 INCHES |= {"top": 0.22, "gap": 0.07}
 
@@ -70,38 +69,31 @@ def show(fig: Figure, caption: str) -> None:
     plt.close(fig)
 
 
-def grid(rows: int, columns: int | Sequence[int], **inches: float) -> tuple[Figure, NDArray[Any]]:
+def grid(rows: int, columns: int, **inches: float) -> tuple[Figure, NDArray[Any]]:
     """Makes a figure of small axes, for images or histograms.
 
     Args:
         rows: axes below each other.
-        columns: axes side by side, or the number in each of several groups.
+        columns: axes side by side.
         inches: instead of `INCHES`: `width` and `height` of each of the axes; the room `below` each
             for text, `left` and `right` of a row, at the `top`; the `gap` between two columns.
 
     Returns:
-        The figure and its axes (rows, sum of columns).
+        The figure and its axes (rows, columns).
 
     Raises:
         ValueError: there is no such size.
     """
     # By hand: an automatic layout of sixty axes takes longer than drawing them.
     width, height, below, left, right, top, gap = (INCHES | inches).values()
-    groups = [columns] if isinstance(columns, int) else columns
-    # A narrow empty column stands between two groups.
-    filled = np.concatenate([[True] * n + [False] for n in groups])[:-1]
-    widths = np.where(filled, width, APART - 2 * gap)
-    w, h = left + widths.sum() + gap * len(widths) + right, top + rows * (height + below)
+    w, h = left + (width + gap) * columns + right, top + rows * (height + below)
     margins = {"left": left / w, "right": 1 - (gap + right) / w}
     margins |= {"top": 1 - top / h, "bottom": below / h}
-    margins |= {"wspace": gap / widths.mean(), "hspace": below / height, "width_ratios": widths}
+    margins |= {"wspace": gap / width, "hspace": below / height}
     # layout="none" would last for one savefig only
     by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
     fig = plt.figure(figsize=(w, h), layout=by_hand)
-    axes = fig.subplots(rows, len(widths), squeeze=False, gridspec_kw=margins)
-    for ax in axes[:, ~filled].flat:
-        ax.remove()
-    return fig, axes[:, filled]
+    return fig, fig.subplots(rows, columns, squeeze=False, gridspec_kw=margins)
 
 
 def ranks(axes: Panels) -> bool:
@@ -246,11 +238,8 @@ def _tint(z: NDArray[Any]) -> cm.ScalarMappable:
 def count_bar(ax: Axes, z: NDArray[Any]) -> None:
     """Draws the colour bar of a map's counts beside its axes, if it counts."""
     if z.max() > 1:
-        ticks, place = (
-            np.unique(np.linspace(1, z.max(), 3).round()),
-            ax.inset_axes((1.08, 0, 0.07, 1)),
-        )
-        bar = ax.figure.colorbar(_tint(z), cax=place, label="channels", ticks=ticks)
+        ticks, place = np.unique(np.linspace(1, z.max(), 3).round()), (1.08, 0, 0.07, 1)
+        bar = ax.figure.colorbar(_tint(z), cax=ax.inset_axes(place), label="channels", ticks=ticks)
         bar.outline.set_visible(False)
 
 

@@ -1,6 +1,6 @@
 """Figures that compare descriptors, drawn on the axes that they are given; they compute nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,23 +12,13 @@ from matplotlib.lines import Line2D
 
 from .claims import SETTINGS
 from .figures import SMALL, Panels
-from .names import (
-    IMAGE_MARKERS,
-    NETWORK_COLORS,
-    color,
-    is_part,
-    marker,
-    symbol,
-)
+from .names import IMAGE_MARKERS, NETWORK_COLORS, color, is_part, marker, symbol
 
 BAND = "#E8E8E8"  # what is within a margin
 
 
 def intervals(
-    axes: Panels,
-    table: pd.DataFrame,
-    drawn_as: str | None = None,
-    chance: Mapping[str, float] | None = None,
+    axes: Panels, table: pd.DataFrame, chance: Mapping[str, float] | None = None
 ) -> Panels:
     """Draws means with their 95 % intervals as a forest plot: a panel per measure, names once.
 
@@ -36,7 +26,6 @@ def intervals(
         axes: as many as measures, side by side; the first has the descriptors' names at its left.
         table: columns metric, descriptor, mean, low, high, as `means` gives them; variants ("eta,
             whitened") have empty points.
-        drawn_as: whose colour and marker all points have, if the column names no descriptors.
         chance: {measure: what random images would have}, drawn as a thin line.
     """
     descriptors = [*table.descriptor.unique()]
@@ -44,12 +33,9 @@ def intervals(
         if chance and str(metric) in chance:
             ax.axvline(chance[str(metric)], color="#888888", linewidth=0.6, zorder=0)
         for row in rows.itertuples():
-            drawn = drawn_as or row.descriptor
-            point = {"fmt": marker(drawn), "color": color(drawn), "markersize": 3.5}
-            point["markerfacecolor"] = "white" if "," in row.descriptor else color(drawn)
-            ends = [[row.mean - row.low], [row.high - row.mean]]
-            y = descriptors.index(row.descriptor)
-            ax.errorbar(row.mean, y, xerr=ends, linewidth=1, clip_on=False, **point)
+            name, y = row.descriptor, descriptors.index(row.descriptor)
+            look = _look(marker(name), color(name), "," not in name, 3.5)
+            _interval(ax, (row.mean, row.low, row.high), y, linewidth=1, clip_on=False, **look)
         first = ax is axes[0]
         ax.set_yticks(range(len(descriptors)), [symbol(d) if first else "" for d in descriptors])
         ax.tick_params(axis="y", length=0)
@@ -57,11 +43,29 @@ def intervals(
     return axes
 
 
+def _look(shape: str, tone: str, filled: bool, size: float) -> dict[str, Any]:
+    """Returns the style of a single mark, filled or hollow."""
+    face = tone if filled else "white"
+    look = {"marker": shape, "color": tone, "markerfacecolor": face, "markersize": size}
+    return look | {"linestyle": ""}
+
+
+def _interval(ax: Axes, ends: Sequence[float], y: float, **style: Any) -> None:
+    """Draws a mean with its interval, lying; ends: mean, low, high."""
+    mean, low, high = ends
+    ax.errorbar(mean, y, xerr=[[abs(mean - low)], [abs(high - mean)]], **style)
+
+
+def _legend(figure: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Explains marks below a figure: {text: look}."""
+    handles = [Line2D([], [], label=text, **look) for text, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
 def plane(ax: Axes, table: pd.DataFrame) -> Axes:
     """Draws descriptors, in the columns descriptor, x and y, as points with names at the right."""
     for row in table.itertuples():
-        point = {"color": color(row.descriptor), "marker": marker(row.descriptor)}
-        ax.plot(row.x, row.y, markersize=5, linestyle="", **point)
+        ax.plot(row.x, row.y, **_look(marker(row.descriptor), color(row.descriptor), True, 5))
     ax.margins(0.05)
     return _name(ax, table)
 
@@ -103,10 +107,10 @@ def curves(
         if shaded:
             ax.axvspan(*shaded, color=BAND, zorder=0)
         for (curve, mark), points in rows.groupby(["curve", "mark"], sort=False):
-            style = {"marker": marker(mark), "markersize": 6, "linestyle": "", "zorder": 3}
-            style |= {"markerfacecolor": "white"}
-            line = {"marker": ".", "markersize": 3, "linewidth": 1}
-            ax.plot(points[x], points.value, color=color(curve), **(style if mark else line))
+            look = {"marker": ".", "color": color(curve), "markersize": 3, "linewidth": 1}
+            if mark:
+                look = _look(marker(mark), color(curve), False, 6) | {"zorder": 3}
+            ax.plot(points[x], points.value, **look)
         ax.set(title=metric, xlabel=x)
         ax.margins(y=0.1)
     ends = rows[rows["mark"] == ""].groupby("curve", sort=False).last().reset_index()
@@ -116,12 +120,7 @@ def curves(
 
 def marks(figure: Figure, names: Iterable[str]) -> None:
     """Draws a legend of markers, those of `curves`' marks or of `dots`, below a figure."""
-    style = {"linestyle": "", "markersize": 5, "markerfacecolor": "white"}
-    handles = [
-        Line2D([], [], color=color(name), marker=marker(name), label=symbol(name), **style)
-        for name in names
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    _legend(figure, {symbol(name): _look(marker(name), color(name), False, 5) for name in names})
 
 
 def dots(axes: Panels, table: pd.DataFrame) -> Panels:
@@ -132,9 +131,8 @@ def dots(axes: Panels, table: pd.DataFrame) -> Panels:
     rows = list(dict.fromkeys(table["row"]))
     for ax, (metric, of_metric) in zip(axes, table.groupby("metric", sort=False)):
         for name, points in of_metric.groupby("descriptor", sort=False):
-            style = {"color": color(name), "marker": marker(name), "markersize": 5}
-            style |= {"markerfacecolor": "none", "linestyle": ""}
-            ax.plot(points.value, [rows.index(row) for row in points["row"]], **style)
+            look = _look(marker(name), color(name), False, 5) | {"markerfacecolor": "none"}
+            ax.plot(points.value, [rows.index(row) for row in points["row"]], **look)
         ax.set(title=metric, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=[])
         ax.grid(axis="y", linewidth=0.4)
         ax.margins(x=0.08)
@@ -214,40 +212,29 @@ def verdict(axes: Panels, cells: pd.DataFrame) -> Panels:
     """
     rows = list(dict.fromkeys(zip(cells["row"], cells.recipe)))
     settings = list(SETTINGS)
-    apart = 0.8 / len(settings)
     for ax, (measure, of_measure) in zip(axes, cells.groupby("measure", sort=False)):
-        turn = -1 if measure == "colour" else 1  # a smaller distance is better
         margin = of_measure.margin.iloc[0] / of_measure.unit.iloc[0]
         ax.axvspan(-margin, margin, color=BAND, zorder=0)
         ax.axvline(0, color="#888888", linewidth=0.6, zorder=1)
         cell: Any
         for cell in of_measure.itertuples():
             images, _, network = SETTINGS[cell.setting].title.partition(", ")
-            place = rows.index((cell.row, cell.recipe)) - 0.4
-            place += apart * (settings.index(cell.setting) + 0.5)
-            mean, low, high = (turn * x / cell.unit for x in (cell.mean, cell.low, cell.high))
-            tone = NETWORK_COLORS[network]
-            style = {"fmt": IMAGE_MARKERS[images], "color": tone, "markersize": 2.8}
-            style |= {"elinewidth": 0.6, "markeredgewidth": 0.7}
-            style["markerfacecolor"] = tone if cell.word in ("better", "worse") else "white"
-            ax.errorbar(mean, place, xerr=[[abs(mean - low)], [abs(high - mean)]], **style)
+            place = (settings.index(cell.setting) + 0.5) / len(settings)
+            y = rows.index((cell.row, cell.recipe)) + 0.8 * (place - 0.5)
+            unit = -cell.unit if measure == "colour" else cell.unit  # a smaller distance is better
+            ends = [end / unit for end in (cell.mean, cell.low, cell.high)]
+            filled = cell.word in ("better", "worse")
+            look = _look(IMAGE_MARKERS[images], NETWORK_COLORS[network], filled, 2.8)
+            _interval(ax, ends, y, elinewidth=0.6, markeredgewidth=0.7, **look)
         for line in range(1, len(rows)):
             wide = rows[line][0] != rows[line - 1][0]
             ax.axhline(line - 0.5, color="#BBBBBB", linewidth=1 if wide else 0.3, zorder=0)
         ax.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
         ax.tick_params(axis="y", length=0)
-        unit = "nearer, % of h's distance →" if measure == "colour" else "P@5, more →"
-        ax.set(title=measure, xlabel=unit)
+        better = "nearer, % of h's distance →" if measure == "colour" else "P@5, more →"
+        ax.set(title=measure, xlabel=better)
     axes[0].set_yticks(range(len(rows)), [f"{row}\n{recipe}" for row, recipe in rows])
-    dot = {"linestyle": "", "markersize": 4}
-    handles = [
-        Line2D([], [], color=tone, marker="o", label=name, **dot)
-        for name, tone in NETWORK_COLORS.items()
-    ]
-    handles += [
-        Line2D([], [], color="#666666", marker=marker, markerfacecolor="white", label=name, **dot)
-        for name, marker in IMAGE_MARKERS.items()
-    ]
-    figure = axes[0].get_figure(root=True)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    looks = {name: _look("o", tone, True, 4) for name, tone in NETWORK_COLORS.items()}
+    looks |= {name: _look(shape, "#666666", False, 4) for name, shape in IMAGE_MARKERS.items()}
+    _legend(axes[0].get_figure(root=True), looks)
     return axes

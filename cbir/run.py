@@ -158,40 +158,28 @@ class Run:
     ) -> Described:
         """Opens the run's stores; describes the images first if nothing has done so.
 
-        If these lack some of the `extras`, as in `extract`, at most `max_images` of the database
-        (0: all) are described into others, once: those of `folder`, as in `describe`.
+        If these lack some of the `extras`, as in `extract`, the same images are described into
+        others, once: those of `folder`, as in `describe`, by the run's network and recipe. Of the
+        database at most `max_images`, drawn and balanced over the classes; 0: all.
         """
-        database, queries = self._open()
-        weights, device = self.settings.get("weights", "default"), self.settings["device"]
-        stores = self.path / "stores"
-        network = network_of(database.network, None, weights, device, folder=stores)
-        if (extras or {}).keys() <= database.extras.keys():
-            return Described(network, database, queries)
-        images = self.images(max_images)
-        return self.describe("", *images, network, extras, folder, recipe=database.recipe)
-
-    def images(self, max_images: int = 0, max_queries: int = 0) -> tuple[Images, Images]:
-        """The images of `stores`, the database's and the queries.
-
-        Of them at most `max_images` and `max_queries`, drawn and balanced over the classes; 0: all.
-        """
-        found: list[Images] = []
-        for part, store, most in zip(PARTS, self._open(), (max_images, max_queries)):
-            images = ImageSet(store.root, store.files, store.labels)
-            if 0 < most < len(store):
-                most = min(most, int(store.described.sum()))
-                rows = choose_queries(store, most, self.settings.get("seed", 0))
-                found.append(images[sorted(rows)])
-            else:
-                found.append(find_store(self.path / "stores" / "windows" / part) or images)
-        return found[0], found[1]
-
-    def _open(self) -> list[Store]:
-        """Opens the run's own two stores, which are filled first if there are none."""
         places = [self.path / "stores" / part for part in PARTS]
         if None in map(find_store, places):
             self.describe(**self.settings)
-        return list(map(open_store, places))
+        database, queries = map(open_store, places)
+        weights, device = self.settings.get("weights", "default"), self.settings["device"]
+        network = network_of(database.network, None, weights, device, places[0].parent)
+        if (extras or {}).keys() <= database.extras.keys():
+            return Described(network, database, queries)
+        images: list[Images] = []
+        for part, store in zip(PARTS, (database, queries)):
+            listed = ImageSet(store.root, store.files, store.labels)
+            images.append(find_store(places[0].parent / "windows" / part) or listed)
+        if 0 < max_images < len(database):
+            most = min(max_images, int(database.described.sum()))
+            rows = choose_queries(database, most, self.settings.get("seed", 0))
+            images[0] = ImageSet(database.root, database.files, database.labels)[sorted(rows)]
+        recipe = database.recipe
+        return self.describe("", images[0], images[1], network, extras, folder, recipe=recipe)
 
     def connect(self) -> AbstractContextManager[Any]:
         """The Dask client that the option "scheduler" asks for; None without one."""

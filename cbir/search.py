@@ -10,12 +10,13 @@ several descriptors are searched in one pass.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 import numba
 import numpy as np
@@ -27,7 +28,7 @@ from .common import METRICS, AnyPath, Metric, cores, unknown_choice
 from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
 from .networks import Network
-from .store import Part, Rows, Shards, Store, by_shard, open_store
+from .store import Part, Shards, Store, by_shard, open_store
 from .trained import network_of
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is
 # {part: (Q, D_part) float32, finite}, {descriptor: the parts it is made of}, metric, k, device
 Question: TypeAlias = tuple[dict[Part, Floats], dict[str, list[Part]], Metric, int, Device]
 Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best first per query
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 FILE = (str, os.PathLike)
+OPENED = (*FILE, Image.Image)  # what `open_image` opens
 ROWS = 2**11  # rows of an array that a thread searches at a time; of a store, a shard
 QUERIES = 256  # queries that are compared at a time
 CHUNK = 1024  # dimensions summed in float32 before float64 takes over
@@ -196,59 +197,57 @@ def search(
     return hits[descriptor] if isinstance(descriptor, str) else hits
 
 
-def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
+def _pictures_or_rows(queries: Any) -> Images | Array | dict[str, Array]:
     """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
     if isinstance(queries, FILE) and os.path.isdir(queries):
         return list_images(queries)
-    if isinstance(queries, (*FILE, Image.Image)) or getattr(queries, "ndim", 0) == 3:
+    if _is_picture(queries):
         queries = [queries]
     if not isinstance(queries, np.ndarray) and not len(queries):
         raise ValueError("no queries: the list is empty")
-    files = [query for query in queries if isinstance(query, FILE)]
-    if files and len(files) == len(queries):
-        return list_images(files)
-    images = [q for q in queries if isinstance(q, Image.Image) or getattr(q, "ndim", 0) == 3]
-    if not files and not images:
+    if not any(map(_is_picture, queries)):
         return np.atleast_2d(np.asarray(queries))
-    pictures: list[AnyPath | Image.Image] = []
-    for picture in queries:
-        if not isinstance(picture, (*FILE, Image.Image)):
-            picture = np.asarray(picture)
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ValueError(
-                    f"dimensions do not match: {picture.shape} of {picture.dtype} are neither rows "
-                    "(Q, D) of a descriptor nor pixels (H, W, 3) of uint8"
-                )
-            picture = Image.fromarray(picture)
-        pictures.append(picture)
-    return Pictures(pictures)
+    if all(isinstance(query, FILE) for query in queries):
+        return list_images(queries)
+    return Pictures([q if isinstance(q, OPENED) else _from_pixels(q) for q in queries])
+
+
+def _is_picture(query: Any) -> bool:
+    return isinstance(query, OPENED) or getattr(query, "ndim", 0) == 3
+
+
+def _from_pixels(pixels: Any) -> Image.Image:
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"dimensions do not match: {pixels.shape} of {pixels.dtype} are neither rows "
+            "(Q, D) of a descriptor nor pixels (H, W, 3) of uint8"
+        )
+    return Image.fromarray(pixels)
 
 
 def _query_vectors(
     st: Store | Array, queries: Images | Array | dict[str, Array], names: list[str], net: Any
 ) -> dict[str, Floats]:
     """The queries' descriptors {descriptor: (Q, D) float32}; NaN where an image is unreadable."""
-    if isinstance(queries, Store):
-        if isinstance(st, Store):
-            _check_comparable(st, queries, names)
-        return {name: queries[name][:] for name in names}
-    if not isinstance(queries, Images):
-        rows = queries if isinstance(queries, dict) else dict.fromkeys(names, queries)
-        return {name: np.asarray(rows[name], dtype=np.float32) for name in names}
-    if not isinstance(st, Store):
-        raise _needs_store("searched for images")
-    net = network_of(st.network, net, folder=Path(st.location).parent)
-    needed = {part[0] for name in names for part in st.parts(name)}
-    extras = {name: what for name, what in st.extras.items() if name in needed}
-    describer = Describer(net, st.recipe, extras)
-    describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
-    describer.batch_size = default_batch(net)
-    decoded = describer.decode_ahead(map(queries.path, range(len(queries))))
-    arrays, *_ = describer.describe(decoded, len(queries))
-    parts = {name: [(arrays[p], i, j) for p, i, j in st.parts(name)] for name in names}
-    return {name: Rows(*of_name)[:] for name, of_name in parts.items()}
+    found: Any = queries if isinstance(queries, (dict, Store)) else dict.fromkeys(names, queries)
+    if isinstance(queries, Images) and not isinstance(queries, Store):
+        if not isinstance(st, Store):
+            raise _needs_store("searched for images")
+        net = network_of(st.network, net, folder=Path(st.location).parent)
+        needed = {part[0] for name in names for part in st.parts(name)}
+        extras = {name: what for name, what in st.extras.items() if name in needed}
+        describer = Describer(net, st.recipe, extras)
+        describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
+        describer.batch_size = default_batch(net)
+        decoded = describer.decode_ahead(map(queries.path, range(len(queries))))
+        found = copy(st)
+        found.arrays, *_ = describer.describe(decoded, len(queries))
+    elif isinstance(queries, Store) and isinstance(st, Store):
+        _check_comparable(st, queries, names)
+    return {name: np.asarray(found[name], dtype=np.float32) for name in names}
 
 
 def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
@@ -296,32 +295,30 @@ def _nearest(arrays: Arrays, question: Question, client: "Client | None") -> dic
     """Finds the k rows nearest to every query, by every descriptor."""
     _, parts_of, metric, k, device = question
     array = next(iter(arrays.values()))
-    if isinstance(array, Shards):
-        blocks = by_shard(array.rows, array.shard_size)
-    else:
-        blocks = by_shard(np.arange(len(array)), ROWS)
-    tasks = ((lines,) for _, lines in blocks)
+    places = array.rows if isinstance(array, Shards) else np.arange(len(array))
+    size = array.shard_size if isinstance(array, Shards) else ROWS
+    blocks = [lines for _, lines in by_shard(places, size)]
     if client is None:
-        highs: dict[str, Doubles] = {}
+        search_block = partial(_search_block, (arrays, question), highs={})
         # Our kernel has no threads of its own: they would wait for each other after every shard.
         with ThreadPoolExecutor(cores() if metric == "l1" and device is None else 1) as pool:
-            search = partial(_search_block, (arrays, question), highs=highs)
-            found = list(pool.map(lambda task: search(*task), tasks))
+            found = list(pool.map(search_block, blocks))
     else:
+        tasks: Any = ((lines, {}) for lines in blocks)
         found = list(run_on_workers(client, _search_block, (arrays, question), tasks))
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     return {name: _join([nothing, *(best[name] for best in found)], k) for name in parts_of}
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def _search_block(
-    kept: tuple[Arrays, Question], lines: Ints, highs: dict[str, Doubles] | None = None
+    kept: tuple[Arrays, Question], lines: Ints, highs: dict[str, Doubles]
 ) -> dict[str, Found]:
     """The k best of a block's lines, or those of them that can be among the k best of all.
 
     highs: {descriptor: the k lowest upper bounds so far, (Q, k)}, of all blocks that share it.
     """
     arrays, (queries, parts_of, metric, k, device) = kept
-    highs = {} if highs is None else highs
     rows, sums, best = {}, {}, {}
     for part, array in arrays.items():
         is_stored = isinstance(array, Shards)
@@ -330,92 +327,79 @@ def _search_block(
         sums[part] = _sums(queries[part], rows[part], metric, device)
     for name, parts in parts_of.items():
         dims = sum(queries[part].shape[1] for part in parts)
-        low, high = _bounds(sum((sums[part] for part in parts), np.zeros(())), metric, dims, device)
+        terms = CHUNK if metric == "l1" and device is None else dims
+        error = (terms + 8) * ROUNDING  # a sum of n terms in float32 is off by n roundings
+        total = sum((sums[part] for part in parts), np.zeros(()))
+        low, high = (_distance(total, metric, dims, error, sign) for sign in (-1, 1))
+        overflowed = ~np.isfinite(high) & ~np.isnan(total[-1])  # NaN is a row of NaN
+        low[overflowed], high[overflowed] = -np.inf, np.inf
         so_far = highs.get(name, np.full((len(high), k), np.inf))
         # Another thread may replace it meanwhile: then rows are missing, none is counted twice.
         so_far = np.partition(np.hstack([so_far, high]), k - 1, axis=1)[:, :k]
         highs[name] = so_far
         query, column = np.nonzero(low <= so_far[:, -1:])
-        pairs = [(queries[part], rows[part]) for part in parts]
-        distance = _distances(pairs, query, column, metric)
+        exact = [_exact_sums(queries[part], rows[part], query, column, metric) for part in parts]
+        distance = _distance(sum(exact, np.zeros(())), metric, dims)
         finite = np.isfinite(distance)
         best[name] = _join([(query[finite], lines[column[finite]], distance[finite])], k)
     return best
 
 
-def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
-    """Sums, made in float32, that distances of (Q, D) queries and (n, D) rows need.
+# What a distance is made of, to be added up over the parts of a descriptor: for L1 the absolute
+# differences; for L2 the squared ones, then what their rounding goes by; for cosine the products,
+# the queries' squares and the rows'.
 
-    For L1 those of absolute differences (1, Q, n); else dot products, queries' and rows' squares.
-    """
+
+def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
+    """Sums, made in float32, for all (Q, D) queries and (n, D) rows: (S, Q, n)."""
     if metric == "l1" and device is None:
         return _l1(queries, rows)[None]
     q, x = (torch.from_numpy(array).to(device or "cpu") for array in (queries, rows))
     if metric == "l1":
         return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
     dots = (q @ x.T).cpu().numpy().astype(float)
-    q_squares, x_squares = (torch.linalg.vector_norm(array, dim=1).square() for array in (q, x))
-    q_squares, x_squares = q_squares.cpu().numpy()[:, None], x_squares.cpu().numpy()
-    return np.stack([dots, *np.broadcast_arrays(q_squares, x_squares)])
+    q_squares, x_squares = (
+        torch.linalg.vector_norm(array, dim=1).square().cpu().numpy() for array in (q, x)
+    )
+    squares = np.broadcast_arrays(q_squares[:, None], x_squares, dots)[:2]
+    if metric == "cosine":
+        return np.stack([dots, *squares])
+    scale = squares[0].astype(float) + squares[1]
+    return np.stack([scale - 2 * dots, scale])  # |q - x|^2 = q^2 + x^2 - 2 q x
 
 
-def _bounds(total: Doubles, metric: Metric, dims: int, device: Device) -> tuple[Doubles, Doubles]:
-    """Lower and upper bounds of distances, each (Q, n), from `_sums` of all parts; NaN for NaN.
-
-    A sum of n terms in float32 is off by n roundings.
-    """
-    terms = CHUNK if metric == "l1" and device is None else dims
-    error = (terms + 8) * ROUNDING
-
-    def bound(sign: int) -> Doubles:
-        if metric == "l1":
-            return total[0] * (1 + sign * error) / dims
-        dots, q_squares, x_squares = total
-        if metric == "l2":  # |q - x|^2 = q^2 + x^2 - 2 q x
-            squares = q_squares + x_squares
-            slack = 2 * error * squares + 4 * dims * TINY
-            return np.sqrt(np.maximum(0, squares - 2 * dots + sign * slack)) / dims
-        norms = np.sqrt(q_squares * x_squares)  # 1 - q x / (|q| |x|); cosine 0 of a row of zeros
-        cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-        return 1 - cosine + sign * (4 * error + 4 * dims * TINY / np.maximum(norms, TINY))
-
-    with np.errstate(invalid="ignore", over="ignore"):
-        low, high = bound(-1), bound(1)
-    unknown, is_nan = ~np.isfinite(high), np.isnan(total[-1])
-    low[unknown], high[unknown] = -np.inf, np.inf  # float32 overflowed
-    low[is_nan] = high[is_nan] = np.nan
-    return low, high
+def _exact_sums(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
+    """Sums in float64 for query[i] and row[i]: (S, n)."""
+    pairs = [(queries, rows, query, row)]
+    if metric == "cosine":
+        pairs += [(queries, queries, query, query), (rows, rows, row, row)]
+    return np.stack([_exact(*pair, metric) for pair in pairs])
 
 
-def _distances(
-    pairs: Sequence[tuple[Floats, Floats]], query: Ints, row: Ints, metric: Metric
-) -> Doubles:
-    """Distances of query[i] and row[i] in float64, (n,). pairs: (queries, rows) of every part."""
-    exact = (_exact(queries, rows, query, row, metric) for queries, rows in pairs)
-    total, q_square, x_square = sum(exact, np.zeros(()))
-    dims = sum(rows.shape[1] for _, rows in pairs)
+def _distance(sums: Doubles, metric: Metric, dims: int, error: float = 0, sign: int = 0) -> Doubles:
+    """Distances from their sums; by a sign, bounds from sums that are off by `error` at most."""
+    vanished = 4 * dims * TINY
     if metric == "l1":
-        return total / dims
+        return sums[0] * (1 + sign * error) / dims
     if metric == "l2":
-        return np.sqrt(total) / dims
-    norms = np.sqrt(q_square * x_square)
+        slack = 2 * error * sums[-1] + vanished
+        return np.sqrt(np.maximum(0, sums[0] + sign * slack)) / dims
+    dots, *squares = sums
+    norms = np.sqrt(squares[0] * squares[1])  # 1 - q x / (|q| |x|); cosine 0 of a row of zeros
     cosine = np.where(np.isfinite(norms), 0.0, np.nan)
-    return 1 - np.divide(total, norms, out=cosine, where=norms > 0)
+    np.divide(dots, norms, out=cosine, where=norms > 0)
+    return 1 - cosine + sign * (4 * error + vanished / np.maximum(norms, TINY))
 
 
-def _compiled(**options: Any) -> Callable[[Function], Function]:
+def _compiled(function: Any, **options: Any) -> Any:
     """`numba.njit` whose result is kept for the next process, where there is a place for it."""
-
-    def compile(function: Function) -> Function:
-        try:
-            return numba.njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:  # no folder can be written
-            return numba.njit(nogil=True, **options)(function)
-
-    return compile
+    try:
+        return numba.njit(function, cache=True, nogil=True, **options)
+    except RuntimeError:  # no folder can be written
+        return numba.njit(function, nogil=True, **options)
 
 
-@_compiled(fastmath={"reassoc", "contract"})
+@partial(_compiled, fastmath={"reassoc", "contract"})
 def _l1(queries: Floats, rows: Floats) -> Doubles:
     """Sums of absolute differences, (Q, n) float64.
 
@@ -443,30 +427,27 @@ def _l1(queries: Floats, rows: Floats) -> Doubles:
     return out
 
 
-@_compiled()
+@_compiled
 def _exact(queries: Floats, rows: Floats, query: Ints, row: Ints, metric: Metric) -> Doubles:
-    """Sums for query[i] and row[i] in float64, in one order on any machine, (3, n).
+    """Sums for query[i] and row[i] in float64, in one order on any machine, (n,).
 
-    Of |q - x| (l1), of (q - x)^2 (l2), or of q x, q^2 and x^2 (cosine). Eight sums side by side,
-    since one would wait for each addition.
+    Of |q - x| (l1), of (q - x)^2 (l2), or of q x (cosine). Eight sums side by side, since one
+    would wait for each addition.
     """
-    out = np.zeros((3, len(query)))
+    out = np.zeros(len(query))
     l1, l2 = metric == "l1", metric == "l2"
     for i in range(len(query)):
         a, b = queries[query[i]], rows[row[i]]
-        sums = np.zeros((3, 8))
+        sums = np.zeros(8)
         for start in range(0, len(a), 8):
             for lane in range(min(8, len(a) - start)):
                 q, x = np.float64(a[start + lane]), np.float64(b[start + lane])
                 if l1:
-                    sums[0, lane] += abs(q - x)
+                    sums[lane] += abs(q - x)
                 elif l2:
-                    sums[0, lane] += (q - x) * (q - x)
+                    sums[lane] += (q - x) * (q - x)
                 else:
-                    sums[0, lane] += q * x
-                    sums[1, lane] += q * q
-                    sums[2, lane] += x * x
-        for kind in range(3):
-            for lane in range(8):
-                out[kind, i] += sums[kind, lane]
+                    sums[lane] += q * x
+        for total in sums:
+            out[i] += total
     return out

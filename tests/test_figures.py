@@ -81,13 +81,11 @@ print(plt.get_fignums())"""
 
 def test_a_grid_looks_the_same_however_often_it_is_saved(tmp_path):
     """Notebooks save a figure, then show it: with another bounding box."""
-    fig, axes = figures.grid(2, [1, 3, 3])
+    fig, axes = figures.grid(2, 3)
     before = [ax.get_position().bounds for ax in axes.flat]
     for box in (None, "tight"):
         fig.savefig(tmp_path / "a.png", bbox_inches=box)
     assert [ax.get_position().bounds for ax in axes.flat] == before
-    gaps = [round(b.bbox.x0 - a.bbox.x1, 6) for a, b in itertools.pairwise(axes[0])]
-    assert gaps[0] == gaps[3] > max(gaps[1:3] + gaps[4:])  # between groups, and within
     with pytest.raises(ValueError):
         figures.grid(1, 2, heigth=2)
 
@@ -312,8 +310,6 @@ def test_intervals():
         np.testing.assert_allclose(bars.get_segments()[0][:, 0], [mean - 0.1, mean + 0.3])
     assert axes[1].containers[0][0].get_ydata()[0] == 1  # beside its name
     assert axes[1].get_lines()[0].get_xdata()[0] == 0.125 != axes[0].get_lines()[0].get_xdata()[0]
-    plots.intervals([plt.gca()], means(["printed", "released"]), drawn_as="eta")
-    assert {line.get_color() for line, *_ in plt.gca().containers[-2:]} == {names.color("eta")}
 
 
 def test_plane_names_every_descriptor_at_the_right():
