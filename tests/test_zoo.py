@@ -56,6 +56,25 @@ def save(state, path):
     return path
 
 
+@pytest.mark.parametrize("name", ["resnet50", "deeplabv3_mobilenet_v3_large"])
+def test_weights_that_someone_has_downloaded(tmp_path, name):
+    """Torchvision's state dict, at a path."""
+    torch.manual_seed(3)
+    options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
+    published = models.get_model(name, weights=None, **options).eval()
+    path = save(published.state_dict(), tmp_path / "weights.pth")
+    net = cbir.load_network(name, weights=path, device="cpu")
+    seen = []
+    published.get_submodule(net.blocks[-1]).register_forward_hook(
+        lambda *args: seen.append(args[2])
+    )
+    batch = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        published(batch)
+    y = seen[0].relu()
+    torch.testing.assert_close(net(batch).ys[-1], y, rtol=1e-3, atol=1e-5 * float(y.max()))
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_from_a_file(tmp_path, suffix):
     other = cbir.load_network("embedded", weights=None, seed=5)
@@ -325,11 +344,31 @@ def test_timms_blocks_are_the_features_that_timm_extracts(name, tmp_path):
         assert cbir.load_network(f"timm/{name}", **options).weights_hash == net.weights_hash
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_timms_networks_that_do_not_serve(name):
-    pytest.importorskip("timm")
-    with pytest.raises(ValueError, match="not maps"):
-        cbir.load_network(f"timm/{name}", weights=None)
+TRANSFORMERS = [("vit_tiny_patch16_224", "blocks", [2, 5, 8, 11])]  # a class token comes first
+TRANSFORMERS += [("swin_tiny_patch4_window7_224", "layers", [0, 1, 2, 3])]  # (B, H, W, C)
+
+
+@pytest.mark.parametrize("name, stem, depths", TRANSFORMERS)
+def test_timms_transformers_hand_over_maps(name, stem, depths, tmp_path):
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(name).eval()
+    path = save(theirs.state_dict(), tmp_path / "weights.pth")
+    net = cbir.load_network(f"timm/{name}", weights=path, device="cpu")
+    outputs = []
+    for depth in depths:
+        layer = theirs.get_submodule(f"{stem}.{depth}")
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    batch = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        pooled = theirs.forward_head(theirs.forward_features(batch), pre_logits=True)
+    ys, (code,) = net(batch)
+    for y, output in zip(ys, outputs, strict=True):
+        grid = output[:, 1:].unflatten(1, (14, 14)) if stem == "blocks" else output
+        torch.testing.assert_close(y, grid.movedim(-1, 1).relu(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(code, pooled, rtol=1e-3, atol=1e-4)
+    d = cbir.describe(net, batch, q=0)
+    assert (d.eta_conv >= 0).all() and (d.eta_conv > 0).any()
+    assert d.eta.shape[1] == sum(net.shapes["codes"]) + sum(c for c, _, _ in net.shapes["blocks"])
 
 
 def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
