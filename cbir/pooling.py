@@ -184,9 +184,9 @@ def scda(ys: Sequence[torch.Tensor]) -> torch.Tensor:
     and a mask of its own.
     """
     mask = scda_mask(ys[-1].float())[:, None]  # (B, 1, H_N, W_N)
-    parts = []
+    parts, (height, width) = [], mask.shape[2:]
     for y, weight in zip(ys[:-3:-1], (1, 0.5)):
-        y = F.adaptive_avg_pool2d(y.float(), tuple(mask.shape[2:])) * mask * weight
+        y = F.adaptive_avg_pool2d(y.float(), (height, width)) * mask * weight
         parts += [y.sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp_min(1), y.amax(dim=(2, 3))]
     return torch.cat(parts, dim=1)
 
