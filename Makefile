@@ -13,7 +13,7 @@ FIRST = $(wildcard notebooks/02_*.ipynb)
 WORKERS ?= 2
 given = $(if $($(1)),-p $(2) "$($(1))")
 
-.PHONY: help reproduce evidence paper results verdict sweep explore check format test test-all bench lab notebooks site clean
+.PHONY: help reproduce evidence paper results beyond verdict sweep explore check format test test-all bench lab notebooks site clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
@@ -50,6 +50,9 @@ paper: .venv/installed-offline $(wanted)  ## the same by fc6 and fc7 trained on 
 
 results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with imagenette3600/ and caltech101/; without it the scenes only)
 	$(BIN)/python data/results/make_results.py $(if $(CBIR_PHOTOS),--photos "$(CBIR_PHOTOS)") $(ARGS)
+
+beyond: .venv/installed-evidence .venv/installed-vgg16 .venv/installed-mobilenet  ## data/results/beyond/ again, in an hour (after results; CBIR_PHOTOS=folder)
+	$(BIN)/python data/results/make_beyond.py --photos "$(CBIR_PHOTOS)" $(ARGS)
 
 verdict: .venv/installed  ## docs/verdict.png, and what README and docs/results.md take from data/results/
 	$(BIN)/python data/results/draw_verdict.py
