@@ -28,8 +28,9 @@ from .common import METRICS, AnyPath
 from .explain import Explorer, Look, explain
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name
-from .query import hits_record, hits_table, open_database, safe_stem
+from .query import hits_record, safe_stem
 from .run import Run, open_run
+from .store import open_store
 
 Updates = dict[Any, Any]  # {component: its new value}
 gr: Any = None  # Gradio, as soon as there is a page: a mistyped address shows before
@@ -52,7 +53,7 @@ CSS = """label.float ~ .gallery-container .grid-wrap {padding-top: 2rem}
 
 
 class Query(NamedTuple):
-    """The query, and what was found: {descriptor: file, label and distance by row}."""
+    """The query, and what was found: {descriptor: (rows, distances)}."""
 
     look: Look
     file: str
@@ -176,14 +177,14 @@ class Page:
             raise ValueError("no descriptor is chosen: tick one of them")
         asked = self.explorer.recipes[recipe] | ({} if self.explorer.fixed else {"q": q})
         updates: Updates = dict.fromkeys(self.rows.values(), gr.update(visible=False))
-        hits = self.explorer.find(query.look, by, asked, metric, int(k), query.row)
-        found = {name: hits_table(self.store, *of_name) for name, of_name in hits.items()}
-        for name, table in found.items():
-            captions = []
-            for file, label, distance in table.itertuples(index=False):
+        found = self.explorer.find(query.look, by, asked, metric, int(k), query.row)
+        for name, (rows, distances) in found.items():
+            paths, captions = list(map(self.store.path, rows)), []
+            for path, row, distance in zip(paths, rows, distances):
+                label = self.store.labels[row]
                 marked = label and label + " ✓" * (label == query.label)
-                captions.append(f"{marked}\n{_number(distance)}\n{Path(file).name}".lstrip())
-            drawn = list(zip(self._thumbnails(map(self.store.path, table.index)), captions))
+                captions.append(f"{marked}\n{_number(distance)}\n{path.name}".lstrip())
+            drawn = list(zip(self._thumbnails(paths), captions))
             updates[self.rows[name]] = gr.update(value=drawn, visible=True, selected_index=None)
         saved = hits_record(query.file, self.store, metric, found) | {"recipe": asked}
         path = self._new(f"hits_{safe_stem(query.file)}.json")
@@ -199,14 +200,15 @@ class Page:
         }
 
     def _explain(self, name: str, rank: int, query: Query) -> Updates:
-        row, file, _, distance = next(query.found[name][rank:].itertuples())
+        row, distance = (values[rank].item() for values in query.found[name])
         shares = self.explorer.shares(query.look, row, name, query.recipe, query.metric)
         path = self._new("why.png")
         with plt.rc_context():
             figures.use_style()
             fig = explain(query.look, self.explorer.look(row), shares, name, **query.recipe)
             fig.savefig(path, dpi=160)
-        text = f"{file}, number {rank + 1} by {plain_name(name)}: {_number(distance)} apart. "
+        text = f"{self.store.files[row]}, number {rank + 1} by {plain_name(name)}: "
+        text += f"{_number(distance)} apart. "
         parts = (f"{plain_name(str(part))} {share:.1%}" for part, share in shares.items())
         text += f"What adds to this distance: {', '.join(parts)}."
         return {
@@ -226,10 +228,10 @@ def open_explorer(run: str = "scenes", store: AnyPath = "") -> tuple[Explorer, I
     The scenes are described first if nobody has done so.
 
     Raises:
-        FileNotFoundError: there is no such run or store; and what `open_database` raises.
+        FileNotFoundError: there is no such run or store; and what `Explorer` raises.
     """
     if store:
-        return Explorer(*open_database(store=store)), None
+        return Explorer(open_store(store)), None
     opened = Run(run) if run == "scenes" else open_run(run, described=True)
     net, database, queries = opened.stores()
     return Explorer(database, net), queries

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
-from numpy.typing import NDArray
 
 from . import figures
 from .common import AnyPath, Metric, write_atomically
@@ -42,17 +40,13 @@ def open_database(
     return opened, network_of(opened.network, weights=weights, folder=Path(store).parent)
 
 
-def hits_table(store: Store, rows: NDArray[Any], distances: NDArray[Any]) -> pd.DataFrame:
-    """Tabulates what was found: file, label and distance by row of the store."""
-    return store.table.loc[rows, ["file", "label"]].assign(distance=distances)
-
-
-def hits_record(
-    file: str, store: Store, metric: str, found: Mapping[str, pd.DataFrame]
-) -> dict[str, Any]:
-    """Arranges what each descriptor found for a file ({name: `hits_table`}) for JSON."""
-    lists = {name: table.to_dict("records") for name, table in found.items()}
-    return {"file": file, "root": str(store.root), "metric": metric} | lists
+def hits_record(file: str, store: Store, metric: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Arranges what each descriptor found for a file, {name: (rows, distances)}, for JSON."""
+    about = {"file": file, "root": str(store.root), "metric": metric}
+    for name, (rows, distances) in found.items():
+        table = store.table.loc[rows, ["file", "label"]].assign(distance=distances)
+        about[name] = table.to_dict("records")
+    return about
 
 
 def safe_stem(file: AnyPath) -> str:
@@ -97,7 +91,7 @@ def query(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for row, file in enumerate(readable):
         png = _result(Path(folder), file)
-        found = {d: hits_table(store, h.indices[row], h.distances[row]) for d, h in hits.items()}
+        found = {name: (of.indices[row], of.distances[row]) for name, of in hits.items()}
         with plt.rc_context():
             figures.use_style()
             fig, axes = figures.grid(len(hits), 1 + k, left=0.5)
