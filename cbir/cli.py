@@ -1,4 +1,14 @@
-"""The command line. Nothing is imported that takes long before it is needed."""
+"""Images become descriptors, queries find the nearest images, notebooks draw and judge them.
+
+  cbir reproduce                                          the scenes by VGG16, in minutes
+  cbir reproduce --profile folder -p images ~/photos      your own
+  cbir query photo.jpg --run folder                       the images nearest to a picture
+
+Results are in runs/<name>/: open report.html. A command that was interrupted, given again, goes
+on where it stopped. `cbir parameters` lists what -p can set; README.md tells the rest.
+"""
+
+# The docstring is what `cbir --help` says. What takes long is imported when it is needed.
 
 import argparse
 import io
@@ -14,16 +24,6 @@ from typing import Any, NoReturn
 from . import __version__
 from .common import INSTALLED, METRICS, ROOT, did_you_mean, runs_folder
 
-DESCRIPTION = """\
-Images become descriptors, queries find the nearest images, notebooks draw and judge them.
-
-  cbir reproduce                                          the scenes by VGG16, in minutes
-  cbir reproduce --profile folder -p images ~/photos      your own
-  cbir query photo.jpg --run folder                       the images nearest to a picture
-
-Results are in runs/<name>/: open report.html. A command that was interrupted, given again, goes
-on where it stopped. `cbir parameters` lists what -p can set; README.md tells the rest."""
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -34,9 +34,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        "cbir", None, DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("cbir", description=__doc__, formatter_class=as_it_is)
     parser.add_argument("--version", action="version", version=f"cbir {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 

@@ -212,8 +212,8 @@ class Run:
             if old.stem not in arrays:
                 old.unlink()
         for key, array in arrays.items():
-            path, mapped = self.array_path(name, key), getattr(array, "filename", None)
-            if not (mapped and path.exists() and path.samefile(mapped)):
+            path = self.array_path(name, key)
+            if getattr(array, "filename", None) != path.resolve():  # it was written there
                 np.save(path, array)
 
     def array_path(self, name: str, key: str) -> Path:
