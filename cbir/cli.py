@@ -18,7 +18,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
@@ -94,9 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.setdefault("CBIR_RUNS", str(runs_folder().resolve()))
     args = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="cbir-home-") as home:
-        try:
-            Path.home()
-        except RuntimeError:  # no HOME, and no entry for this user
+        if os.path.expanduser("~") == "~":  # no HOME, and no entry for this user
             os.environ |= {"HOME": home, "USER": "nobody"}
         try:
             globals()[f"_{args.command}"](args)

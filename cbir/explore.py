@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image
 
 from . import figures
-from .common import METRICS, AnyPath
+from .common import METRICS, PACKAGE, AnyPath
 from .explain import Explorer, Look, explain
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name
@@ -42,14 +42,7 @@ LOOPBACK = ["localhost", "127.0.0.1", "::1", "[::1]"]
 
 GALLERY = dict(interactive=False, object_fit="contain", allow_preview=False, columns=None)
 GALLERY |= dict(buttons=[], format="jpeg")
-# Galleries as rows of squares, with room for three lines below each, as high as they need to be.
-CSS = """label.float ~ .gallery-container .grid-wrap {padding-top: 2rem}
-.grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important; height: auto}
-.grid-container {grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) !important}
-.thumbnail-item {aspect-ratio: auto !important; height: auto !important}
-.thumbnail-item img {aspect-ratio: 1; height: auto !important}
-.caption-label {position: static !important; max-width: none !important; border: 0 !important;
-    white-space: pre-line !important; overflow-wrap: anywhere; opacity: 1 !important}"""
+CSS = PACKAGE / "explore.css"
 
 
 class Query(NamedTuple):
@@ -252,7 +245,7 @@ def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **optio
     gates = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_gate)]
     fixed: Any = dict(server_name=host, server_port=port or None, app_kwargs={"middleware": gates})
     fixed |= dict(share=False, ssr_mode=False, quiet=True, footer_links=[], run_history=False)
-    fixed |= dict(theme=theme, css=CSS, max_file_size=UPLOAD, prevent_thread_lock=True)
+    fixed |= dict(theme=theme, css_paths=CSS, max_file_size=UPLOAD, prevent_thread_lock=True)
     return page.blocks.launch(**fixed | options)[1]
 
 
