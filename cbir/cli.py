@@ -155,9 +155,16 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _query(args: argparse.Namespace) -> None:
     from .names import plain_name
-    from .query import open_database, query
+    from .query import query
+    from .run import open_run
+    from .store import open_store
+    from .trained import network_of
 
-    store, net = open_database(args.run, args.store, args.weights)
+    run = None if args.store else open_run(args.run, described=True)
+    store = open_store(run.path / "stores" / "database" if run else args.store)
+    of_run = run.settings.get("weights", "default") if run else "default"
+    beside = os.path.dirname(store.location)
+    net = network_of(store.network, weights=args.weights or of_run, folder=beside)
     wanted = args.descriptor or ("h", "eta_conv", "eta")
     written, unread = query(args.images, store, net, wanted, args.metric, args.k, args.output)
     for file, picture in written.items():
@@ -192,7 +199,3 @@ def _parameters(args: argparse.Namespace) -> None:
     for (name, default, comment), where in sorted(found.items()):
         if name in (args.names or names):
             print(f"{name:<19} {default:<12} {comment} [{' '.join(where)}]")
-
-
-if __name__ == "__main__":
-    main()

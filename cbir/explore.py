@@ -1,10 +1,8 @@
 """The page in the browser: pick or upload a picture, see what each descriptor finds, and why."""
 
-import atexit
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -62,7 +60,7 @@ class Page:
 
     def __init__(self, explorer: Explorer, images: Images | None = None) -> None:
         global gr
-        self.folder = _own_folder()  # before Gradio looks where its files shall lie
+        self.folder = _own_folder().name  # before Gradio looks where its files shall lie
         gr = import_module("gradio")
         self.explorer, self.store = explorer, explorer.store
         sources = [self.store] if images is None else [images, self.store]
@@ -294,11 +292,10 @@ def _gate(app: Any) -> Any:
 
 
 @cache
-def _own_folder() -> str:
+def _own_folder() -> "tempfile.TemporaryDirectory[str]":
     """Makes the folder of all that the page writes; gone when Python ends."""
-    folder = tempfile.mkdtemp(prefix="cbir_explore_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "0"}
+    folder = tempfile.TemporaryDirectory(prefix="cbir_explore_", ignore_cleanup_errors=True)
+    os.environ |= {"GRADIO_TEMP_DIR": folder.name, "GRADIO_ANALYTICS_ENABLED": "0"}
     return folder
 
 

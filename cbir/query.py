@@ -14,30 +14,8 @@ from . import figures
 from .common import AnyPath, Metric, write_atomically
 from .images import ImageSet, UnreadableImage, open_image
 from .networks import Network
-from .run import open_run
 from .search import search
-from .store import Store, open_store
-from .trained import network_of
-from .zoo import Weights
-
-
-def open_database(
-    run: AnyPath = "scenes", store: AnyPath = "", weights: Weights = ""
-) -> tuple[Store, Network]:
-    """Opens the store of a run's database, or another one, and loads the network that made it.
-
-    Weights are as in `load_network`; "": the run's, else the default.
-
-    Raises:
-        FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
-    """
-    settings = {}
-    if not store:
-        opened_run = open_run(run, described=True)
-        store, settings = opened_run.path / "stores" / "database", opened_run.settings
-    opened = open_store(store)
-    weights = settings.get("weights", "default") if weights == "" else weights
-    return opened, network_of(opened.network, weights=weights, folder=Path(store).parent)
+from .store import Store
 
 
 def hits_record(file: str, store: Store, metric: str, found: Mapping[str, Any]) -> dict[str, Any]:
