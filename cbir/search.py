@@ -43,8 +43,9 @@ Picture: TypeAlias = AnyPath | Image.Image | Array  # a file, or pixels (H, W, 3
 Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Sequence[Picture]
 Several: TypeAlias = list[str] | tuple[str, ...]
 Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is columns of}
-# {part: (Q, D_part) float32, finite}, {descriptor: the parts it is made of}, metric, k, device
-Question: TypeAlias = tuple[dict[Part, Floats], dict[str, list[Part]], Metric, int, Device | None]
+PartsOf: TypeAlias = dict[str, list[Part]]  # {descriptor: the parts it is made of}
+# {part: (Q, D_part) float32, finite}, the parts, metric, k, device
+Question: TypeAlias = tuple[dict[Part, Floats], PartsOf, Metric, int, Device | None]
 Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best first per query
 
 FILE = (str, os.PathLike)
@@ -228,10 +229,7 @@ def _from_pixels(pixels: Any) -> Image.Image:
 
 
 def _query_columns(
-    st: Store | Array,
-    queries: Images | Array | dict[str, Array],
-    parts_of: dict[str, list[Part]],
-    net: Any,
+    st: Store | Array, queries: Images | Array | dict[str, Array], parts_of: PartsOf, net: Any
 ) -> dict[Part, Floats]:
     """The queries' descriptors by part, {part: (Q, D_part)}; NaN where an image is unreadable."""
     found: Any = queries if isinstance(queries, dict | Store) else dict.fromkeys(parts_of, queries)
