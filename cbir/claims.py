@@ -62,19 +62,14 @@ class Row(NamedTuple):
     balance: str
 
 
+_SELECTED = "η − (h + average)"
 ROWS = [
     Row("η − h", "as printed", "eta, q = 0.5", "h", "as they are"),
     Row("η − h", "unit length", "eta, q = 0.5", "h", "unit length"),
     Row("η − h", "as released", "eta, as released", "h", "as they are"),
     Row("η − h", "as released, unit length", "eta, as released", "h", "unit length"),
-    Row("η − (h + average)", "as printed", "eta, q = 0.5", "h+average", "as they are"),
-    Row(
-        "η − (h + average)",
-        "relative threshold, unit length",
-        "eta, relative",
-        "h+average",
-        "unit length",
-    ),
+    Row(_SELECTED, "as printed", "eta, q = 0.5", "h+average", "as they are"),
+    Row(_SELECTED, "relative threshold, unit length", "eta, relative", "h+average", "unit length"),
     Row("η − η̃", "as printed", "eta, q = 0.5", "eta_conv, q = 0.5", "as they are"),
     Row("η − η̃", "as released", "eta, as released", "eta_conv, as released", "as they are"),
 ]
@@ -95,7 +90,7 @@ _OTHER = [key for key in SETTINGS if "efficientnet" in key]
 _GAIN = {"support": {"better"}, "against": {"worse", SAME}}
 _KEPT = {"support": {"better", SAME}, "against": {"worse"}}
 CLAIMS = {
-    "1": Claim("Selecting neurons helps", "η − (h + average)", MEASURES, SETTINGS, **_GAIN),
+    "1": Claim("Selecting neurons helps", _SELECTED, MEASURES, SETTINGS, **_GAIN),
     "2": Claim("η keeps the class of h", "η − h", ["class"], SETTINGS, **_KEPT),
     "3a": Claim("η is nearer than h in background", "η − h", ["background"], SETTINGS, **_GAIN),
     "3b": Claim("η is nearer than h in colour", "η − h", ["colour"], SETTINGS, **_GAIN),
@@ -151,9 +146,8 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
     by: Any = scores.set_index(["descriptor", "balance", "query"]).sort_index()
     made = []
     for row in ROWS:
-        ours, control, h = (
-            by.loc[descriptor, row.balance] for descriptor in (row.descriptor, row.control, "h")
-        )
+        of_row = (row.descriptor, row.control, "h")
+        ours, control, h = (by.loc[descriptor, row.balance] for descriptor in of_row)
         control = control.loc[ours.index]
         for measure, metric in MEASURES.items():
             if metric not in ours:

@@ -1,4 +1,14 @@
-"""The command line. Nothing is imported that takes long before it is needed."""
+"""Images become descriptors, queries find the nearest images, notebooks draw and judge them.
+
+  cbir reproduce                                          the scenes by VGG16, in minutes
+  cbir reproduce --profile folder -p images ~/photos      your own
+  cbir query photo.jpg --run folder                       the images nearest to a picture
+
+Results are in runs/<name>/: open report.html. A command that was interrupted, given again, goes
+on where it stopped. `cbir parameters` lists what -p can set; README.md tells the rest.
+"""
+
+# The docstring is what `cbir --help` says. What takes long is imported when it is needed.
 
 import argparse
 import io
@@ -8,21 +18,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
 from .common import INSTALLED, METRICS, ROOT, did_you_mean, runs_folder
-
-DESCRIPTION = """\
-Images become descriptors, queries find the nearest images, notebooks draw and judge them.
-
-  cbir reproduce                                          the scenes by VGG16, in minutes
-  cbir reproduce --profile folder -p images ~/photos      your own
-  cbir query photo.jpg --run folder                       the images nearest to a picture
-
-Results are in runs/<name>/: open report.html. A command that was interrupted, given again, goes
-on where it stopped. `cbir parameters` lists what -p can set; README.md tells the rest."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,9 +33,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        "cbir", None, DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("cbir", description=__doc__, formatter_class=as_it_is)
     parser.add_argument("--version", action="version", version=f"cbir {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -95,9 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.setdefault("CBIR_RUNS", str(runs_folder().resolve()))
     args = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="cbir-home-") as home:
-        try:
-            Path.home()
-        except RuntimeError:  # no HOME, and no entry for this user
+        if os.path.expanduser("~") == "~":  # no HOME, and no entry for this user
             os.environ |= {"HOME": home, "USER": "nobody"}
         try:
             globals()[f"_{args.command}"](args)
@@ -159,9 +155,16 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _query(args: argparse.Namespace) -> None:
     from .names import plain_name
-    from .query import open_database, query
+    from .query import query
+    from .run import open_run
+    from .store import open_store
+    from .trained import network_of
 
-    store, net = open_database(args.run, args.store, args.weights)
+    run = None if args.store else open_run(args.run, described=True)
+    store = open_store(run.path / "stores" / "database" if run else args.store)
+    of_run = run.settings.get("weights", "default") if run else "default"
+    beside = os.path.dirname(store.location)
+    net = network_of(store.network, weights=args.weights or of_run, folder=beside)
     wanted = args.descriptor or ("h", "eta_conv", "eta")
     written, unread = query(args.images, store, net, wanted, args.metric, args.k, args.output)
     for file, picture in written.items():
@@ -196,7 +199,3 @@ def _parameters(args: argparse.Namespace) -> None:
     for (name, default, comment), where in sorted(found.items()):
         if name in (args.names or names):
             print(f"{name:<19} {default:<12} {comment} [{' '.join(where)}]")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,8 @@
 """The page in the browser: pick or upload a picture, see what each descriptor finds, and why."""
 
-import atexit
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -24,12 +22,13 @@ import pandas as pd
 from PIL import Image
 
 from . import figures
-from .common import METRICS, AnyPath
+from .common import METRICS, PACKAGE, AnyPath
 from .explain import Explorer, Look, explain
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name
-from .query import hits_record, hits_table, open_database, safe_stem
+from .query import hits_record, safe_stem
 from .run import Run, open_run
+from .store import open_store
 
 Updates = dict[Any, Any]  # {component: its new value}
 gr: Any = None  # Gradio, as soon as there is a page: a mistyped address shows before
@@ -41,18 +40,11 @@ LOOPBACK = ["localhost", "127.0.0.1", "::1", "[::1]"]
 
 GALLERY = dict(interactive=False, object_fit="contain", allow_preview=False, columns=None)
 GALLERY |= dict(buttons=[], format="jpeg")
-# Galleries as rows of squares, with room for three lines below each, as high as they need to be.
-CSS = """label.float ~ .gallery-container .grid-wrap {padding-top: 2rem}
-.grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important; height: auto}
-.grid-container {grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) !important}
-.thumbnail-item {aspect-ratio: auto !important; height: auto !important}
-.thumbnail-item img {aspect-ratio: 1; height: auto !important}
-.caption-label {position: static !important; max-width: none !important; border: 0 !important;
-    white-space: pre-line !important; overflow-wrap: anywhere; opacity: 1 !important}"""
+CSS = PACKAGE / "explore.css"
 
 
 class Query(NamedTuple):
-    """The query, and what was found: {descriptor: file, label and distance by row}."""
+    """The query, and what was found: {descriptor: (rows, distances)}."""
 
     look: Look
     file: str
@@ -68,7 +60,7 @@ class Page:
 
     def __init__(self, explorer: Explorer, images: Images | None = None) -> None:
         global gr
-        self.folder = _own_folder()  # before Gradio looks where its files shall lie
+        self.folder = _own_folder().name  # before Gradio looks where its files shall lie
         gr = import_module("gradio")
         self.explorer, self.store = explorer, explorer.store
         sources = [self.store] if images is None else [images, self.store]
@@ -176,14 +168,14 @@ class Page:
             raise ValueError("no descriptor is chosen: tick one of them")
         asked = self.explorer.recipes[recipe] | ({} if self.explorer.fixed else {"q": q})
         updates: Updates = dict.fromkeys(self.rows.values(), gr.update(visible=False))
-        hits = self.explorer.find(query.look, by, asked, metric, int(k), query.row)
-        found = {name: hits_table(self.store, *of_name) for name, of_name in hits.items()}
-        for name, table in found.items():
-            captions = []
-            for file, label, distance in table.itertuples(index=False):
+        found = self.explorer.find(query.look, by, asked, metric, int(k), query.row)
+        for name, (rows, distances) in found.items():
+            paths, captions = list(map(self.store.path, rows)), []
+            for path, row, distance in zip(paths, rows, distances):
+                label = self.store.labels[row]
                 marked = label and label + " ✓" * (label == query.label)
-                captions.append(f"{marked}\n{_number(distance)}\n{Path(file).name}".lstrip())
-            drawn = list(zip(self._thumbnails(map(self.store.path, table.index)), captions))
+                captions.append(f"{marked}\n{_number(distance)}\n{path.name}".lstrip())
+            drawn = list(zip(self._thumbnails(paths), captions))
             updates[self.rows[name]] = gr.update(value=drawn, visible=True, selected_index=None)
         saved = hits_record(query.file, self.store, metric, found) | {"recipe": asked}
         path = self._new(f"hits_{safe_stem(query.file)}.json")
@@ -199,14 +191,15 @@ class Page:
         }
 
     def _explain(self, name: str, rank: int, query: Query) -> Updates:
-        row, file, _, distance = next(query.found[name][rank:].itertuples())
+        row, distance = (values[rank].item() for values in query.found[name])
         shares = self.explorer.shares(query.look, row, name, query.recipe, query.metric)
         path = self._new("why.png")
         with plt.rc_context():
             figures.use_style()
             fig = explain(query.look, self.explorer.look(row), shares, name, **query.recipe)
             fig.savefig(path, dpi=160)
-        text = f"{file}, number {rank + 1} by {plain_name(name)}: {_number(distance)} apart. "
+        text = f"{self.store.files[row]}, number {rank + 1} by {plain_name(name)}: "
+        text += f"{_number(distance)} apart. "
         parts = (f"{plain_name(str(part))} {share:.1%}" for part, share in shares.items())
         text += f"What adds to this distance: {', '.join(parts)}."
         return {
@@ -226,10 +219,10 @@ def open_explorer(run: str = "scenes", store: AnyPath = "") -> tuple[Explorer, I
     The scenes are described first if nobody has done so.
 
     Raises:
-        FileNotFoundError: there is no such run or store; and what `open_database` raises.
+        FileNotFoundError: there is no such run or store; and what `Explorer` raises.
     """
     if store:
-        return Explorer(*open_database(store=store)), None
+        return Explorer(open_store(store)), None
     opened = Run(run) if run == "scenes" else open_run(run, described=True)
     net, database, queries = opened.stores()
     return Explorer(database, net), queries
@@ -250,7 +243,7 @@ def launch(page: Page, host: str = "127.0.0.1", port: int | None = None, **optio
     gates = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_gate)]
     fixed: Any = dict(server_name=host, server_port=port or None, app_kwargs={"middleware": gates})
     fixed |= dict(share=False, ssr_mode=False, quiet=True, footer_links=[], run_history=False)
-    fixed |= dict(theme=theme, css=CSS, max_file_size=UPLOAD, prevent_thread_lock=True)
+    fixed |= dict(theme=theme, css_paths=CSS, max_file_size=UPLOAD, prevent_thread_lock=True)
     return page.blocks.launch(**fixed | options)[1]
 
 
@@ -299,11 +292,10 @@ def _gate(app: Any) -> Any:
 
 
 @cache
-def _own_folder() -> str:
+def _own_folder() -> "tempfile.TemporaryDirectory[str]":
     """Makes the folder of all that the page writes; gone when Python ends."""
-    folder = tempfile.mkdtemp(prefix="cbir_explore_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "0"}
+    folder = tempfile.TemporaryDirectory(prefix="cbir_explore_", ignore_cleanup_errors=True)
+    os.environ |= {"GRADIO_TEMP_DIR": folder.name, "GRADIO_ANALYTICS_ENABLED": "0"}
     return folder
 
 

@@ -20,7 +20,7 @@ from matplotlib.legend_handler import HandlerTuple
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .common import AnyPath
+from .common import PACKAGE, AnyPath
 from .images import Images, UnreadableImage, open_image
 from .names import symbol
 from .networks import Network
@@ -28,7 +28,7 @@ from .networks import Network
 Panels = TypeVar("Panels", bound=Sequence[Any] | NDArray[Any])  # axes, or rows of them
 WIDTH = 7.16  # inches of text on a page of two columns: a wider figure would be printed smaller
 SMALL = 7  # points: the smallest text
-DOTS, INCH = 200, 110  # pixels of an inch: of a picture, on screen as in a file; and on a page
+DOTS, INCH = 200, 110  # of the style, pixels of an inch: of a picture, and on a page
 INCHES = {"width": 0.95, "height": 0.95, "below": 0.3, "left": 0.25, "right": 0.0}  # of a `grid`
 INCHES |= {"top": 0.22, "gap": 0.07}
 
@@ -36,14 +36,7 @@ INCHES |= {"top": 0.22, "gap": 0.07}
 def use_style() -> None:
     """Sets typography and sizes of all figures; a user's matplotlibrc changes nothing."""
     plt.rcdefaults()
-    sizes = {"font.size": 8, "figure.dpi": INCH, "savefig.dpi": DOTS}
-    plt.rcParams.update(sizes | {"pdf.fonttype": 42})  # text stays text
-    plt.rc("axes", labelsize=8, titlesize=7, linewidth=0.6)
-    plt.rc("axes.spines", top=False, right=False)
-    plt.rc(("xtick", "ytick"), labelsize=7)
-    plt.rc(("xtick.major", "ytick.major"), width=0.6)
-    plt.rc("legend", fontsize=7, frameon=False, handlelength=1.5, handletextpad=0.5)
-    plt.rc("figure.constrained_layout", use=True, w_pad=0.06)
+    plt.style.use(PACKAGE / "figures.mplstyle")
 
 
 def show(fig: Figure, caption: str) -> None:

@@ -32,8 +32,6 @@ NAMES = {descriptor: label.name for descriptor, label in LABELS.items()}
 VARIANTS = {
     "eta, unit length": ("#882255", "*"),
     "eta, relative": ("#999933", "<"),
-    "eta, relative, unit length": ("#6B6B1F", "d"),
-    "eta, as released": ("#661100", ">"),
     "eta, as released, unit length": ("#117733", "H"),
     "h+average, unit length": ("#332288", "h"),
     "absolute threshold": ("#D55E00", "."),

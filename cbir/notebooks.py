@@ -268,8 +268,8 @@ def execute(
     asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
     papermill.iorw.write_ipynb(asked, str(output))
     how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
-    papermill.execute_notebook(str(output), str(output), dict(given), stderr_file=log, **how)
-    executed = papermill.iorw.load_notebook_node(str(output))
+    paths = str(output), str(output)
+    executed = papermill.execute_notebook(*paths, dict(given), stderr_file=log, **how)
     executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
     papermill.iorw.write_ipynb(executed, str(output))
 
@@ -288,10 +288,8 @@ def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
 def _package() -> str:
     """A hash of the package's files, and of the numbers, scenes and weights beside it."""
     digest = hashlib.sha256()
-    for place in (
-        PACKAGE,
-        *(ROOT / "data" / part for part in ("paper", "results", "scenes", "weights")),
-    ):
+    beside = [ROOT / "data" / part for part in ("paper", "results", "scenes", "weights")]
+    for place in (PACKAGE, *beside):
         for path in sorted(place.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(place)}\n".encode() + path.read_bytes())

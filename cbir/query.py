@@ -9,50 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
-from numpy.typing import NDArray
 
 from . import figures
 from .common import AnyPath, Metric, write_atomically
 from .images import ImageSet, UnreadableImage, open_image
 from .networks import Network
-from .run import open_run
 from .search import search
-from .store import Store, open_store
-from .trained import network_of
-from .zoo import Weights
+from .store import Store
 
 
-def open_database(
-    run: AnyPath = "scenes", store: AnyPath = "", weights: Weights = ""
-) -> tuple[Store, Network]:
-    """Opens the store of a run's database, or another one, and loads the network that made it.
-
-    Weights are as in `load_network`; "": the run's, else the default.
-
-    Raises:
-        FileNotFoundError: the run has no descriptors; and what `open_store` and `network_of` raise.
-    """
-    settings = {}
-    if not store:
-        opened_run = open_run(run, described=True)
-        store, settings = opened_run.path / "stores" / "database", opened_run.settings
-    opened = open_store(store)
-    weights = settings.get("weights", "default") if weights == "" else weights
-    return opened, network_of(opened.network, weights=weights, folder=Path(store).parent)
-
-
-def hits_table(store: Store, rows: NDArray[Any], distances: NDArray[Any]) -> pd.DataFrame:
-    """Tabulates what was found: file, label and distance by row of the store."""
-    return store.table.loc[rows, ["file", "label"]].assign(distance=distances)
-
-
-def hits_record(
-    file: str, store: Store, metric: str, found: Mapping[str, pd.DataFrame]
-) -> dict[str, Any]:
-    """Arranges what each descriptor found for a file ({name: `hits_table`}) for JSON."""
-    lists = {name: table.to_dict("records") for name, table in found.items()}
-    return {"file": file, "root": str(store.root), "metric": metric} | lists
+def hits_record(file: str, store: Store, metric: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Arranges what each descriptor found for a file, {name: (rows, distances)}, for JSON."""
+    about = {"file": file, "root": str(store.root), "metric": metric}
+    for name, (rows, distances) in found.items():
+        table = store.table.loc[rows, ["file", "label"]].assign(distance=distances)
+        about[name] = table.to_dict("records")
+    return about
 
 
 def safe_stem(file: AnyPath) -> str:
@@ -97,7 +69,7 @@ def query(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for row, file in enumerate(readable):
         png = _result(Path(folder), file)
-        found = {d: hits_table(store, h.indices[row], h.distances[row]) for d, h in hits.items()}
+        found = {name: (of.indices[row], of.distances[row]) for name, of in hits.items()}
         with plt.rc_context():
             figures.use_style()
             fig, axes = figures.grid(len(hits), 1 + k, left=0.5)

@@ -74,10 +74,8 @@ def results(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     found: dict[str, dict[str, str]] = {}
     for record in records:
         values = np.array([record[key] for key in ("mean", "low", "high")], float)  # None: NaN
-        text = with_interval(*values) or "–"
-        part = record.get("network") or record.get("of") or ""
-        name = f"{part} {plain_name(record['descriptor'])}".strip()
-        found.setdefault(name, {})[record["metric"]] = text
+        of_name = found.setdefault(plain_name(record["descriptor"]), {})
+        of_name[record["metric"]] = with_interval(*values) or "–"
     return pd.DataFrame(list(found.values()), index=list(found)).fillna("")
 
 

@@ -25,6 +25,7 @@ from .store import Extras, Store, find_store, open_store
 from .trained import CODES_FILE, load_codes, network_of, train_codes
 from .zoo import load_network
 
+Callback = Callable[[], object]
 PARTS = ("database", "queries")
 COPY = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
 OPTIONS: dict[str, tuple[Any, str]] = {  # how a machine does the work: {name: (default, meaning)}
@@ -81,7 +82,7 @@ class Run:
         network: str | Network = "vgg16_scenes",
         extras: Extras | None = None,
         folder: str = "",
-        on_shard: Callable[[], object] = lambda: None,
+        on_shard: Callback = lambda: None,
         **settings: Any,
     ) -> Described:
         """Describes the database and the queries of a profile into two stores of this run.
@@ -211,8 +212,8 @@ class Run:
             if old.stem not in arrays:
                 old.unlink()
         for key, array in arrays.items():
-            path, mapped = self.array_path(name, key), getattr(array, "filename", None)
-            if not (mapped and path.exists() and path.samefile(mapped)):
+            path = self.array_path(name, key)
+            if getattr(array, "filename", None) != path.resolve():  # it was written there
                 np.save(path, array)
 
     def array_path(self, name: str, key: str) -> Path:
@@ -254,11 +255,7 @@ class Run:
 
 
 def _extract(
-    parts: Sequence[Images],
-    net: Network,
-    place: str,
-    how: dict[str, Any],
-    on_shard: Callable[[], object] = lambda: None,
+    parts: Sequence[Images], net: Network, place: str, how: Any, on_shard: Callback = lambda: None
 ) -> list[Store]:
     """Describes the queries, then the database; ValueError if all files of one are damaged."""
     stores: list[Store] = []

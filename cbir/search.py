@@ -10,7 +10,7 @@ several descriptors are searched in one pass.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from PIL import Image
 from .common import METRICS, AnyPath, Metric, cores, unknown_choice
 from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, list_images
-from .networks import Network
+from .networks import Device, Network
 from .store import Part, Shards, Store, by_shard, open_store
 from .trained import network_of
 
@@ -39,13 +39,13 @@ Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
-Device: TypeAlias = str | torch.device | None
 Picture: TypeAlias = AnyPath | Image.Image | Array  # a file, or pixels (H, W, 3) uint8
 Queries: TypeAlias = Store | ImageSet | Array | dict[str, Array] | Picture | Sequence[Picture]
 Several: TypeAlias = list[str] | tuple[str, ...]
 Arrays: TypeAlias = Mapping[Part, Array | Shards]  # {part: the array that it is columns of}
-# {part: (Q, D_part) float32, finite}, {descriptor: the parts it is made of}, metric, k, device
-Question: TypeAlias = tuple[dict[Part, Floats], dict[str, list[Part]], Metric, int, Device]
+PartsOf: TypeAlias = dict[str, list[Part]]  # {descriptor: the parts it is made of}
+# {part: (Q, D_part) float32, finite}, the parts, metric, k, device
+Question: TypeAlias = tuple[dict[Part, Floats], PartsOf, Metric, int, Device | None]
 Found: TypeAlias = tuple[Ints, Ints, Doubles]  # query, row, distance (n,), best first per query
 
 FILE = (str, os.PathLike)
@@ -111,7 +111,7 @@ class Options(TypedDict, total=False):
     metric: Metric
     k: int
     net: Network | None
-    device: Device
+    device: Device | None
     client: "Client | None"
 
 
@@ -130,7 +130,7 @@ def search(
     metric: Metric = "l1",
     k: int = 5,
     net: Network | None = None,
-    device: Device = None,
+    device: Device | None = None,
     client: "Client | None" = None,
 ) -> Hits | dict[str, Hits]:
     """Finds the k nearest rows of a store for every query, exactly.
@@ -180,7 +180,7 @@ def search(
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
     queries = _pictures_or_rows(queries)
-    columns = _columns(_query_vectors(st, queries, names, net), parts)
+    columns = _query_columns(st, queries, parts, net)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     asked, shape = np.flatnonzero(readable), (len(readable), k)
     store = st if isinstance(st, Store) else None
@@ -228,16 +228,16 @@ def _from_pixels(pixels: Any) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _query_vectors(
-    st: Store | Array, queries: Images | Array | dict[str, Array], names: list[str], net: Any
-) -> dict[str, Floats]:
-    """The queries' descriptors {descriptor: (Q, D) float32}; NaN where an image is unreadable."""
-    found: Any = queries if isinstance(queries, (dict, Store)) else dict.fromkeys(names, queries)
+def _query_columns(
+    st: Store | Array, queries: Images | Array | dict[str, Array], parts_of: PartsOf, net: Any
+) -> dict[Part, Floats]:
+    """The queries' descriptors by part, {part: (Q, D_part)}; NaN where an image is unreadable."""
+    found: Any = queries if isinstance(queries, dict | Store) else dict.fromkeys(parts_of, queries)
     if isinstance(queries, Images) and not isinstance(queries, Store):
         if not isinstance(st, Store):
             raise _needs_store("searched for images")
         net = network_of(st.network, net, folder=Path(st.location).parent)
-        needed = {part[0] for name in names for part in st.parts(name)}
+        needed = {array for parts in parts_of.values() for array, *_ in parts}
         extras = {name: what for name, what in st.extras.items() if name in needed}
         describer = Describer(net, st.recipe, extras)
         describer.widths = {name: st.arrays[name].shape[1] for name in ("h", "eta_conv", *extras)}
@@ -246,37 +246,29 @@ def _query_vectors(
         found = copy(st)
         found.arrays, *_ = describer.describe(decoded, len(queries))
     elif isinstance(queries, Store) and isinstance(st, Store):
-        _check_comparable(st, queries, names)
-    return {name: np.asarray(found[name], dtype=np.float32) for name in names}
+        _check_comparable(st, queries, parts_of)
+    columns: dict[Part, Floats] = {}
+    for name, parts in parts_of.items():
+        rows = np.asarray(found[name], dtype=np.float32)
+        ends = np.cumsum([end - first for _, first, end in parts])
+        if rows.ndim != 2 or rows.shape[1] != ends[-1]:
+            problem = f"the queries are {rows.shape}, the database has {ends[-1]}"
+            advice = "both must be the same descriptor of the same network"
+            raise ValueError(f"dimensions do not match: {problem}: {advice}")
+        pieces = np.split(rows, ends[:-1], axis=1)
+        columns |= {part: np.ascontiguousarray(piece) for part, piece in zip(parts, pieces)}
+    return columns
 
 
-def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
+def _check_comparable(st: Store, queries: Store, names: Iterable[str]) -> None:
     """Raises ValueError where the descriptors of two stores were not made in the same way."""
     if (st.network, st.recipe) != (queries.network, queries.recipe):
-        raise ValueError(
-            "database and queries were described by different networks or recipes: pass the "
-            "queries' image files"
-        )
+        problem = "database and queries were described by different networks or recipes"
+        raise ValueError(f"{problem}: pass the queries' image files")
     for name in sorted("+".join(names).split("+")):
         if st.extras.get(name) != queries.extras.get(name):
-            raise ValueError(
-                f"different descriptors {name!r}: extract one again, with the other's `extras`"
-            )
-
-
-def _columns(vectors: dict[str, Floats], parts: dict[str, list[Part]]) -> dict[Part, Floats]:
-    """The queries' descriptors, cut into the parts of the database: {part: (Q, D_part)}."""
-    columns: dict[Part, Floats] = {}
-    for name, its_parts in parts.items():
-        ends = np.cumsum([end - first for _, first, end in its_parts])
-        if vectors[name].ndim != 2 or vectors[name].shape[1] != ends[-1]:
-            raise ValueError(
-                f"dimensions do not match: the queries are {vectors[name].shape}, the database has "
-                f"{ends[-1]}: both must be the same descriptor of the same network"
-            )
-        pieces = np.split(vectors[name], ends[:-1], axis=1)
-        columns |= {part: np.ascontiguousarray(piece) for part, piece in zip(its_parts, pieces)}
-    return columns
+            advice = "extract one again, with the other's `extras`"
+            raise ValueError(f"different descriptors {name!r}: {advice}")
 
 
 # ---- exact nearest neighbours --------------------------------------------------------------------
@@ -350,7 +342,7 @@ def _search_block(
 # the queries' squares and the rows'.
 
 
-def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device) -> Doubles:
+def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device | None) -> Doubles:
     """Sums, made in float32, for all (Q, D) queries and (n, D) rows: (S, Q, n)."""
     if metric == "l1" and device is None:
         return _l1(queries, rows)[None]

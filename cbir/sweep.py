@@ -121,21 +121,19 @@ def _collect(run: Run, cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         metrics = Run(cell).metrics
         complete = metrics["status"] == "complete"
         point = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values.items()}
+        (_, x), *others = point.items()
         row = point | {"run": cell, "status": metrics["status"]}
         row["error"] = "" if complete else metrics.get("error", "unfinished")
         row["seconds"] = sum(about["seconds"] for about in metrics.get("notebooks", {}).values())
-        (_, x), *others = point.items()
-        place = {"x": x, "row": ", ".join(f"{key} = {value}" for key, value in others)}
         for result in metrics.get("results", []) if complete else []:
-            drawn.append(place | result)
-            measure = f"{result['metric']} {result['descriptor']}"
-            row |= {measure: result["mean"]}
-            row |= {f"{measure} {end}": result[end] for end in ("low", "high")}
+            drawn.append(result | {"x": x, "row": ", ".join(f"{k} = {v}" for k, v in others)})
+            for key, end in {"mean": "", "low": " low", "high": " high"}.items():
+                row[f"{result['metric']} {result['descriptor']}{end}"] = result[key]
         rows.append(row)
     table = pd.DataFrame(rows)
     write_atomically(run.path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-    shown = table.drop(columns=[c for c in table if str(c).endswith((" low", " high"))])
-    write_atomically(run.path / "table.md", tables.markdown(shown))
+    means = [column for column in table if not str(column).endswith((" low", " high"))]
+    write_atomically(run.path / "table.md", tables.markdown(table[means]))
     if drawn:
         _plot(run, pd.DataFrame(drawn), next(iter(point)))
     return table

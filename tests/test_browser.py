@@ -47,7 +47,7 @@ def world(tmp_path_factory):
 
 def start(folder, *arguments):
     """`cbir explore` of the store, in the folder: the process and its page's address."""
-    command = [sys.executable, *"-m cbir.cli explore --store store --no-browser --port 0".split()]
+    command = [sys.executable, *"-m cbir explore --store store --no-browser --port 0".split()]
     log = folder / "server.log"
     env = os.environ | {"TMPDIR": str(folder / "tmp"), "CUDA_VISIBLE_DEVICES": ""}
     streams = {"stdout": log.open("w"), "stderr": subprocess.STDOUT}

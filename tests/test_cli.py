@@ -35,7 +35,7 @@ def test_help_lists_every_command(capsys):
 
 
 def test_letters_that_the_terminal_has_not_are_spelt_out(monkeypatch):
-    monkeypatch.setattr(cli, "DESCRIPTION", "η of 写真.jpg, é")
+    monkeypatch.setattr(cli, "__doc__", "η of 写真.jpg, é")
     western = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", western)
     with pytest.raises(SystemExit):

@@ -32,19 +32,25 @@ def outputs(notebook):
     return [output for cell in code_cells(notebook) for output in cell.outputs]
 
 
-def test_every_cell_was_executed_in_order_without_error(notebook):
-    """A cell without stored execution would be compared with nothing."""
-    counts = [cell.execution_count for cell in code_cells(notebook)]
-    assert counts == list(range(1, len(counts) + 1))
+def test_it_is_whole(notebook):
+    """Every cell executed, else it would be compared with nothing; the metadata of all."""
+    cells = code_cells(notebook)
+    assert 5 <= len(cells) <= 25 and len(json.dumps(notebook, ensure_ascii=False)) < 1_000_000
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "error" not in {output.output_type for output in outputs(notebook)}
+    assert notebook.metadata.kernelspec.name == "python3"
 
 
-def test_one_parameters_cell_with_a_comment_on_each(notebook):
+def test_cells_are_short_findings_texts_and_parameters_explained(notebook):
     tagged = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
     lines = tagged[0].source.splitlines()
     ends = [line for line in lines if not re.fullmatch(r"\w+ = \[|    .+,", line)]  # of a long list
     assert all(re.fullmatch(r"(\w+ = .+|\])  # .+", line) for line in ends)
+    for cell in notebook.cells:
+        assert cell.cell_type == "markdown" or "finding" not in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and cell not in tagged:
+            assert len(cell.source.splitlines()) <= 15, cell.source
 
 
 def test_parameters_are_few():
@@ -56,20 +62,6 @@ def test_parameters_are_few():
         assert known["run_name"][0] == ("slim" if "slim" in name else "scenes"), name
         if name in {*PAPER[1:], *EVIDENCE}:
             assert not {"images", "profile", "weights"} & known.keys(), name
-
-
-def test_cells_are_short_and_findings_are_texts(notebook):
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        assert cell.cell_type == "markdown" or "finding" not in tags
-        if cell.cell_type == "code" and "parameters" not in tags:
-            assert len(cell.source.splitlines()) <= 15, cell.source
-
-
-def test_metadata_and_size(notebook):
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert 5 <= len(code_cells(notebook)) <= 25
-    assert len(json.dumps(notebook, ensure_ascii=False)) < 1_000_000
 
 
 def test_outputs_are_for_everybody(notebook):

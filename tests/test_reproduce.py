@@ -13,7 +13,7 @@ import pytest
 from compare_outputs import first_difference
 from conftest import check_self_contained, read_page, write_image, write_notebook
 from nbval.plugin import coalesce_streams
-from shared_run import copy_run, reproduce, scenes_run
+from shared_run import reproduce, scenes_run
 
 import cbir
 from cbir import claims, cli, common, notebooks
@@ -238,19 +238,6 @@ def test_a_user_without_a_home_gets_a_run(tmp_path):
     if "Permission denied" in done.stderr:
         pytest.skip("others may not run this interpreter")
     assert re.fullmatch("cbir: no run 'none' .*", done.stderr.strip())
-
-
-def test_a_copied_run_shares_its_stores_alone(tmp_path, monkeypatch):
-    for file in ("metrics.json", "stores/database/h/0.npy", "stores/.database.lock"):
-        (tmp_path / "run" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "run" / file).touch()
-    for name in ("linked", "copied"):
-        copy_run(tmp_path / "run", tmp_path / name)
-        monkeypatch.setattr(os, "link", lambda file, to: os.stat("no links here"))
-    files = [path for path in all_files(tmp_path) if path.name != ".database.lock"]
-    assert len(files) == 6
-    shared = [file for file in files if file.stat().st_nlink > 1]
-    assert {file.name for file in shared} == {"0.npy"} and len(shared) == 2
 
 
 def cells_of(path):

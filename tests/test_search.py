@@ -43,7 +43,9 @@ def codes(n, d, seed=0):
 
 @pytest.fixture(params=[2**11, 3], ids="blocks of {} rows".format)
 def blocks(request, monkeypatch):
+    """Rows that are searched at a time, and fewer queries than there are."""
     monkeypatch.setattr(MODULE, "ROWS", request.param)
+    monkeypatch.setattr(MODULE, "QUERIES", 3)
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +164,6 @@ def test_rows_and_queries_that_are_not_finite(blocks, metric, bad):
     assert np.isfinite(hits.distances[[0, 2]]).all()
     with pytest.raises(ValueError, match="k = 15.*described"):
         cbir.search(rows, queries, metric=metric, k=15)
-
-
-def test_more_queries_than_are_compared_at_once(monkeypatch):
-    rows, queries = codes(20, 6), codes(9, 6, seed=1)
-    monkeypatch.setattr(MODULE, "QUERIES", 4)
-    indices = cbir.search(rows, queries, k=3).indices
-    np.testing.assert_array_equal(indices, brute_force(rows, queries, "l1", 3)[0])
 
 
 @pytest.mark.parametrize("metric", METRICS)
