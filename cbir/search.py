@@ -25,7 +25,7 @@ from PIL import Image
 
 from .common import METRICS, AnyPath, Metric, cores, unknown_choice
 from .extract import Describer, default_batch, run_on_workers
-from .images import Images, ImageSet, Pictures, list_images
+from .images import Images, ImageSet, Pictures, is_csv, list_images
 from .networks import Network
 from .store import Part, Rows, Shards, Store, by_shard, open_store
 from .trained import network_of
@@ -141,8 +141,8 @@ def search(
 
     Args:
         st: a store, its path, or an (N, D) array.
-        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; image files, a
-            folder, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
+        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; a folder, a CSV;
+            image files, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
         descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by
             "+". A list of these is answered in one pass over the store. Only stores have a choice.
         metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is
@@ -200,7 +200,7 @@ def _pictures_or_rows(queries: Queries) -> Images | Array | dict[str, Array]:
     """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
-    if isinstance(queries, FILE) and os.path.isdir(queries):
+    if isinstance(queries, FILE) and (os.path.isdir(queries) or is_csv(queries)):
         return list_images(queries)
     if isinstance(queries, (*FILE, Image.Image)) or getattr(queries, "ndim", 0) == 3:
         queries = [queries]
@@ -232,7 +232,7 @@ def _query_vectors(
     """The queries' descriptors {descriptor: (Q, D) float32}; NaN where an image is unreadable."""
     if isinstance(queries, Store):
         if isinstance(st, Store):
-            _check_comparable(st, queries, names)
+            check_comparable(st, queries, names)
         return {name: queries[name][:] for name in names}
     if not isinstance(queries, Images):
         rows = queries if isinstance(queries, dict) else dict.fromkeys(names, queries)
@@ -251,7 +251,7 @@ def _query_vectors(
     return {name: Rows(*of_name)[:] for name, of_name in parts.items()}
 
 
-def _check_comparable(st: Store, queries: Store, names: list[str]) -> None:
+def check_comparable(st: Store, queries: Store, names: list[str]) -> None:
     """Raises ValueError where the descriptors of two stores were not made in the same way."""
     if (st.network, st.recipe) != (queries.network, queries.recipe):
         raise ValueError(
