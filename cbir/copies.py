@@ -36,11 +36,8 @@ def duplicates(store: Store | AnyPath, queries: Store | AnyPath | None = None) -
     Raises:
         ValueError: the stores were made by different networks or recipes.
     """
-    stores = [
-        one if isinstance(one, Store) else open_store(one)
-        for one in (queries, store)
-        if one is not None
-    ]
+    given = [store] if queries is None else [queries, store]
+    stores = [one if isinstance(one, Store) else open_store(one) for one in given]
     files = [file for one in stores for file in one.files]
     return [[files[row] for row in group] for group in same_pictures(*stores)]
 

@@ -106,9 +106,8 @@ def _parts(place: AnyPath) -> tuple[ImageSet, ImageSet]:
             raise ValueError(f"no images in {place}, only {', '.join(skipped)} files")
     splits = [split.lower() for split in images.split]
     if unknown := sorted({*splits} - {"", "database", "query", "queries"}):
-        raise ValueError(
-            f"in {place}, {unknown_choice('split', unknown[0], ('database', 'query'))}"
-        )
+        wrong = unknown_choice("split", unknown[0], ("database", "query"))
+        raise ValueError(f"in {place}, {wrong}")
     is_query = np.isin(splits, ["query", "queries"])
     return images[np.flatnonzero(~is_query)], images[np.flatnonzero(is_query)]
 

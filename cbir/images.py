@@ -122,10 +122,17 @@ def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Ima
         if not metadata:  # a TIFF's pixels are turned by `load` itself
             image.getexif = Image.Exif  # type: ignore[method-assign]
         with _one_large if image.width * image.height > LARGE else nullcontext():
+            if getattr(image, "default_image", False):  # an APNG's, for those that show no frames
+                image.seek(1)
             _scale_transparency(image)
+            drawn = image.tile[0][1] if image.format == "GIF" else None
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            rgb = _to_rgb(image)
+            if drawn:  # the rest of a GIF's canvas is transparent
+                frame, rgb = rgb.crop(drawn), Image.new("RGB", rgb.size, "white")
+                rgb.paste(frame, drawn)
+            return rgb
 
 
 def _read_header(file: BinaryIO) -> ImageFile.ImageFile:

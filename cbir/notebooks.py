@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -205,7 +206,7 @@ def reproduce(
     if values["profile"] == "folder":
         parts = _load(SETTINGS | values)
         classes = sorted({*parts[0].labels, *parts[1].labels} - {""})
-        names = f"{', '.join(classes[:20])}{', ..' * (len(classes) > 20)}" or "none"
+        names = textwrap.shorten(", ".join(classes), 200, placeholder=" ..") or "none"
         print(f"{sum(map(len, parts)):,} images to describe", file=log)
         print(f"{len(classes):,} classes: {names}", file=log)
         run.record(no_images=Counter(parts[0].skipped) + Counter(parts[1].skipped))

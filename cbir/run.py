@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {"profile": "scenes", "images": "", "queries": "", "m
 SETTINGS |= {"network": "vgg16_scenes", "weights": "default", "crop": False, "code_widths": []}
 SETTINGS |= {"recipe": "as_printed", "q": 0.5, "seed": 0, "max_queries": 0, "query_names": []}
 SETTINGS |= {name: default for name, (default, _) in OPTIONS.items()}
+Scores: TypeAlias = Mapping[str, pd.DataFrame]
 
 
 class Described(NamedTuple):
@@ -254,20 +255,16 @@ class Run:
         _add_json(self.path / "metrics.json", metrics)
 
     def record_results(
-        self, table: pd.DataFrame, scores: Mapping[str, pd.DataFrame] | None = None, **how: Any
+        self, table: pd.DataFrame, scores: Scores | None = None, key: str = "results", **how: Any
     ) -> None:
         """Adds `cbir.means` to the results in metrics.json, replacing those of the same metrics.
 
-        With `scores` and `how`, what `cbir.means` took, adds the means without the queries that
-        have a copy in the database as results_without_copies, see `record_duplicates`.
+        With the `scores` and keywords that `cbir.means` took, adds results_without_copies: the
+        means without the queries that have a copy in the database, see `record_duplicates`.
         """
-        copied = self.metrics.get("copied_queries", [])
-        if scores and copied:
+        if scores and (copied := self.metrics.get("copied_queries")):
             apart = {d: score.drop(copied).reindex(score.index) for d, score in scores.items()}
-            self._add_results("results_without_copies", means(apart, **how))
-        self._add_results("results", table)
-
-    def _add_results(self, key: str, table: pd.DataFrame) -> None:
+            self.record_results(means(apart, **how), key="results_without_copies")
         old, now = self.metrics.get(key, []), set(table["metric"])
         others = [row for row in old if row["metric"] not in now]
         self.record(**{key: others + table.to_dict("records")})
@@ -277,9 +274,9 @@ class Run:
 
         Beside these the rows of queries that have a copy in the database, as copied_queries.
         """
-        n, files = len(queries), queries.files + database.files
-        groups = same_pictures(queries, database)
-        copied = sorted(row for group in groups if group[-1] >= n for row in group if row < n)
+        groups, files = same_pictures(queries, database), queries.files + database.files
+        mixed = [group for group in groups if group[0] < len(queries) <= group[-1]]
+        copied = sorted(row for group in mixed for row in group if row < len(queries))
         names = [[files[row] for row in group] for group in groups]
         self.record(duplicates=names, copied_queries=copied, results_without_copies=[])
         return names
