@@ -12,6 +12,9 @@ from .color import (
     histogram_distance as histogram_distance,
     published_distances as published_distances,
 )
+from .copies import (
+    duplicates as duplicates,
+)
 from .datasets import (
     choose_queries as choose_queries,
     known_factors as known_factors,
@@ -61,7 +64,6 @@ from .search import (
     search as search,
 )
 from .statistics import (
-    as_family as as_family,
     comparisons as comparisons,
     means as means,
     paired_difference as paired_difference,

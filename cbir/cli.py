@@ -53,7 +53,7 @@ def _parser() -> _Parser:
         add("-p", "--parameter", help="a parameter, its value as YAML; repeat for more", **pair)
         add("--scheduler", help="Dask: 'local', or tcp://host:8786 (default: this process)")
     add = command("query", "find the images of a run that are nearest to yours")
-    add("images", nargs="+", metavar="IMAGE", help="an image file")
+    add("images", nargs="+", metavar="IMAGE", help="an image file, or a CSV of them")
     add("--run", default="scenes", help="whose database is searched (default: %(default)s)")
     add("--store", default="", help="a store to search instead")
     add("-k", type=int, default=5, help="images to find (default: %(default)s)")

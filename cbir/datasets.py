@@ -14,7 +14,7 @@ from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import download_and_extract_archive
 
 from .common import ROOT, AnyPath, did_you_mean, images_folder, unknown_choice
-from .images import Images, ImageSet, list_images
+from .images import Images, ImageSet, is_csv, list_images
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 PROFILES = ("scenes", "folder", "imagenette", "imagenet")
@@ -38,8 +38,10 @@ def load_images(
             of the database); "imagenette", downloaded on first use (320 px, checked by hash);
             "imagenet", the user's copy of ILSVRC in the layout of torchvision.datasets.ImageNet.
             Of the last two the validation images are the queries.
-        images: the folder of "folder", "imagenette" or "imagenet".
-        queries: the query folder of "folder"; "": one image in ten is held out.
+        images: the folder of "folder", "imagenette" or "imagenet"; for "folder" also a CSV as in
+            `list_images`, whose lines of split "query" are the queries, all others the database.
+        queries: the query folder of "folder", or a CSV, of which lines of split "database" are left
+            out; "": those of the CSV, or else one image in ten is held out.
         seed: draws what is held out and what `max_images` and `max_queries` leave.
         max_images: size of a database drawn in balance over the classes; 0: all images.
         max_queries: number of queries, drawn likewise.
@@ -49,8 +51,8 @@ def load_images(
         The database and the queries; their `skipped` counts what was left out of the folders.
 
     Raises:
-        ValueError: the arguments do not fit the profile, the classes would be "train" and "val", or
-            a query's name fits several images.
+        ValueError: the arguments do not fit the profile, the classes would be "train" and "val", a
+            CSV has another split, or a query's name fits several images.
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """
@@ -74,29 +76,40 @@ def _load_folder(images: AnyPath, queries: AnyPath, seed: int) -> tuple[ImageSet
         needs = "the profile 'folder' needs a folder of images, of queries if any"
         ways = "-p images FOLDER -p queries FOLDER (IMAGES=.. QUERIES=.. for make)"
         raise ValueError(f"{needs}: {ways}")
-    database = _only_images(images)
-    if not queries:
-        _check_classes(database)
-        return hold_out(database, seed=seed)
-    query_images = _only_images(queries)
-    inside = query_images.root
-    if database.root in inside.parents:  # else each query would find itself
-        rows = [i for i in range(len(database)) if inside not in database.path(i).parents]
-        skipped = database.skipped | {"of the queries": len(database) - len(rows)}
-        database = replace(database[rows], skipped=skipped)
+    database, asked = _parts(images)
+    if queries:
+        others, named = _parts(queries)
+        asked = named if named.files else others
+        taken = {*_paths(asked)}
+        rows = [i for i, path in enumerate(_paths(database)) if path not in taken]
+        if len(rows) < len(database) and (rows or database.root in asked.root.parents):
+            skipped = database.skipped | {"of the queries": len(database) - len(rows)}
+            database = replace(database[rows], skipped=skipped)  # else each would find itself
     if not database.files:
         raise ValueError(f"all images of {images} are queries: give another folder")
-    _check_classes(database)
-    _check_classes(query_images)
-    return database, query_images
+    for part, place in ((database, images), (asked, queries or images)):
+        if not is_csv(place):
+            _check_classes(part)
+    return (database, asked) if asked.files else hold_out(database, seed=seed)
 
 
-def _only_images(folder: AnyPath) -> ImageSet:
-    """The images of a folder, without the notes and tables that lie beside them."""
-    images, skipped = list_images(folder).split_by_suffix()
-    if not images.files:
-        raise ValueError(f"no images in {folder}, only {', '.join(skipped)} files")
-    return images
+def _paths(images: ImageSet) -> list[str]:
+    return [os.path.abspath(images.path(i)) for i in range(len(images))]
+
+
+def _parts(place: AnyPath) -> tuple[ImageSet, ImageSet]:
+    """Splits a CSV by its column `split`; a folder, without the notes in it, is all database."""
+    images = list_images(place)
+    if not is_csv(place):
+        images, skipped = images.split_by_suffix()
+        if not images.files:
+            raise ValueError(f"no images in {place}, only {', '.join(skipped)} files")
+    splits = [split.lower() for split in images.split]
+    if unknown := sorted({*splits} - {"", "database", "query", "queries"}):
+        wrong = unknown_choice("split", unknown[0], ("database", "query"))
+        raise ValueError(f"in {place}, {wrong}")
+    is_query = np.isin(splits, ["query", "queries"])
+    return images[np.flatnonzero(~is_query)], images[np.flatnonzero(is_query)]
 
 
 def _check_classes(images: ImageSet) -> None:
@@ -213,7 +226,7 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
         few = f"{len(images)} images of {images.root} are too few to spare queries"
         raise ValueError(f"{few}: give a folder of queries")
     database = np.setdiff1d(np.arange(len(images)), queries)
-    return images[database], images[sorted(queries)]
+    return images[database], replace(images[sorted(queries)], skipped={})
 
 
 def known_factors(images: Images) -> pd.DataFrame:

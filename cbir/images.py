@@ -1,5 +1,6 @@
-"""Images of a folder: listing them, their labels, and opening a file as a viewer shows it."""
+"""Images of a folder or a CSV: listing them, and opening a file as a viewer shows it."""
 
+import csv
 import io
 import os
 import random
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
 
@@ -120,10 +122,17 @@ def _decode(file: BinaryIO, max_pixels: int, metadata: bool = True) -> Image.Ima
         if not metadata:  # a TIFF's pixels are turned by `load` itself
             image.getexif = Image.Exif  # type: ignore[method-assign]
         with _one_large if image.width * image.height > LARGE else nullcontext():
+            if getattr(image, "default_image", False):  # an APNG's, for those that show no frames
+                image.seek(1)
             _scale_transparency(image)
+            drawn = image.tile[0][1] if image.format == "GIF" else None
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            rgb = _to_rgb(image)
+            if drawn:  # the rest of a GIF's canvas is transparent
+                frame, rgb = rgb.crop(drawn), Image.new("RGB", rgb.size, "white")
+                rgb.paste(frame, drawn)
+            return rgb
 
 
 def _read_header(file: BinaryIO) -> ImageFile.ImageFile:
@@ -336,6 +345,7 @@ class ImageSet:
         root: the folder.
         files: names relative to `root`, with forward slashes; sorted if a folder was listed.
         labels: class names, "" if unknown.
+        split: what a CSV says of each image, such as "database" or "query"; "" otherwise.
         skipped: counts of what was left out, {"@eaDir": 3, "backups": 1, "hidden": 2, ".txt": 1};
             a folder that was not looked into counts once.
     """
@@ -344,14 +354,19 @@ class ImageSet:
     files: list[str]
     labels: list[str]
     skipped: dict[str, int] = field(default_factory=dict, compare=False)
+    split: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "split", self.split or [""] * len(self.files))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, rows: Sequence[int] | NDArray[np.integer]) -> "ImageSet":
         """The images of some rows, in the order of the rows."""
-        files, labels = ([values[i] for i in rows] for values in (self.files, self.labels))
-        return replace(self, files=files, labels=labels)
+        columns = self.files, self.labels, self.split
+        files, labels, split = ([column[i] for i in rows] for column in columns)
+        return replace(self, files=files, labels=labels, split=split)
 
     def path(self, i: int) -> Path:
         """The file of image `i`."""
@@ -397,12 +412,15 @@ def list_images(images: AnyImages) -> AnyImages: ...
 @overload
 def list_images(images: AnyPath | Iterable[AnyPath]) -> ImageSet: ...
 def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
-    """Lists the images of a folder, or takes a list of files.
+    """Lists the images of a folder or of a CSV, or takes a list of files.
 
     A folder is listed to any depth, without hidden files and folders, `FOREIGN_FOLDERS`, backups
     ("a.jpg~") and links to folders; files that cannot be read are listed like all others. The root
     of a list of files is their common folder. A label is the first folder below the root, "" if
     there is none. An `ImageSet` or a store is returned as it is.
+
+    A file named .csv has a column `path`, relative to its folder or absolute, and may have `label`
+    (the class) and `split`; each of its lines is an image, whether the file is there or not.
 
     Example:
         >>> images = list_images("photos")
@@ -411,17 +429,19 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
 
     Raises:
         FileNotFoundError: the folder or a file does not exist.
-        ValueError: there are no files.
+        ValueError: there are no files; a CSV without `path`, damaged, or not in UTF-8.
     """
     if isinstance(images, Images):
         return images
+    if isinstance(images, (str, os.PathLike)) and is_csv(images):
+        return _list_csv(Path(images).expanduser())
     skipped: Counter[str] = Counter()
     if isinstance(images, (str, os.PathLike)):
         root = Path(images).expanduser().resolve()
         if not root.is_dir():
-            siblings = [path.name for path in root.parent.glob("*/")]
+            siblings = [path.name for end in ("*/", "*.csv") for path in root.parent.glob(end)]
             hint = " (it is a file)" if root.exists() else did_you_mean(root.name, siblings)
-            raise FileNotFoundError(f"no image folder at {root}{hint}")
+            raise FileNotFoundError(f"no image folder, or CSV of images, at {root}{hint}")
         files = sorted(Path(f).relative_to(root).as_posix() for f in _below(root, skipped))
     else:
         paths = [Path(os.path.abspath(os.path.expanduser(p))) for p in images]
@@ -434,6 +454,43 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
         raise ValueError(f"no files in {images}: give a folder that has images in it or below it")
     labels = [file.rpartition("/")[0].split("/")[0] for file in files]
     return ImageSet(root, files, labels, dict(sorted(skipped.items())))
+
+
+def is_csv(path: AnyPath) -> bool:
+    """Tells whether a path is that of a CSV of images."""
+    path = Path(path).expanduser()
+    return path.suffix.lower() == ".csv" and path.is_file()
+
+
+def _list_csv(path: Path) -> ImageSet:
+    """Lists the lines of a CSV; blank ones are none."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            columns, *lines = [*filter(any, reader)] or [[""]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV in UTF-8 ({error}): save it as one") from error
+    columns = [column.strip() for column in columns]
+    if "path" not in columns:
+        raise ValueError(f"{path} has no column 'path', only {', '.join(map(repr, columns))}")
+    if longer := next((line for line in lines if any(line[len(columns) :])), None):
+        values = f"a line of {path} has {len(longer)} values for {len(columns)} columns: {longer}"
+        raise ValueError(f"{values}: quote those that hold a comma")
+    rows = [dict(zip_longest(columns, line, fillvalue="")) for line in lines]
+    if not rows:
+        raise ValueError(f"no images in {path}: give it a line per image")
+    root = path.parent.resolve()
+    files = [_relative(root, row["path"]) for row in rows]
+    labels, split = ([row.get(name, "").strip() for row in rows] for name in ("label", "split"))
+    return ImageSet(root, files, labels, split=split)
+
+
+def _relative(root: Path, file: str) -> str:
+    """A path as a CSV has it, relative to the CSV's folder if it lies below."""
+    if "\\" in file and not os.path.exists(root / file):  # written by Windows
+        file = file.replace("\\", "/")
+    path = root / file
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _below(root: Path, skipped: Counter[str]) -> Iterator[AnyPath]:

@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +28,7 @@ from . import common
 from .common import METRICS, PACKAGE, ROOT, did_you_mean, unknown_choice
 from .datasets import PROFILES, load_images
 from .descriptors import RECIPES
-from .images import list_images
+from .images import ImageSet
 from .report import report
 from .run import DRAWN, PARTS, SETTINGS, Run
 from .zoo import NoDownload, check_at_hand
@@ -112,9 +113,9 @@ def check(
     values = {key: absolute(key, value) for key, value in values.items()}
     own, asked = own | values, SETTINGS | values
     _check_stores(run, asked if "02_extraction" in notebooks else values)
-    k, places = own.get("k", 1), [asked[key] for key in ("profile", "images", "queries")]
-    if places[0] in ("scenes", "folder"):  # downloads, and ImageNet's minutes, are notebook 02's
-        n = len(load_images(*places, **{key: asked[key] for key in DRAWN})[0])
+    k = own.get("k", 1)
+    if asked["profile"] in ("scenes", "folder"):  # downloads, ImageNet's minutes, are notebook 02's
+        n = len(_load(asked)[0])
         if k > n:
             choose = f"choose 1 to {n}, by -p k {n}"
             raise ValueError(f"k = {k} is out of range for {n} images: {choose}")
@@ -123,6 +124,11 @@ def check(
     except NoDownload as error:
         raise NoDownload(error.reason, WITHOUT_DOWNLOAD) from error
     return values | {"run_name": run.name}
+
+
+def _load(asked: Mapping[str, Any]) -> tuple[ImageSet, ImageSet]:
+    """The images of some settings."""
+    return load_images(**{key: asked[key] for key in ("profile", "images", "queries", *DRAWN)})
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -198,10 +204,12 @@ def reproduce(
     run, asked = Run(values["run_name"]), SETTINGS if "02_extraction" in notebooks else {}
     run.set(**{key: value for key, value in (asked | values).items() if key in SETTINGS})
     if values["profile"] == "folder":
-        places = filter(None, (values.get("images"), values.get("queries")))
-        images, others = zip(*(list_images(place).split_by_suffix() for place in places))
-        print(f"{sum(map(len, images)):,} images to describe", file=log)
-        run.record(no_images=sum(map(Counter, others), Counter()))
+        parts = _load(SETTINGS | values)
+        classes = sorted({*parts[0].labels, *parts[1].labels} - {""})
+        names = textwrap.shorten(", ".join(classes), 200, placeholder=" ..") or "none"
+        print(f"{sum(map(len, parts)):,} images to describe", file=log)
+        print(f"{len(classes):,} classes: {names}", file=log)
+        run.record(no_images=Counter(parts[0].skipped) + Counter(parts[1].skipped))
     words = ["cbir", "reproduce", "--only", ",".join(n.split("_")[0] for n in notebooks)]
     words += ["--profile", profile, "--name", run.name]
     for key, value in (given or {}).items():

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from . import figures
 from .common import AnyPath, Metric, write_atomically
-from .images import ImageSet, UnreadableImage, open_image
+from .images import ImageSet, Pictures, UnreadableImage, is_csv, list_images, open_image
 from .networks import Network
 from .search import search
 from .store import Store
@@ -43,9 +43,10 @@ def query(
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Searches for files; writes query_<stem>.png and query_<stem>.json for each into a folder.
 
-    A name that another image's result has gets a number. The JSON holds "file", "root" (the store's
-    image folder), "metric" and, per descriptor, a list of {"file", "label", "distance"}. By default
-    the store names the network; `descriptors`, `metric` and `k` are as in `search`.
+    A CSV stands for its images. A name that another image's result has gets a number. The JSON
+    holds "file", "root" (the store's image folder), "metric" and, per descriptor, a list of
+    {"file", "label", "distance"}. By default the store names the network; `descriptors`, `metric`
+    and `k` are as in `search`.
 
     Returns:
         The .png of every image (file -> path), and what could not be read (file -> reason).
@@ -56,7 +57,11 @@ def query(
     readable: list[str] = []
     written: dict[str, Path] = {}
     unreadable: dict[str, str] = {}
-    for file in dict.fromkeys(map(str, images)):
+    files: list[AnyPath] = []
+    for image in images:
+        listed = list_images(image) if is_csv(image) else Pictures([image])
+        files += map(listed.path, range(len(listed)))
+    for file in dict.fromkeys(map(str, files)):
         try:
             open_image(file)
             readable.append(file)

@@ -3,10 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from . import figures, tables
 from .common import AnyPath, did_you_mean, runs_folder, write_atomically
+from .copies import same_pictures
 from .datasets import choose_queries, load_images
 from .descriptors import named_recipe
 from .extract import connect, extract
 from .images import Images, ImageSet
 from .networks import Network
-from .search import Hits
+from .statistics import means
 from .store import Extras, Store, find_store, open_store
 from .trained import CODES_FILE, load_codes, network_of, train_codes
 from .zoo import load_network
 
 Callback = Callable[[], object]
 PARTS = ("database", "queries")
-COPY = 1e-4  # of the usual distance: a smaller one is 0 but for rounding
 OPTIONS: dict[str, tuple[Any, str]] = {  # how a machine does the work: {name: (default, meaning)}
     "device": ("auto", '"auto", "cpu", "cuda"'),
     "precision": ("float32", 'of the forward pass; "bfloat16", or "auto": bfloat16 on a GPU'),
@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {"profile": "scenes", "images": "", "queries": "", "m
 SETTINGS |= {"network": "vgg16_scenes", "weights": "default", "crop": False, "code_widths": []}
 SETTINGS |= {"recipe": "as_printed", "q": 0.5, "seed": 0, "max_queries": 0, "query_names": []}
 SETTINGS |= {name: default for name, (default, _) in OPTIONS.items()}
+Scores: TypeAlias = Mapping[str, pd.DataFrame]
 
 
 class Described(NamedTuple):
@@ -232,21 +233,32 @@ class Run:
         """Adds to metrics.json values that JSON knows, replacing what had the same names."""
         _add_json(self.path / "metrics.json", metrics)
 
-    def record_results(self, table: pd.DataFrame) -> None:
-        """Adds `cbir.means` to the results in metrics.json, replacing those of the same metrics."""
-        old, now = self.metrics.get("results", []), set(table["metric"])
-        others = [row for row in old if row["metric"] not in now]
-        self.record(results=others + table.to_dict("records"))
+    def record_results(
+        self, table: pd.DataFrame, scores: Scores | None = None, key: str = "results", **how: Any
+    ) -> None:
+        """Adds `cbir.means` to the results in metrics.json, replacing those of the same metrics.
 
-    def record_duplicates(self, queries: Images, database: Images, hits: Hits) -> list[list[str]]:
-        """Adds to metrics.json, and returns, [[query's file, file of its copy in the database]].
-
-        A copy is at distance 0, or at one that rounding makes of it in another batch.
+        With the `scores` and keywords that `cbir.means` took, adds results_without_copies: the
+        means without the queries that have a copy in the database, see `record_duplicates`.
         """
-        copies = np.argwhere(hits.distances <= COPY * np.nanmedian(hits.distances))
-        pairs = [[queries.files[i], database.files[hits.indices[i, rank]]] for i, rank in copies]
-        self.record(duplicates=pairs)
-        return pairs
+        if scores and (copied := self.metrics.get("copied_queries")):
+            apart = {d: score.drop(copied).reindex(score.index) for d, score in scores.items()}
+            self.record_results(means(apart, **how), key="results_without_copies")
+        old, now = self.metrics.get(key, []), set(table["metric"])
+        others = [row for row in old if row["metric"] not in now]
+        self.record(**{key: others + table.to_dict("records")})
+
+    def record_duplicates(self, database: Store, queries: Store) -> list[list[str]]:
+        """Adds to metrics.json, and returns, the groups of `cbir.duplicates`.
+
+        Beside these the rows of queries that have a copy in the database, as copied_queries.
+        """
+        groups, files = same_pictures(queries, database), queries.files + database.files
+        mixed = [group for group in groups if group[0] < len(queries) <= group[-1]]
+        copied = sorted(row for group in mixed for row in group if row < len(queries))
+        names = [[files[row] for row in group] for group in groups]
+        self.record(duplicates=names, copied_queries=copied, results_without_copies=[])
+        return names
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from .common import METRICS, AnyPath, Metric, cores, unknown_choice
 from .extract import Describer, default_batch, run_on_workers
-from .images import Images, ImageSet, Pictures, list_images
+from .images import Images, ImageSet, Pictures, is_csv, list_images
 from .networks import Device, Network
 from .store import Part, Shards, Store, by_shard, open_store
 from .trained import network_of
@@ -142,8 +142,8 @@ def search(
 
     Args:
         st: a store, its path, or an (N, D) array.
-        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; image files, a
-            folder, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
+        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; a folder, a CSV;
+            image files, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
         descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by
             "+". A list of these is answered in one pass over the store. Only stores have a choice.
         metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is
@@ -201,7 +201,7 @@ def _pictures_or_rows(queries: Any) -> Images | Array | dict[str, Array]:
     """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
-    if isinstance(queries, FILE) and os.path.isdir(queries):
+    if isinstance(queries, FILE) and (os.path.isdir(queries) or is_csv(queries)):
         return list_images(queries)
     if _is_picture(queries):
         queries = [queries]
@@ -246,7 +246,7 @@ def _query_columns(
         found = copy(st)
         found.arrays, *_ = describer.describe(decoded, len(queries))
     elif isinstance(queries, Store) and isinstance(st, Store):
-        _check_comparable(st, queries, parts_of)
+        check_comparable(st, queries, parts_of)
     columns: dict[Part, Floats] = {}
     for name, parts in parts_of.items():
         rows = np.asarray(found[name], dtype=np.float32)
@@ -260,7 +260,7 @@ def _query_columns(
     return columns
 
 
-def _check_comparable(st: Store, queries: Store, names: Iterable[str]) -> None:
+def check_comparable(st: Store, queries: Store, names: Iterable[str]) -> None:
     """Raises ValueError where the descriptors of two stores were not made in the same way."""
     if (st.network, st.recipe) != (queries.network, queries.recipe):
         problem = "database and queries were described by different networks or recipes"

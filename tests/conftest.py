@@ -40,6 +40,8 @@ SLOWEST += ["07_ablations.ipynb", "06_as_released.ipynb", "05_evidence.ipynb", "
 
 BROWSERS = map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])
 CHROMIUM = next(filter(None, BROWSERS), None)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+QUIET += ["--disable-background-networking", "--disable-component-update"]
 
 # Markers and fixtures of tests that need more than packages: is it there, and how to get it.
 NEEDS = {
@@ -171,6 +173,16 @@ def photos():
 def paper():
     """The folder that CBIR_PAPER names: published numbers, thumbnails of published pictures."""
     return Path(os.environ["CBIR_PAPER"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

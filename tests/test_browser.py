@@ -16,15 +16,13 @@ from itertools import product
 
 import psutil
 import pytest
-from conftest import CHROMIUM, write_image
+from conftest import write_image
 
 import cbir
 from cbir import explain
 from cbir.explore import serve
 from cbir.names import plain_name
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-QUIET += ["--disable-background-networking", "--disable-component-update"]
 WAIT = 120_000  # ms; a server imports torch meanwhile, on a machine that may be busy
 CAFE = unicodedata.normalize("NFD", "café")  # as macOS writes names
 
@@ -65,16 +63,6 @@ def server(world):
     yield address, process
     process.terminate()
     process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -355,5 +355,10 @@ def test_photographs_without_classes_give_all_but_the_class_scores(tmp_path):
     assert metrics["no_images"] == {".txt": 1}
     assert metrics["duplicates"] == [["copied.jpg", "3.jpg"]]
     page = read_page(tmp_path / "flat-run" / "report.html").get_text()
-    assert "copied.jpg" in page and ".txt" in page and "The paper's claims" not in page
+    assert (
+        "copied.jpg" in page
+        and "copy in the database: 1" in page
+        and ".txt" in page
+        and "The paper's claims" not in page
+    )
     assert not pd.read_csv(tmp_path / "flat-run" / "table1.csv").filter(regex="^paper ").shape[1]

@@ -159,17 +159,6 @@ def test_results_replace_those_of_their_metrics(run):
     assert results == [("class", 0.75), ("color", 0.125)]
 
 
-def test_copies_are_found_whatever_rounding_does(run):
-    """One at distance 0, one that another batch moved a little; a near one is none."""
-    names = [f"{i}.jpg" for i in range(4)]
-    images = cbir.ImageSet(run.path, names, [""] * 4)
-    distances = np.array([[0, 0.2, 0.3], [1e-6, 0.1, 0.3], [0.01, 0.2, 0.3], [np.nan] * 3])
-    indices = np.array([[2, 1, 0], [3, 1, 0], [1, 2, 3], [-1] * 3])
-    pairs = run.record_duplicates(images, images, cbir.Hits(indices, distances))
-    assert pairs == [["0.jpg", "2.jpg"], ["1.jpg", "3.jpg"]]
-    assert run.metrics["duplicates"] == pairs
-
-
 def test_open_run_takes_names_and_folders_and_makes_none(run, monkeypatch):
     monkeypatch.setenv("CBIR_RUNS", str(run.path.parent))
     with pytest.raises(FileNotFoundError, match="no run 'test' .*Run `cbir reproduce` first"):
