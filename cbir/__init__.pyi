@@ -5,6 +5,7 @@ from . import (
     figures as figures,
 )
 from .trained import (
+    compress as compress,
     train_codes as train_codes,
 )
 from .color import (
@@ -57,7 +58,6 @@ from .networks import (
 )
 from .pooling import (
     POOLINGS as POOLINGS,
-    l2_normalize as l2_normalize,
 )
 from .search import (
     Hits as Hits,

@@ -180,11 +180,16 @@ def search(
     if not 1 <= k <= len(st):
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
     queries = _pictures_or_rows(queries)
+    seen = queries if isinstance(queries, Images) else None
+    if isinstance(st, Store) and st.source and st.projection:  # see `compress`
+        whole = {name: st.source.parts(name) for name in names}
+        asked_of = getattr(queries, "source", None) or queries
+        pieces = _query_columns(st.source, asked_of, whole, net)
+        queries = st.projection(np.concatenate([*pieces.values()], axis=1))
     columns = _query_columns(st, queries, parts, net)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     asked, shape = np.flatnonzero(readable), (len(readable), k)
     store = st if isinstance(st, Store) else None
-    seen = queries if isinstance(queries, Images) else None
     hits = {n: Hits(np.full(shape, -1), np.full(shape, np.nan), store, seen) for n in names}
     for first in range(0, len(asked), QUERIES):
         some = asked[first : first + QUERIES]

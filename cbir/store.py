@@ -34,6 +34,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .common import AnyPath, did_you_mean, write_atomically
 from .names import layer_names
+from .pooling import Projection
 
 Part = tuple[str, int, int]  # array name, first column, last column + 1
 Index: TypeAlias = Any  # whatever picks rows of an array
@@ -127,8 +128,12 @@ class Store:
         described: (N,) bool. unreadable: {file: reason}.
         network, recipe, extras, dims, dtype: what made it.
         damaged: {shard: its file that is lost or damaged}; such rows are still to come.
+        source, projection: what `compress` made it of; else None.
         computed: rows that the call of `extract` that returned this store had to compute.
     """
+
+    source: "Store | None" = None
+    projection: Projection | None = None
 
     def __init__(self, path: AnyPath, check: bool = False) -> None:
         """Opens a folder, which may be damaged; see `open_store`."""
@@ -167,12 +172,26 @@ class Store:
                 for name, width in self.about["widths"].items()
             }
             self.descriptors = self._descriptors()
-            self.h, self.eta_conv, self.eta = self["h"], self["eta_conv"], self["eta"]
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(
                 f"{path} is no sound store ({type(error).__name__}: {error}): delete it and "
                 "extract it again"
             ) from error
+
+    @property
+    def h(self) -> "Rows":
+        """Eq. 7."""
+        return self["h"]
+
+    @property
+    def eta_conv(self) -> "Rows":
+        """Eq. 15."""
+        return self["eta_conv"]
+
+    @property
+    def eta(self) -> "Rows":
+        """Eq. 16."""
+        return self["eta"]
 
     def _descriptors(self) -> dict[str, list[Part]]:
         """Returns {descriptor: the columns that it is made of}."""
@@ -218,7 +237,6 @@ class Store:
         """Returns the same store with its arrays in memory as float32, for many searches."""
         loaded = copy(self)
         loaded.arrays = {name: np.asarray(a[:], np.float32) for name, a in self.arrays.items()}
-        loaded.h, loaded.eta_conv, loaded.eta = (loaded[name] for name in ("h", "eta_conv", "eta"))
         return loaded
 
     def path(self, i: int) -> Path:

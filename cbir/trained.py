@@ -1,4 +1,4 @@
-"""Layers trained on a database: retrained codes, and the IM-like descriptor to compare with.
+"""What is fitted to a database: retrained codes, the IM-like descriptor, shorter descriptors.
 
 net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096, 4096))
 """
@@ -6,6 +6,7 @@ net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096,
 import json
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from .datasets import choose_queries
 from .extract import has_windows_of
 from .images import Images, ImageSet, UnreadableImage, list_images, open_image
 from .networks import Device, Network
-from .store import Rows, Store
+from .pooling import pca
+from .store import Rows, Store, open_store
 from .zoo import Codes, Weights, load_codes, load_network
 
 CODES_FILE = "codes.safetensors"  # beside the stores of a run
@@ -141,6 +143,49 @@ def network_of(
         problem = f"the store was made by another network or other weights than {net.name!r}"
         raise ValueError(f"{problem}: pass that one as `net`, or name its weights")
     return net
+
+
+def compress(
+    st: Store | AnyPath,
+    dims: int = 256,
+    descriptor: str = "eta",
+    whiten: bool = False,
+    fitted_to: Store | None = None,
+    most: int = 2000,
+    seed: int = 0,
+) -> Store:
+    """Shortens a descriptor by principal components: a store in memory, for `search`.
+
+    `search` shortens the queries in the same way, of whatever kind they are. Shortened rows keep
+    what L2 and cosine find; the L1 distance of whole rows finds more background
+    ([notebook 09](../notebooks/09_beyond.ipynb)).
+
+    Example:
+        >>> short = cbir.compress(cbir.open_store("stores/photos"), dims=128)
+        >>> cbir.search(short, "query.jpg", metric="cosine")
+
+    Args:
+        st: a store or its path.
+        dims: values per image that are kept, at most as many as images that are fitted.
+        descriptor: one of the store's; the new store has no other.
+        whiten: see `pca`.
+        fitted_to: the store whose rows the components are fitted to; default `st` itself.
+        most: rows that are fitted at most, drawn by `seed`.
+        seed: see `most`.
+
+    Raises:
+        ValueError: an unknown descriptor, or rows that do not vary.
+    """
+    st = st if isinstance(st, Store) else open_store(st)
+    fitted = fitted_to or st
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(fitted.described))[:most]
+    project = pca(fitted[descriptor][np.sort(drawn)], dims, whiten)
+    short = copy(st)
+    short.source, short.projection = st, project
+    rows = [project(st[descriptor][i : i + ROWS]) for i in range(0, len(st), ROWS)]
+    short.arrays = {descriptor: np.concatenate(rows)}
+    short.descriptors = {descriptor: [(descriptor, 0, rows[0].shape[1])]}
+    return short
 
 
 def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -99,7 +99,7 @@ def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict
     scores = all_scores(with_seed(0))
     drawn = {("half", seed): half(trial, seed) for seed in range(HALVES)}
     spread = {kind: all_scores(trial, DESCRIPTORS, rows) for kind, rows in drawn.items()}
-    for seed in range(seeds if head else 0):
+    for seed in range(seeds if head == "narrow" else 0):
         spread["seed", seed] = all_scores(with_seed(seed), DESCRIPTORS)
     cells = {kind: claims.compare(each) for kind, each in spread.items()}
     table = pd.concat(cells, names=["varied", "value"]).reset_index(["varied", "value"])
