@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -495,9 +495,11 @@ def _list_csv(path: Path) -> ImageSet:
 
 def _relative(root: Path, file: str) -> str:
     """A path as a CSV has it, relative to the CSV's folder if it lies below."""
-    # Windows has other slashes, and of an accent each system has its own form.
-    others = (unicodedata.normalize(form, file.replace("\\", "/")) for form in ("NFC", "NFD"))
-    path = root / next(filter(os.path.exists, (root / f for f in (file, *others))), file)
+    if "\\" in file or not file.isascii():
+        # Windows has other slashes, and of an accent each system has its own form.
+        others = (unicodedata.normalize(f, file.replace("\\", "/")) for f in ("NFC", "NFD"))
+        file = next((f for f in (file, *others) if os.path.exists(root / f)), file)
+    path = PurePath(file)
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
