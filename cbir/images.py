@@ -8,13 +8,14 @@ import re
 import stat
 import struct
 import threading
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -44,6 +45,9 @@ TIFF_PIXELS |= {332, 338, 339, 347, 34675, *range(512, 533)}  # what decoding ne
 # Folders of a NAS, of a trash, of an archive: they hold thumbnails and what was deleted.
 FOREIGN_FOLDERS = {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx"}
 FOREIGN_FOLDERS |= {"$recycle.bin", "recycler", "system volume information", "lost+found"}
+FOREIGN_FOLDERS |= {"recycled", "found.000", "@tmp", "network trash folder", "temporary items"}
+# Of editors; of browsers, which are not through.
+BACKUP = re.compile(r".*~|#.*#|.*\.(bak|orig|part|partial|crdownload|download|tmp)", re.I | re.S)
 
 _one_large = threading.Lock()
 
@@ -181,7 +185,7 @@ def _read_cut_jpeg(file: io.BytesIO, max_pixels: int, metadata: bool) -> Image.I
     libjpeg makes up missing pixels from whatever comes next: several endings give the same picture
     only if every pixel is there.
     """
-    data = file.getvalue()
+    data = file.getvalue().removesuffix(b"\xff")  # half of a marker
     with Image.open(file, formats=["JPEG"]) as header:
         layers = header.layer  # type: ignore[attr-defined]
     # (component, first or last coefficient) that no scan gives to its last bit
@@ -212,6 +216,10 @@ def _without_metadata(data: bytes) -> bytes:
                 kept.append(data[at:end])
             at = end
         return b"".join(kept)
+    if data.startswith(b"\xff\xd8"):  # comments instead; but Adobe's tells how colours are coded
+        head, mark, scans = data.partition(b"\xff\xda")
+        segments = rb"\xff(?:[\xe0-\xed\xef]|\xee(?=\0[\2-\r]))"
+        return re.sub(segments, b"\xff\xfe", head) + mark + scans
     if data[:4] in (b"II*\0", b"MM\0*"):
         order = "<" if data.startswith(b"II") else ">"
         mended = bytearray(data)
@@ -415,9 +423,9 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
     """Lists the images of a folder or of a CSV, or takes a list of files.
 
     A folder is listed to any depth, without hidden files and folders, `FOREIGN_FOLDERS`, backups
-    ("a.jpg~") and links to folders; files that cannot be read are listed like all others. The root
-    of a list of files is their common folder. A label is the first folder below the root, "" if
-    there is none. An `ImageSet` or a store is returned as it is.
+    ("a.jpg~"), unfinished downloads ("a.jpg.part") and links to folders; files that cannot be read
+    are listed like all others. The root of a list of files is their common folder. A label is the
+    first folder below the root, "" if there is none. An `ImageSet` or a store is returned as it is.
 
     A file named .csv has a column `path`, relative to its folder or absolute, and may have `label`
     (the class) and `split`; each of its lines is an image, whether the file is there or not.
@@ -487,9 +495,11 @@ def _list_csv(path: Path) -> ImageSet:
 
 def _relative(root: Path, file: str) -> str:
     """A path as a CSV has it, relative to the CSV's folder if it lies below."""
-    if "\\" in file and not os.path.exists(root / file):  # written by Windows
-        file = file.replace("\\", "/")
-    path = root / file
+    if "\\" in file or not file.isascii():
+        # Windows has other slashes, and of an accent each system has its own form.
+        others = (unicodedata.normalize(f, file.replace("\\", "/")) for f in ("NFC", "NFD"))
+        file = next((f for f in (file, *others) if os.path.exists(root / f)), file)
+    path = PurePath(file)
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
@@ -513,7 +523,7 @@ def _below(root: Path, skipped: Counter[str]) -> Iterator[AnyPath]:
                 skipped[name] += 1
             elif is_folder:
                 folders.append(entry.path)
-            elif name.endswith("~") or re.fullmatch("#.*#", name):  # of editors
+            elif BACKUP.fullmatch(name):
                 skipped["backups"] += 1
             elif not (entry.is_symlink() and os.path.isdir(entry.path)):
                 yield entry.path

@@ -208,7 +208,7 @@ def reproduce(
         classes = sorted({*parts[0].labels, *parts[1].labels} - {""})
         names = textwrap.shorten(", ".join(classes), 200, placeholder=" ..") or "none"
         print(f"{sum(map(len, parts)):,} images to describe", file=log)
-        print(f"{len(classes):,} classes: {names}", file=log)
+        print(f"{len(classes):,} class{'es' * (len(classes) != 1)}: {names}", file=log)
         run.record(no_images=Counter(parts[0].skipped) + Counter(parts[1].skipped))
     words = ["cbir", "reproduce", "--only", ",".join(n.split("_")[0] for n in notebooks)]
     words += ["--profile", profile, "--name", run.name]
@@ -242,6 +242,7 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
     output = run.path / "notebooks" / f"{notebook}.ipynb"
     settings = run.settings
     usual = all(settings.get(key, value) == value for key, value in SETTINGS.items())
+    usual &= all(value == defaults[key] for key, value in given.items() if key != "run_name")
     execute(folder() / f"{notebook}.ipynb", output, given, log, findings=usual)
     about = {
         "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),

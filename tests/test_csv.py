@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def test_paths_of_windows_and_of_other_folders(photos):
         assert cbir.open_image(images.path(i))
     with pytest.raises(cbir.UnreadableImage, match="no such file"):
         cbir.open_image(images.path(2))
+
+
+def test_accents_in_the_form_of_another_system(tmp_path):
+    forms = [unicodedata.normalize(form, "Müller.png") for form in ("NFC", "NFD")]
+    for n, (file, listed) in enumerate([forms, forms[::-1]]):
+        write_image(tmp_path / f"{n}" / file)
+        images = cbir.list_images(write_csv(tmp_path / f"{n}" / "a.csv", "path", listed))
+        assert cbir.open_image(images.path(0))
 
 
 WRONG = {

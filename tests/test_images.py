@@ -40,14 +40,14 @@ def test_what_is_no_image_of_the_users_is_left_out_and_counted(tmp_path):
     for folder in foreign:
         write_image(root / "a" / folder / "b.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
     images = ["a.JPG", "a/1.png", "b.heic", "c", "d.tiff"]  # damaged ones, or unknown to Pillow
-    others = ["a.jpg~", "#a.jpg#", "x.txt", "y.TXT", "photo.dat"]
+    others = ["a.jpg~", "#a.jpg#", "b.jpg.part", "c.jpg.BAK", "x.txt", "y.TXT", "photo.dat"]
     for name in {*images, *others} - {"a/1.png"}:
         (root / name).write_text("no image")
     files = cbir.list_images(root)
     assert {"x.txt", *images} < set(files.files)
     split, skipped = files.split_by_suffix()
     assert split.files == images
-    counts = {"hidden": 4, "backups": 2, ".txt": 2, ".dat": 1}
+    counts = {"hidden": 4, "backups": 4, ".txt": 2, ".dat": 1}
     assert skipped == split.skipped == dict.fromkeys(foreign, 1) | counts
 
 
@@ -273,6 +273,23 @@ def test_damaged_metadata_does_not_cost_the_pixels(tmp_path, suffix):
     assert unturned > 5 or suffix == "avif"  # whose turn is kept elsewhere as well
 
 
+SEGMENTS = [(0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0junk"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0<")]
+SEGMENTS += [(0xE2, b"ICC_PROFILE\0"), (0xE2, b"ICC_PROFILE\0\2\3junk"), (0xE2, b"MPF\0II*\0junk")]
+SEGMENTS += [(0xED, b"Photoshop 3.0\x008BIM\4\4\0\0\xff\xff\xff\xff"), (0xEE, b"Adobe")]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("marker, body", SEGMENTS)
+def test_a_jpeg_with_a_damaged_segment_beside_its_pixels(tmp_path, mode, marker, body):
+    """Adobe's own segment, which tells how colours are coded, is kept."""
+    pixels = np.kron(np.arange(12).reshape(3, 4) * 20, np.ones((8, 8))).astype(np.uint8)
+    Image.fromarray(pixels).convert("RGB").convert(mode).save(tmp_path / "a.jpg")
+    data, whole = (tmp_path / "a.jpg").read_bytes(), rgb(tmp_path / "a.jpg")
+    segment = bytes([255, marker]) + struct.pack(">H", len(body) + 2) + body
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    np.testing.assert_array_equal(rgb(tmp_path / "a.jpg"), whole)
+
+
 def test_a_png_with_wrong_checksums_beside_its_pixels(tmp_path):
     text = (b"tEXt", b"comment\0" + b"c" * 40)
     data = png(2, 1, 8, 0, b"\0\x07\x63", text, (b"tRNS", b"\0\x07"))
@@ -298,7 +315,7 @@ def test_a_jpeg_that_lacks_only_its_end_is_read(tmp_path, options):
             read.append(cut)
         except cbir.UnreadableImage:
             pass
-    assert 2 in read and max(read) < 20
+    assert {1, 2} <= {*read} and max(read) < 20
 
 
 def test_a_tiff_of_another_kind_says_which_and_what_to_do(tmp_path):

@@ -116,6 +116,17 @@ def test_findings_of_the_default_run_are_not_told_of_another(done, small):
     assert "1,000 scenes" in committed and "1,000 scenes" not in executed
 
 
+def test_findings_are_those_of_the_defaults(small, tmp_path, monkeypatch):
+    """Of the same images with another k they are left out as well."""
+    monkeypatch.setenv("CBIR_NOTEBOOKS", str(small / "notebooks"))
+    told = []
+    monkeypatch.setattr(notebooks, "execute", lambda *about, findings: told.append(findings))
+    run = cbir.Run("scenes", tmp_path)
+    for given in ({}, {"k": 5, "run_name": "scenes"}, {"k": 3}):
+        notebooks._run_notebook(run, "03_retrieval", given, io.StringIO())
+    assert told == [True, True, False]
+
+
 def test_its_report_is_one_file_that_escapes_names(done):
     run, _, _ = done
     page = read_page(run.path / "report.html")
