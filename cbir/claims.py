@@ -120,11 +120,8 @@ def words(table: pd.DataFrame) -> dict[str, str]:
 
 def cells_of(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of `cells` that bear on a claim."""
-    return table[
-        (table["row"] == claim.row)
-        & table.measure.isin(claim.measures)
-        & table.setting.isin(claim.settings)
-    ]
+    compared = table.measure.isin(claim.measures) & table.setting.isin(claim.settings)
+    return table[compared & (table["row"] == claim.row)]
 
 
 def read_scores(setting: str, folder: Path = RESULTS) -> pd.DataFrame:

@@ -264,18 +264,16 @@ def retrieval(
     """
     rows = range(len(queries)) if rows is None else rows
     by_descriptor = hits if isinstance(hits, Mapping) else {"": hits}
-    if names is None and isinstance(hits, Mapping):
-        names = [*map(symbol, hits)] * len(rows)
-    names = range(1, len(rows) + 1) if names is None else names
-    decimals = {}
-    for descriptor, found in by_descriptor.items():
-        drawn = found.distances[rows]
-        usual = np.median(drawn[drawn > 0]) if (drawn > 0).any() else 1
-        decimals[descriptor] = max(1, 2 - int(np.floor(np.log10(usual))))  # three of its digits
+    if names is None:
+        several = isinstance(hits, Mapping)
+        names = [*map(symbol, hits)] * len(rows) if several else range(1, len(rows) + 1)
     picture = functools.cache(thumbnail)
     of_query, of_image = known or (pd.DataFrame(), pd.DataFrame())
-    drawn_rows = itertools.product(rows, by_descriptor.items())
-    for row, name, (query, (descriptor, found)) in zip(axes, names, drawn_rows):
+    drawn_rows = itertools.product(rows, by_descriptor.values())
+    for row, name, (query, found) in zip(axes, names, drawn_rows):
+        of_all = found.distances[rows]
+        usual = np.median(of_all[of_all > 0]) if (of_all > 0).any() else 1
+        decimals = max(1, 2 - int(np.floor(np.log10(usual))))  # three of its digits
         first = ranks(row)
         _draw_image(row[0], thumbnail(queries.path(query)), _name(queries, query), QUERY)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -291,7 +289,7 @@ def retrieval(
                 label, asked = database.labels[i], queries.labels[query]
                 if label and asked:
                     color = SAME if label == asked else OTHER
-            text = f"{text}\n{distance:.{decimals[descriptor]}f}".strip()
+            text = f"{text}\n{distance:.{decimals}f}".strip()
             agree = [agrees[n] for factor, agrees in same.items() if factor != "class"]
             _draw_image(ax, image, text, color, agree)
         if same:

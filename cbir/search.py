@@ -226,10 +226,9 @@ def _is_picture(query: Any) -> bool:
 def _from_pixels(pixels: Any) -> Image.Image:
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f"dimensions do not match: {pixels.shape} of {pixels.dtype} are neither rows "
-            "(Q, D) of a descriptor nor pixels (H, W, 3) of uint8"
-        )
+        wanted = "neither rows (Q, D) of a descriptor nor pixels (H, W, 3) of uint8"
+        got = f"{pixels.shape} of {pixels.dtype}"
+        raise ValueError(f"dimensions do not match: {got} are {wanted}")
     return Image.fromarray(pixels)
 
 
@@ -355,13 +354,10 @@ def _sums(queries: Floats, rows: Floats, metric: Metric, device: Device | None) 
     if metric == "l1":
         return torch.cdist(q, x, p=1).cpu().numpy().astype(float)[None]
     dots = (q @ x.T).cpu().numpy().astype(float)
-    q_squares, x_squares = (
-        torch.linalg.vector_norm(array, dim=1).square().cpu().numpy() for array in (q, x)
-    )
-    squares = np.broadcast_arrays(q_squares[:, None], x_squares, dots)[:2]
+    of_q, of_x = (torch.linalg.vector_norm(a, dim=1).square().cpu().numpy() for a in (q, x))
     if metric == "cosine":
-        return np.stack([dots, *squares])
-    scale = squares[0].astype(float) + squares[1]
+        return np.stack([dots, *np.broadcast_arrays(of_q[:, None], of_x)])
+    scale = of_q[:, None].astype(float) + of_x
     return np.stack([scale - 2 * dots, scale])  # |q - x|^2 = q^2 + x^2 - 2 q x
 
 

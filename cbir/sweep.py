@@ -1,6 +1,5 @@
 """A grid of runs (q x recipe x network x ..), each notebooks 02-04: one table and one plot."""
 
-import functools
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ import yaml
 
 from . import figures, plots, tables
 from .common import ROOT, AnyPath, did_you_mean, runs_folder, write_atomically
-from .extract import connect
+from .extract import connect, run_on_workers
 from .notebooks import PAPER, check, reproduce
 from .run import SETTINGS, Run
 
@@ -59,13 +58,12 @@ def sweep(path: AnyPath, scheduler: str | None = None) -> tuple[Path, pd.DataFra
         cells[cell], given = point, fixed | point
         stores = {key: v for key, v in given.items() if key in SETTINGS}
         groups.setdefault(json.dumps(stores), {})[cell] = given
-    run_cells = functools.partial(_run_cells, str(runs_folder().resolve()), profile)
+    where = str(runs_folder().resolve()), profile
     with connect(scheduler) as client:
-        tasks = list(groups.values())
         if client is None:
-            done = list(map(run_cells, tasks))
+            done = [_run_cells(where, cells) for cells in groups.values()]
         else:
-            done = client.gather(client.map(run_cells, tasks, pure=False))
+            done = list(run_on_workers(client, _run_cells, where, zip(groups.values())))
     print("\n".join(itertools.chain(*done)))
     return Run(name).path, _collect(Run(name), cells)
 
@@ -88,9 +86,9 @@ def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, list[Any]]]:
     return content.get("profile", "scenes"), content.get("parameters") or {}, grid
 
 
-def _run_cells(runs: str, profile: str, cells: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Runs cells of the same stores, wherever that is; says what came of each."""
-    os.environ["CBIR_RUNS"] = runs  # the notebooks' kernels take it from here
+def _run_cells(where: tuple[str, str], cells: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Runs cells of the same stores, of a folder of runs and a profile; says what came of each."""
+    os.environ["CBIR_RUNS"], profile = where  # the notebooks' kernels take it from here
     told = []
     for cell, given in cells.items():
         run = Run(cell)
