@@ -2,7 +2,7 @@
 
     python bench/faults.py [TRIES [WORD]]    # of each fault, or of those with a word in their name
 
-Ten tries are the default, with ten times as many kills and three lost workers.
+Ten tries are the default, with ten times as many kills. tests/test_cluster.py kills workers.
 
 Every fault hits an extraction at a moment that is drawn. Then the cause is mended and the same call
 given again: the store must be the one that was made in one go, bit for bit, and nothing that was
@@ -11,8 +11,6 @@ complete is described again. Needs Linux; root, for disks and a user of its own.
 
 import errno
 import fcntl
-import logging
-import math
 import os
 import random
 import shutil
@@ -21,7 +19,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import kills
 import torch
 from conftest import make_net, write_image
-from distributed import Client, LocalCluster
 
 import cbir
 from cbir.store import Store, find_store, locked
@@ -151,24 +147,6 @@ def folder_of_somebody_else(folder: Path) -> Steps:
     yield as_nobody(extract, folder)
 
 
-def lost_worker(folder: Path) -> Steps:
-    complete = DRAW.randrange(IMAGES // SHARD)
-
-    def kill(pid: int) -> None:
-        while kills.count_complete(folder / "disk" / "st") < complete:
-            time.sleep(0.001)
-        os.kill(pid, signal.SIGKILL)
-
-    with LocalCluster(2, threads_per_worker=1, silence_logs=logging.CRITICAL) as here:
-        with Client(here) as client:
-            client.wait_for_workers(2)
-            pids = [worker.pid for worker in here.workers.values()]
-            killer = threading.Thread(target=kill, args=[DRAW.choice(pids)])
-            killer.start()
-            yield message(extract, folder, client=client)
-            killer.join()
-
-
 def second_writer(folder: Path) -> Steps:
     told: list[str] = []
     extract(folder, when(DRAW.randrange(IMAGES), lambda: told.append(message(extract, folder))))
@@ -241,18 +219,18 @@ FAULTS: dict[str, Callable[[Path], Steps]] = {
     "the folder is somebody else's": folder_of_somebody_else,
     "a second process writes the store": second_writer,
     "an empty lock file is left": partial(empty_lock, has_locks=True),
-    "the same, on a disk without locks": partial(empty_lock, has_locks=False),
+    "an empty lock file is left, on a disk without locks": partial(empty_lock, has_locks=False),
     "a dead process left its lock file": partial(left_lock, has_locks=True),
-    "the same, on a disk without locks ": partial(left_lock, has_locks=False),
-    "the same, by another machine": partial(left_lock, has_locks=False, machine="elsewhere"),
+    "a dead process left its lock file, on a disk without locks": partial(
+        left_lock, has_locks=False
+    ),
+    "a process of another machine left its lock file, on a disk without locks": partial(
+        left_lock, has_locks=False, machine="elsewhere"
+    ),
     "the clock is set back": clock,
     "an image vanishes, and comes back": vanished_image,
     "the folder vanishes, and comes back": vanished_folder,
-    "a worker of a cluster is killed": lost_worker,  # last: threads and forks do not mix
 }
-
-
-TIMES = {killed: 10, lost_worker: 0.3}  # the others once; workers take seconds to start
 
 
 def complete(folder: Path, whole: Store) -> None:
@@ -276,7 +254,7 @@ def main(tries: int = 10, word: str = "") -> None:
     whole = extract(root / "whole")
     print(f"Seed {SEED}\n\n| fault | tried | whole after | what one reads |\n|---|---|---|---|")
     for name, fault in ((name, fault) for name, fault in FAULTS.items() if word in name):
-        told, good, times = Counter[str](), 0, math.ceil(tries * TIMES.get(fault, 1))
+        told, good, times = Counter[str](), 0, tries * (10 if fault is killed else 1)
         for _ in range(times):
             folder = root / "photos"
             (folder / "disk").mkdir(parents=True)
@@ -293,7 +271,7 @@ def main(tries: int = 10, word: str = "") -> None:
             shutil.rmtree(folder)
         failed |= good < times
         words = "; or: ".join(text or "nothing" for text, _ in told.most_common())
-        print(f"| {name.strip()} | {times} | {good} | {words} |", flush=True)
+        print(f"| {name} | {times} | {good} | {words} |", flush=True)
     shutil.rmtree(root)
     sys.exit(failed)
 
