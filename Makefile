@@ -4,9 +4,11 @@ PYTHON ?= python3
 # PIP="uv pip" is faster. It does not read pip's settings, so nobody gets it unasked.
 PIP ?= $(BIN)/python -m pip
 export UV_PYTHON = .venv
+# The versions to install.
+CONSTRAINTS ?= constraints.txt
 PROFILE ?= scenes
 SWEEP ?= metric
-BIN = .venv/bin
+BIN = .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb)) $(wildcard notebooks/appendix/*.ipynb)
 PAPER = $(wildcard notebooks/0[0-4]_*.ipynb)
 FIRST = $(wildcard notebooks/02_*.ipynb)
@@ -17,15 +19,15 @@ given = $(if $($(1)),-p $(2) "$($(1))")
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11, 2) and 'cbir needs Python 3.11.2 or later: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c $(CONSTRAINTS) -e .
 	touch $@
 
 # What only some targets need: the extras of pyproject.toml.
 .venv/installed-%: .venv/installed
-	$(PIP) install -q -c constraints.txt -e ".[$*]"
+	$(PIP) install -q -c $(CONSTRAINTS) -e ".[$*]"
 	touch $@
 
 options = --profile $(PROFILE) $(if $(NAME),--name $(NAME)) \
@@ -77,10 +79,13 @@ format: .venv/installed-test  ## the code as ruff lays it out
 pytest = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
     --no-loadscope-reorder --nbval --nbval-current-env $(filter-out $(PAPER), $(NOTEBOOKS)) tests
 
-test: check  ## what every change must pass: tests, and the committed notebooks' outputs (WORKERS=2)
+# The types are those of the pinned versions.
+checked = $(if $(filter constraints.txt,$(CONSTRAINTS)),check,.venv/installed-test)
+
+test: $(checked)  ## what every change must pass: tests, and the committed notebooks' outputs (WORKERS=2)
 	$(pytest)
 
-test-all: check  ## the slow tests as well: kills and fuzzing by the hundred, VGG16, a browser
+test-all: $(checked)  ## the slow tests as well: kills and fuzzing by the hundred, VGG16, a browser
 	$(pytest) -m ""
 
 bench: .venv/installed-bench  ## speed against peers and physical limits, in bench/results.md (twenty minutes)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .common import INSTALLED, METRICS, ROOT, did_you_mean, runs_folder
+from .common import INSTALLED, METRICS, ROOT, did_you_mean, explained, runs_folder
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.path.expanduser("~") == "~":  # no HOME, and no entry for this user
             os.environ |= {"HOME": home, "USER": "nobody"}
         try:
-            globals()[f"_{args.command}"](args)
+            with explained(runs_folder()):
+                globals()[f"_{args.command}"](args)
         except (ValueError, OSError, ImportError) as error:
             sys.exit(f"cbir: {error}")
         except KeyboardInterrupt:

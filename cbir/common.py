@@ -1,8 +1,10 @@
 """Shared by all modules: folders, types, did-you-mean, and writing a file whole."""
 
+import errno
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,11 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 # What results depend on.
 PACKAGES = ["cbir", "torch", "torchvision", "numpy", "numba", "pandas", "pillow", "matplotlib"]
+
+FREE_SPACE = "free some space and run the same again; what is complete is kept"
+REMEDIES = {errno.ENOSPC: FREE_SPACE, errno.EDQUOT: FREE_SPACE} | dict.fromkeys(
+    (errno.EROFS, errno.EACCES), "choose another folder (CBIR_RUNS names that of runs)"
+)
 
 MAX_COMPARED = 10_000  # known words: they take a second, and files may be millions
 
@@ -77,6 +84,18 @@ def write_atomically(path: AnyPath, text: str) -> Path:
     aside.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on any system
     aside.replace(path)
     return path
+
+
+@contextmanager
+def explained(path: AnyPath) -> Iterator[None]:
+    """Adds what to do to errors of a disk that is full or closed to us; `path` is written there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        where = error.filename or path
+        raise type(error)(f"{error.strerror}: {where}: {REMEDIES[error.errno]}") from error
 
 
 def commit() -> str:

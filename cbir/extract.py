@@ -27,10 +27,11 @@ from tqdm import tqdm
 from . import descriptors
 from . import store as stores
 from .color import color_histogram
-from .common import AnyPath, Dtype, cores, unknown_choice
+from .common import AnyPath, Dtype, cores, explained, unknown_choice
 from .descriptors import Recipe, Windows, check_recipe
 from .images import (
     KNOWS_HEIC,
+    MAY_PASS,
     NEEDS_HEIC,
     Images,
     Pictures,
@@ -131,7 +132,7 @@ def extract(
         table, plan = _plan(store, images, listed, about)
         if not plan and store.root == images.root and table.equals(store.table):
             return store  # nothing to write: no lock, on a disk that may be read-only
-    with stores.locked(path):
+    with explained(path), stores.locked(path):
         for shard in store.damaged if store else ():
             (path / "done" / f"{shard:05}.json").unlink(missing_ok=True)
         store = find_store(path)  # another process may have made or filled it meanwhile
@@ -202,7 +203,11 @@ def _plan(
     state = store.known["state"].reindex(rows, fill_value="").to_numpy(object)
     if table[["file", "label"]].equals(store.table[["file", "label"]]):
         planned = np.where(store.states == "", -1, before)
-        if (rows == planned).all() and not (KNOWS_HEIC and any(NEEDS_HEIC in s for s in state)):
+        again = [
+            (s in MAY_PASS and checksum(images.path(line)) >= 0) or (KNOWS_HEIC and NEEDS_HEIC in s)
+            for line, s in enumerate(state)
+        ]
+        if (rows == planned).all() and not any(again):
             return table.assign(row=before), dict(by_shard(np.where(rows < 0, before, -1), size))
     # What could not be read is tried again.
     new = np.flatnonzero((rows < 0) | ((state != "ok") & (listed["bytes"] >= 0)))

@@ -1,6 +1,7 @@
 """Images of a folder or a CSV: listing them, and opening a file as a viewer shows it."""
 
 import csv
+import errno
 import io
 import os
 import random
@@ -51,6 +52,9 @@ BACKUP = re.compile(r".*~|#.*#|.*\.(bak|orig|part|partial|crdownload|download|tm
 
 _one_large = threading.Lock()
 
+GONE = "no such file"
+# Reasons that may pass: of a disk that was away, say.
+MAY_PASS = {GONE} | {f"{type(OSError(n, '')).__name__}: {os.strerror(n)}" for n in errno.errorcode}
 NEEDS_HEIC = "a HEIC image: pip install 'cbir[heic]' to read it"
 with suppress(ImportError):
     import pillow_heif
@@ -89,7 +93,7 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
                 path = ImageOps.exif_transpose(path)
             return _to_rgb(path)
         if not os.path.isfile(path):
-            raise UnreadableImage("no regular file" if os.path.exists(path) else "no such file")
+            raise UnreadableImage("no regular file" if os.path.exists(path) else GONE)
         nonblock = getattr(os, "O_NONBLOCK", 0)  # not to wait for a pipe put there a moment ago
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             try:

@@ -62,6 +62,7 @@ docs/explorer
 docs/python
 docs/cost
 docs/clusters
+docs/reliability
 bench/results
 docs/model_card
 data/README

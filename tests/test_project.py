@@ -7,12 +7,13 @@ from importlib.metadata import version
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_install import PROJECT, pins
+from test_install import PROJECT, PYTHONS, by_pins, pins
 
 import cbir
 from cbir.common import ROOT
 
 
+@by_pins
 def test_dependencies_are_few_and_those_of_the_tests():
     """These speak for the versions that users get."""
     assert len(PROJECT["dependencies"]) <= 18
@@ -46,6 +47,25 @@ def test_commands_of_the_pages_exist_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
     assert {"reproduce", "paper", "results", "verdict", "notebooks", "help"} <= named <= targets
+
+
+RUNNERS = {"ubuntu-latest": "POSIX :: Linux", "macos-latest": "MacOS"}
+RUNNERS |= {"windows-latest": "Microsoft :: Windows"}
+
+
+def test_workflows_call_what_there_is():
+    """On every system that the classifiers name."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for file in (ROOT / ".github" / "workflows").iterdir():
+        (job,) = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
+        commands = [step.get("run", "") for step in job["steps"]]
+        targets = re.findall(r"make ([a-z-]+)", "\n".join(commands))
+        assert targets == ["reproduce", "test"]  # the notebooks' outputs are those of the run
+        assert all(f"\n{target}:" in makefile for target in targets)
+        matrix = job["strategy"]["matrix"]
+        systems = {f"Operating System :: {RUNNERS[runner]}" for runner in matrix["system"]}
+        assert systems == {line for line in PROJECT["classifiers"] if "System ::" in line}
+        assert set(matrix["python"]) <= set(PYTHONS)
 
 
 def test_version_is_the_same_everywhere():

@@ -21,9 +21,11 @@ from conftest import make_net, write_image
 import cbir
 from cbir import descriptors
 from cbir import images as opening
+from cbir.common import ROOT
 
 EXTRACTION = importlib.import_module("cbir.extract")  # the module: cbir.extract is its function
 HERE = Path(__file__).parent
+CELLS = re.compile(r"\s*\|\s*")  # of a Markdown table
 EXTRAS = {"mac": "mac", "color": "color", "relative": {"threshold": "relative"}, "q=0": {"q": 0}}
 
 
@@ -440,6 +442,52 @@ def test_a_disk_that_is_full(folder, tmp_path):
     assert "OSError" in run.stdout, run.stderr
     assert (cbir.open_store(tmp_path / "st").states == "").any()
     assert_same(extract(folder, tmp_path / "st", **options), whole)
+
+
+@pytest.mark.posix
+def test_a_full_disk_says_what_to_do(folder, tmp_path, whole):
+    """/dev/full takes nothing, as a disk without space."""
+    interrupt(folder, tmp_path / "st", make_net(), batches=3)
+    aside = tmp_path / "st" / "h" / ".00000.npy.new"
+    aside.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: .*st: free some space and run"):
+        extract(folder, tmp_path / "st")
+    aside.unlink()
+    assert_same(extract(folder, tmp_path / "st"), whole)
+
+
+def test_images_that_were_away_are_described_when_they_are_back(folder, tmp_path, whole):
+    """Also if nothing else of the folder has changed; while they are away, nothing is written."""
+    images, away = cbir.list_images(folder), tmp_path / "away.png"
+    images.path(3).rename(away)
+    st = extract(images, tmp_path / "st", batch_size=1)
+    assert st.unreadable[images.files[3]] == "no such file"
+    before = contents(tmp_path / "st")
+    assert extract(images, tmp_path / "st").computed == 0
+    assert contents(tmp_path / "st") == before
+    away.rename(images.path(3))
+    st = extract(folder, tmp_path / "st", batch_size=1)
+    assert st.computed == 3 and st.unreadable == whole.unreadable  # two are tried again
+    assert_same(st, extract(folder, tmp_path / "anew", batch_size=1))
+    assert extract(folder, tmp_path / "st").computed == 0
+
+
+@pytest.mark.linux
+@pytest.mark.slow
+def test_faults_are_survived_and_what_one_reads_is_documented(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path]).returncode:
+        pytest.skip("a small disk needs root: mount -t tmpfs")
+    subprocess.run(["umount", tmp_path], check=True)
+    command = [sys.executable, ROOT / "bench" / "faults.py", "1"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    documented = {row[1]: row[4] for row in map(CELLS.split, page.splitlines()) if len(row) == 6}
+    rows = [row for row in map(CELLS.split, run.stdout.splitlines()) if len(row) == 6]
+    assert len(rows) > 10
+    for _, fault, _, _, messages, _ in rows:
+        for message in messages.split("; or: "):
+            assert message in documented[fault].split("; or: ")
 
 
 def test_a_second_writer_is_told(folder, tmp_path):
