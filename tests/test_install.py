@@ -103,7 +103,7 @@ def test_every_package_that_a_system_needs_is_pinned(system, python):
 
 
 def test_every_dependency_has_a_lower_bound():
-    """With which the tests were run: by `uv pip compile --resolution lowest-direct`."""
+    """Which `uv pip compile --resolution lowest-direct` takes, and the pin fits it."""
     lines = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
     for line in lines:
         wanted = Requirement(line)
