@@ -209,16 +209,17 @@ class Store:
 
     def __repr__(self) -> str:
         extras = f", extras {', '.join(self.extras)}" if self.extras else ""
+        names = self.descriptors if self.source else ("h", "eta_conv")
+        dims = ", ".join(f"{name} {self[name].shape[1]}" for name in names)
         return (
             f"<cbir store: {len(self)} images, {len(self.unreadable)} unreadable, "
-            f"h {self.h.shape[1]}, eta_conv {self.eta_conv.shape[1]} dimensions{extras}, "
-            f"network {self.network['name']}>"
+            f"{dims} dimensions{extras}, network {self.network['name']}>"
         )
 
     def parts(self, descriptor: str) -> list[Part]:
         """Columns of a descriptor: "eta" -> [("h", 0, 8192), ("eta_conv", 0, 1472)]."""
         parts = []
-        for name in descriptor.split("+"):
+        for name in [descriptor] if descriptor in self.descriptors else descriptor.split("+"):
             if name not in self.descriptors:
                 raise ValueError(
                     f"unknown descriptor {name!r}{did_you_mean(name, self.descriptors)}: this "

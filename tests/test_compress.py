@@ -21,6 +21,7 @@ def test_shortened_rows_are_those_of_a_pca(stores, descriptor):
     fitted = PCA(3, svd_solver="full").fit(database[descriptor][:][database.described])
     theirs = [fitted.transform(store[descriptor][:][store.described]) for store in stores]
     assert short[descriptor].shape == (len(database), 3) and len(short) == len(database)
+    assert f"{descriptor} 3 dimensions" in repr(short)
     hits = cbir.search(short, queries, descriptor, metric="l2", k=4)
     for asked, distances in zip(theirs[1], hits.distances[queries.described]):
         expected = np.sort(np.linalg.norm(theirs[0] - asked, axis=1))[:4] / 3
