@@ -56,6 +56,10 @@ def test_words_of_claims_by_hand():
 def test_results_name_a_clean_commit():
     about = json.loads((claims.RESULTS / "about.json").read_text(encoding="utf-8"))
     assert list(about) == list(claims.SETTINGS)
+    beyond = claims.RESULTS / "beyond"
+    further = json.loads((beyond / "about.json").read_text(encoding="utf-8"))
+    assert {f"{question}.csv.gz" for question in further} == {f.name for f in beyond.glob("*.gz")}
+    about |= further
     for made in about.values():
         assert studies.made_by().keys() <= made.keys()
         assert re.fullmatch("[0-9a-f]{40}", made["code"]), made["code"]

@@ -51,6 +51,12 @@ def known():
             means = scores.groupby(["descriptor", "balance"])[metric].mean()
             digits = 4 if metric == HISTOGRAM_DISTANCE else 3
             found += [f"{x:.{digits}f}" for x in means]
+    for file in (claims.RESULTS / "beyond").glob("*.csv.gz"):
+        scores = pd.read_csv(file)
+        of_row = scores.columns.intersection(["setting", "variant", "descriptor", "balance"])
+        for metric, means in scores.groupby([*of_row]).mean(numeric_only=True).items():
+            digits = 4 if metric == HISTOGRAM_DISTANCE else 3
+            found += [f"{x:.{digits}f}" for x in means]
     spread = claims.spread(pd.read_csv(claims.RESULTS / "spread.csv"))
     for table, columns in ((CELLS, ["mean", "low", "high"]), (spread, ["min", "max"])):
         for measure, of_measure in table.groupby("measure"):

@@ -7,6 +7,7 @@ questions need further passes through a network: other statistics, and other inp
 """
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -323,12 +324,16 @@ def main() -> None:
     given = parser.parse_args()
     made = studies.made_by()
     given.results.mkdir(parents=True, exist_ok=True)
+    about_file = given.results / "about.json"
     for name in [given.only] if given.only else QUESTIONS:
         table = pd.concat(QUESTIONS[name](given.photos), ignore_index=True)
         packed = {"method": "gzip", "mtime": 0}
         file = given.results / f"{name}.csv.gz"
         table.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
-        print(name, len(table), made["code"], flush=True)
+        about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
+        text = json.dumps(about | {name: made}, indent=1)
+        about_file.write_text(text + "\n", encoding="utf-8")
+        print(name, len(table), "rows", flush=True)
 
 
 if __name__ == "__main__":
