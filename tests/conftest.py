@@ -52,6 +52,9 @@ NEEDS = {
     "photos": (os.environ.get("CBIR_PHOTOS"), "CBIR_PHOTOS=folder with photographs"),
     "paper": (os.environ.get("CBIR_PAPER"), "CBIR_PAPER=folder with the paper's thumbnails"),
 }
+RUNS_OR_LOADS = ["script", "link", "iframe", "object", "embed", "base", "form", "meta"]
+LOADING_ATTRIBUTES = {"srcset", "data", "action", "poster", "background"}
+LOADING_STYLES = ["url(", "@import", "http", "expression"]
 
 
 def pytest_configure(config):
@@ -113,11 +116,6 @@ def write_notebook(path, parameters, *cells, finding=""):
 def read_page(path):
     """A page, parsed."""
     return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
-
-
-RUNS_OR_LOADS = ["script", "link", "iframe", "object", "embed", "base", "form", "meta"]
-LOADING_ATTRIBUTES = {"srcset", "data", "action", "poster", "background"}
-LOADING_STYLES = ["url(", "@import", "http", "expression"]
 
 
 def check_self_contained(page):

@@ -14,6 +14,11 @@ from cbir.run import OPTIONS
 
 COMMANDS = ["reproduce", "evidence", "query", "explore", "sweep", "report", "compare", "parameters"]
 
+MISSPELT = """reprodce|did you mean 'reproduce'?
+query photo.jpg --metric cosin|did you mean 'cosine'?
+query photo.jpg --mtric=cosine|unrecognized arguments: --mtric=cosine
+reproduce --profil slim --scheduler|expected one argument"""
+
 
 def say(capsys, *words):
     """What a command prints, (stdout, stderr), and how it exits."""
@@ -63,12 +68,6 @@ def test_notebooks_by_their_numbers():
     assert [name[:2] for name in notebooks.by_number("02-04,7")] == ["02", "03", "04", "07"]
     with pytest.raises(ValueError, match="no notebook '99_none'"):
         notebooks.parameters("99_none")
-
-
-MISSPELT = """reprodce|did you mean 'reproduce'?
-query photo.jpg --metric cosin|did you mean 'cosine'?
-query photo.jpg --mtric=cosine|unrecognized arguments: --mtric=cosine
-reproduce --profil slim --scheduler|expected one argument"""
 
 
 @pytest.mark.parametrize("line", MISSPELT.splitlines())

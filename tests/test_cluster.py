@@ -73,10 +73,7 @@ def test_a_cluster_searches_the_same_bits(client, here, metric):
 
 
 class WaitsForAKill:
-    """A hook that holds up whatever worker comes to it, until one was killed.
-
-    At module level, since it travels with the network. The first shards pass: a half-filled store.
-    """
+    """A hook that holds up whatever worker comes to it after two shards, until one was killed."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -111,24 +108,6 @@ def test_a_worker_killed_half_way(images, here, tmp_path):
             done.set()
     assert (tmp_path / "killed").exists(), "the worker was to be killed before the end"
     assert_same(st, here)
-
-
-class Faulty:
-    """Works for `Network.probe`'s noise, (256, 256), and fails for every image."""
-
-    def __call__(self, image):
-        if image.size != (256, 256):
-            raise ZeroDivisionError
-        return cbir.resize_transform(32)(image)
-
-    __str__ = __repr__ = lambda self: "faulty"
-
-
-def test_faults_on_a_worker_are_raised_here(client, images, tmp_path):
-    net = make_net()
-    net.transform = Faulty()
-    with pytest.raises(ZeroDivisionError):
-        cbir.extract(images, net, tmp_path / "st", client=client, **OPTIONS)
 
 
 def test_connect():

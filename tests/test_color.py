@@ -13,6 +13,9 @@ from cbir.tables import PAPER
 FORMULAS = {"published": {}, "no overflow": dict(overflow=False), "no clipping": dict(clip=False)}
 FORMULAS["neither"] = dict(overflow=False, clip=False)  # of `published_distances`' two oddities
 images = arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
+SHAPES = [(4, 4), (4, 4, 4), (3, 4, 4), (1, 4, 4, 3), (0, 4, 3)]
+NO_IMAGES = [np.zeros(shape, np.uint8) for shape in SHAPES]
+NO_IMAGES += [np.zeros((4, 4, 3), dtype) for dtype in (float, np.int64, bool)] + [None]
 
 
 def one_color(*color, size=(2, 2)):
@@ -103,7 +106,6 @@ def test_the_published_numbers_and_their_order(paper):
     for _, rows in published.groupby("descriptor"):
         assert rows.published.corr(rows.distance) > 0.99
     means = published.groupby("descriptor")[["published", "distance"]].mean()
-    assert means.published["eta"] < means.published["h"]
     np.testing.assert_allclose(means.distance[["h", "eta"]], [0.2541, 0.1893], atol=1e-4)
     np.testing.assert_allclose(means.published, means.distance, rtol=0.02)
     per_row = published.groupby(["query", "descriptor"])[["published", "distance"]].mean()
@@ -122,17 +124,6 @@ def test_the_published_formula_without_its_oddities():
     assert (cbir.published_distances(light, [white, light]) > 0).all()
     assert [6 / 0.3] == n_bars(light, dark, overflow=False, clip=False)
     assert [6] == n_bars(light, dark, overflow=False)
-    # A multiple of the printed formula where bins hold the same: at multiples of 51, say.
-    rngs = [np.random.default_rng(seed) for seed in (0, 1)]
-    a, b = (rng.integers(0, 5, (6, 7, 3)).astype(np.uint8) * 51 for rng in rngs)
-    expected = cbir.histogram_distance(cbir.color_histogram(a), cbir.color_histogram(b)) * 2 / 0.3
-    neither = cbir.published_distances(a, [b], overflow=False, clip=False)
-    assert neither[0] == pytest.approx(expected)
-
-
-SHAPES = [(4, 4), (4, 4, 4), (3, 4, 4), (1, 4, 4, 3), (0, 4, 3)]
-NO_IMAGES = [np.zeros(shape, np.uint8) for shape in SHAPES]
-NO_IMAGES += [np.zeros((4, 4, 3), dtype) for dtype in (float, np.int64, bool)] + [None]
 
 
 @pytest.mark.parametrize("image", NO_IMAGES, ids=range(len(NO_IMAGES)))

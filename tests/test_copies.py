@@ -8,6 +8,14 @@ from PIL import Image
 import cbir
 from cbir import copies
 
+GROUPS = [["a/1.png", "b/1.webp"], ["a/3.png", "b/again 3.bmp", "b/copy of 3.png"]]
+GROUPS += [["a/5.png", "b/copy of 5.tif"]]
+ACROSS = [["3.png", *GROUPS[1]], ["7.png", "a/7.png"], ["new.png", "new2.png"]]
+ACROSS += [GROUPS[0], GROUPS[2]]
+
+
+OPTIONS = [{}, {"dtype": "float16"}, {"balance": "l1"}, {"q": 0}]
+
 
 @pytest.fixture
 def stored(tmp_path):
@@ -22,35 +30,18 @@ def stored(tmp_path):
         image.save(database / "b" / "1.webp", lossless=True)
     for name in ("broken.png", "b/broken.png"):
         (database / name).write_text("no image")
-    for name, seed in [
-        ("3.png", 3),
-        ("7.png", 7),
-        ("new.png", 50),
-        ("new2.png", 50),
-        ("x.png", 60),
-    ]:
-        write_image(queries / name, seed=seed)
+    for name, seed in {"3": 3, "7": 7, "new": 50, "new2": 50, "x": 60}.items():
+        write_image(queries / f"{name}.png", seed=seed)
 
     def describe(net=None, **options):
         net = net or make_net()
-        place = f"{len(list(tmp_path.iterdir()))}"
-        return [
-            cbir.extract(folder, net, tmp_path / place / folder.name, batch_size=size, **options)
-            for folder, size in ((database, 4), (queries, 3))
-        ]
+        place, sizes = tmp_path / f"{len(list(tmp_path.iterdir()))}", [(database, 4), (queries, 3)]
+        return [cbir.extract(f, net, place / f.name, batch_size=n, **options) for f, n in sizes]
 
     return describe
 
 
-GROUPS = [["a/1.png", "b/1.webp"], ["a/3.png", "b/again 3.bmp", "b/copy of 3.png"]]
-GROUPS += [["a/5.png", "b/copy of 5.tif"]]
-ACROSS = [["3.png", *GROUPS[1]], ["7.png", "a/7.png"], ["new.png", "new2.png"]]
-ACROSS += [GROUPS[0], GROUPS[2]]
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"dtype": "float16"}, {"balance": "l1"}, {"q": 0}], ids=str
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_groups(stored, options):
     database, queries = stored(**options)
     assert cbir.duplicates(database) == cbir.duplicates(database.location) == GROUPS

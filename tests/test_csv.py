@@ -12,12 +12,21 @@ import cbir
 from cbir import notebooks
 from cbir.query import query
 
+WRONG = {
+    b"file,class\na.png,x\n": r"photos.csv has no column 'path', only 'file', 'class'$",
+    b"path;label\na.png;x\n": r"no column 'path', only 'path;label'$",
+    b"": "no column 'path'",
+    b"path,label\n\n,\n": r"no images in .*photos.csv: give it a line per image",
+    b"path,label\na, b.png,x\n": r"has 3 values for 2 columns: .*quote those that hold a comma$",
+    "path\nü.png\n".encode("latin-1"): "photos.csv is no CSV in UTF-8 .*: save it as one$",
+    b'path\n"a.png\n': "photos.csv is no CSV in UTF-8",
+    "path\na.png".encode("utf-16"): "photos.csv is no CSV in UTF-8",
+}
+
 
 def write_csv(path, *lines, encoding="utf-8"):
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(
-        line if isinstance(line, (list, tuple)) else [line] for line in lines
-    )
+    csv.writer(text).writerows(line if isinstance(line, tuple) else [line] for line in lines)
     path.write_bytes(text.getvalue().encode(encoding))
     return path
 
@@ -36,17 +45,9 @@ def test_every_line_is_an_image(photos, encoding):
     """NA and null are names; a label may have a slash; what is empty is unknown."""
     for name in ("NA", "null.png", "with, comma.png", "ü/日本.png"):
         write_image((photos / name).with_suffix(".png")).rename(photos / name)
-    lines = [
-        ("id", "split", "path", "label"),
-        (1, "query", "NA", "NA"),
-        (2, "", "null.png", "null"),
-    ]
-    lines += [
-        "",
-        (3, "database", "with, comma.png", "a/b"),
-        ("", "", "", ""),
-        (4, " x ", "ü/日本.png"),
-    ]
+    lines = [("id", "split", "path", "label"), (1, "query", "NA", "NA"), ("", "", "", "")]
+    lines += [(2, "", "null.png", "null"), "", (3, "database", "with, comma.png", "a/b")]
+    lines += [(4, " x ", "ü/日本.png")]
     lines += [("NaN", "database", photos / "a.png", "ü"), (5, "", "../elsewhere.png", "", "")]
     images = cbir.list_images(write_csv(photos / "list.CSV", *lines, encoding=encoding))
     files = ["NA", "null.png", "with, comma.png", "ü/日本.png", "a.png", "../elsewhere.png"]
@@ -63,9 +64,8 @@ def test_paths_of_windows_and_of_other_folders(photos):
     write_image(photos / "deep" / "i.png")
     (photos / "back\\slash.png").write_bytes((photos / "a.png").read_bytes())
     lines = ["path", r"..\photos\deep\i.png", "../photos/back\\slash.png", r"C:\photos\a.png"]
-    images = cbir.list_images(
-        write_csv(photos.parent / "lists" / "a.csv", *lines, photos / "b.png")
-    )
+    place = write_csv(photos.parent / "lists" / "a.csv", *lines, photos / "b.png")
+    images = cbir.list_images(place)
     assert images.labels == images.split == [""] * 4  # not told, so unknown
     for i in (0, 1, 3):
         assert cbir.open_image(images.path(i))
@@ -79,18 +79,6 @@ def test_accents_in_the_form_of_another_system(tmp_path):
         write_image(tmp_path / f"{n}" / file)
         images = cbir.list_images(write_csv(tmp_path / f"{n}" / "a.csv", "path", listed))
         assert cbir.open_image(images.path(0))
-
-
-WRONG = {
-    b"file,class\na.png,x\n": r"photos.csv has no column 'path', only 'file', 'class'$",
-    b"path;label\na.png;x\n": r"no column 'path', only 'path;label'$",
-    b"": "no column 'path'",
-    b"path,label\n\n,\n": r"no images in .*photos.csv: give it a line per image",
-    b"path,label\na, b.png,x\n": r"has 3 values for 2 columns: .*quote those that hold a comma$",
-    "path\nü.png\n".encode("latin-1"): "photos.csv is no CSV in UTF-8 .*: save it as one$",
-    b'path\n"a.png\n': "photos.csv is no CSV in UTF-8",
-    "path\na.png".encode("utf-16"): "photos.csv is no CSV in UTF-8",
-}
 
 
 @pytest.mark.parametrize("content", WRONG)
@@ -111,10 +99,8 @@ def test_runs_take_database_and_queries_from_it(photos):
     place = write("database", "query", "Queries", "", "database", "database")
     database, queries = cbir.load_images("folder", place)
     assert (database.labels, queries.labels) == (list("adef"), list("bc"))
-    assert [len(p) for p in cbir.load_images("folder", place, max_images=2, max_queries=1)] == [
-        2,
-        1,
-    ]
+    few = cbir.load_images("folder", place, max_images=2, max_queries=1)
+    assert [*map(len, few)] == [2, 1]
     _, asked = cbir.load_images("folder", photos, place)
     assert asked.labels == list("bc")
     # A query of another list is not in the database as well.
@@ -147,18 +133,17 @@ def test_extract_and_search(photos, tmp_path, tiny_net):
     st = cbir.extract(place, tiny_net, store)
     assert st.unreadable == {"late.png": "no such file"} and st.labels == ["x", "x", "NA", "y"]
     assert st.described.tolist() == [True, False, True, True]
+    assert cbir.extract(place, tiny_net, store).computed == 0
     write_image(photos / "late.png", seed=77)
-    place = write_csv(
-        place, *lines[:3], ("b.png", "z"), *lines[4:], (photos / "c.png", "x"), "d.png"
-    )
+    lines[3:4] = [("b.png", "z")]
+    write_csv(place, *lines, (photos / "c.png", "x"), "d.png")
     st = cbir.extract(str(place), tiny_net, store)
     assert st.computed == 3 and st.described.all()
     assert st.labels == ["x", "x", "z", "y", "x", ""] and st.files[4] == "c.png"
     (tmp_path / "moved").mkdir()
     photos.rename(tmp_path / "moved" / "photos")
     place = tmp_path / "moved" / "photos" / "list.csv"
-    text = place.read_text().replace(str(photos), str(place.parent))
-    place.write_text(text)
+    place.write_text(place.read_text().replace(str(photos), str(place.parent)))
     st = cbir.extract(place, tiny_net, store)
     assert st.computed == 0 and st.root == place.parent.resolve()
     asked = write_csv(tmp_path / "asked.csv", "path", "moved/photos/d.png", "moved/photos/gone.png")

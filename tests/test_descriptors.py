@@ -10,10 +10,8 @@ from conftest import make_net
 import cbir
 from cbir import descriptors
 
-OPTIONS = [
-    dict(threshold=t, counting=c, scale=s)
-    for t, c, s in product(("absolute", "relative"), ("count", "union"), ("mean", "as_released"))
-]
+CHOICES = ("absolute", "relative"), ("count", "union"), ("mean", "as_released")
+OPTIONS = [dict(threshold=t, counting=c, scale=s) for t, c, s in product(*CHOICES)]
 
 # (C_m, H_m, W_m) of every block, last side 7, 3 and 1, with windows of powers of two and others
 SHAPES = {
@@ -29,10 +27,8 @@ SHAPES = {
 def random_blocks(shapes, batch, seed=0):
     """Activations after a ReLU: many zeros, the rest up to about 2."""
     rng = np.random.default_rng(seed)
-    return [
-        torch.from_numpy(np.maximum(0, rng.normal(0.1, 0.6, (batch, *shape))).astype(np.float32))
-        for shape in shapes
-    ]
+    ys = (rng.normal(0.1, 0.6, (batch, *shape)).astype(np.float32) for shape in shapes)
+    return [torch.from_numpy(np.maximum(0, y)) for y in ys]
 
 
 def sets_of_block_N(y_N, q, threshold):

@@ -102,15 +102,11 @@ def test_common_rows_of_two_rankings():
 
 
 def test_average_precision_by_hand():
-    """Three are relevant. Of two ranks: both right is 1; the second alone (1/2) / 2.
-
-    Of four ranks two of three: (1 + 2/3) / 3. Then: no relevant row; not searched for; and a row of
-    None or NaN is relevant to no query.
-    """
+    """Of three relevant ones; then of none, not searched for, and None, to which none is."""
     values = ["cat"] * 3 + ["dog"] * 5
     rankings = [0, 2], [4, 2], [1, 5, 0, 7], [6, 7]
     ap = [evaluation.average_precision(["cat"], values, np.array([ranks]))[0] for ranks in rankings]
-    assert ap == pytest.approx([1, 1 / 4, 5 / 9, 0])
+    assert ap == pytest.approx([1, (1 / 2) / 2, (1 + 2 / 3) / 3, 0])
     queries, database = ["cow", "cat", "dog", None], ["cat", "dog", None]
     indices = np.array([[0, 1, 2], [-1, -1, -1], [1, 0, 2], [2, 1, 0]])
     ap = evaluation.average_precision(queries, database, indices)

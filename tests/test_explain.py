@@ -113,6 +113,7 @@ def test_a_network_without_codes(folder, tmp_path):
     net = make_net(codes=())
     explorer = explain.Explorer(cbir.extract(folder, net, tmp_path / "bare", extras=WINDOWS), net)
     assert "h" not in explorer.descriptors and "eta" in explorer.descriptors
+    assert explorer.store.h[:].shape == (11, 0)
     assert explorer.find(explorer.look(0), ["eta"], cbir.AS_RELEASED, k=2)["eta"][0][0] == 0
 
 

@@ -7,7 +7,6 @@ import re
 import warnings
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +20,12 @@ from torchvision import models
 
 import cbir
 from cbir import figures, names, plots, zoo
-from cbir.common import ROOT
+
+KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
+KNOWN["palette"] = [*"RBBR"]
+SCRIPTS = {"豹": "Bao", "オートバイ": "otobai", "코끼리": "KoKkiLi", "कुत्ता": "kutta"}
+SCRIPTS |= {name: name for name in ("café", "кошка", "قطة", "$5 to $9\\frac")}  # no formulas
+SCRIPTS["American Staffordshire terrier"] = "American Staffor…"
 
 
 @pytest.fixture(autouse=True)
@@ -156,10 +160,6 @@ def test_fig_2_colors_an_image_where_neurons_are_significant():
     assert (bar.get_ylabel(), bar.get_ylim()) == ("channels", (1, 64)) and not axes[1].child_axes
 
 
-KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
-KNOWN["palette"] = [*"RBBR"]
-
-
 @pytest.fixture
 def draw(tmp_path):
     def draw(classes=KNOWN["class"], distances=(0, 0.01, 0.02), **options):
@@ -244,11 +244,6 @@ def test_images_that_cannot_be_read_are_gray_and_say_so(draw, tmp_path):
     assert not any(np.ptp(ax.images[0].get_array()) for ax in axes.flat)
     assert [texts(ax.texts) for ax in axes.flat] == [["unreadable"]] * 3 + [[]]
     assert [ax.get_xlabel() for ax in axes[:, 1]] == ["cat\n0.500", "nan"]
-
-
-SCRIPTS = {"豹": "Bao", "オートバイ": "otobai", "코끼리": "KoKkiLi", "कुत्ता": "kutta"}
-SCRIPTS |= {name: name for name in ("café", "кошка", "قطة", "$5 to $9\\frac")}  # no formulas
-SCRIPTS["American Staffordshire terrier"] = "American Staffor…"
 
 
 @pytest.mark.parametrize("name, shown", SCRIPTS.items())
@@ -342,29 +337,6 @@ def test_curves_and_their_marks():
         lines = [line.get_ydata().tolist() for line in ax.get_lines()]
         assert sorted(lines) == [[0, 0, 0], [0, 0.5, 1], [0.5]] and len(ax.patches) == 1
     assert texts(axes[0].texts) == [] and texts(axes[1].texts) == [r"$\eta$", "$h$"]
-
-
-def test_dots():
-    table = pd.DataFrame({"metric": ["class"] * 3, "row": ["w_1", "w_1", "all"]})
-    table = table.assign(descriptor=["h", "eta, unit length", "h"], value=[0.1, 0.2, 0.3])
-    fig, ax = plt.subplots()
-    plots.dots([ax], table)
-    drawn = {line.get_color(): (*line.get_xdata(), *line.get_ydata()) for line in ax.get_lines()}
-    assert drawn == {
-        names.color("h"): (0.1, 0.3, 0, 1),
-        names.color("eta, unit length"): (0.2, 0),
-    }
-    assert texts(ax.get_yticklabels()) == ["$w_1$", "all"]
-    assert texts(fig.legends[0].get_texts()) == ["$h$", r"$\eta$, unit length"]
-
-
-def test_notebooks_name_no_color():
-    """Colours are those of `names`, so that a descriptor has one over all notebooks."""
-    literal = re.compile(r"""\b(colors?|cmap|c|ec|fc)=["']|["']#[0-9A-Fa-f]{6}["']|["']C\d["']""")
-    for file in sorted((ROOT / "notebooks").rglob("*.ipynb")):
-        cells = nbformat.read(file, 4).cells
-        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-        assert not literal.search(code), (file.name, literal.search(code))
 
 
 @pytest.mark.parametrize("values, joined", [([0, 0.5, 4], True), (["l1", "l2", True], False)])

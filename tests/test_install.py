@@ -25,6 +25,18 @@ OLDEST = "3.11.2"  # Debian 12's
 PINNED = os.environ.get("CONSTRAINTS", "constraints.txt") == "constraints.txt"
 by_pins = pytest.mark.skipif(not PINNED, reason="other versions were asked for: CONSTRAINTS")
 
+# What a requirement may depend on, by system and by processor, as docs/install.md has them.
+SYSTEMS = {
+    "Linux": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "x86_64"},
+    "Linux on ARM": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "aarch64"},
+    "macOS": {"os_name": "posix", "sys_platform": "darwin", "platform_machine": "arm64"},
+    "Windows": {"os_name": "nt", "sys_platform": "win32", "platform_machine": "AMD64"},
+}
+PLATFORM_SYSTEMS = {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+UNIX = {"fcntl", "grp", "pwd", "pty", "resource", "termios"}
+
 
 def pins():
     """{package: pinned version}."""
@@ -61,28 +73,14 @@ def test_the_oldest_python_can_have_every_pinned_package():
     assert named == PYTHONS
 
 
-# What a requirement may depend on, by system and by processor, as docs/install.md has them.
-SYSTEMS = {
-    "Linux": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "x86_64"},
-    "Linux on ARM": {"os_name": "posix", "sys_platform": "linux", "platform_machine": "aarch64"},
-    "macOS": {"os_name": "posix", "sys_platform": "darwin", "platform_machine": "arm64"},
-    "Windows": {"os_name": "nt", "sys_platform": "win32", "platform_machine": "AMD64"},
-}
-PLATFORM_SYSTEMS = {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}
-PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-
-
 @by_pins
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_package_that_a_system_needs_is_pinned(system, python):
     """Also those that this system or this Python does without; with a version that fits."""
-    where = SYSTEMS[system] | {
-        "python_version": python,
-        "python_full_version": f"{python}.5",
-        "implementation_version": f"{python}.5",
-        "platform_system": PLATFORM_SYSTEMS[SYSTEMS[system]["sys_platform"]],
-    }
+    where = SYSTEMS[system] | {"python_version": python, "python_full_version": f"{python}.5"}
+    where["platform_system"] = PLATFORM_SYSTEMS[where["sys_platform"]]
+    where["implementation_version"] = f"{python}.5"
     pinned = pins()
     todo = [("cbir", extra) for extra in ["", *PROJECT["optional-dependencies"]]]
     seen = set(todo)
@@ -110,9 +108,6 @@ def test_every_dependency_has_a_lower_bound():
         bounds = [part for part in wanted.specifier if part.operator in (">=", "==")]
         assert wanted.name == "cbir" or bounds, line
         assert all(pins()[canonicalize_name(wanted.name)] in wanted.specifier for _ in bounds)
-
-
-UNIX = {"fcntl", "grp", "pwd", "pty", "resource", "termios"}
 
 
 def test_code_runs_on_windows():

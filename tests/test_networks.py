@@ -94,19 +94,6 @@ def test_no_block_is_kept_once_it_is_reduced():
     assert ys[:-1] == ["block 1", "block 2", "block 3", "block 4"] and ys[-1].ndim == 4
 
 
-@pytest.mark.parametrize("block, message", [("one.0", "'one.0'.*neg"), ("hidden", "not maps")])
-def test_blocks_that_are_no_activation_maps(tiny_net, block, message):
-    with pytest.raises(ValueError, match=message):
-        cbir.Network(tiny_net.module, ["one", block], transform=tiny_net.transform).shapes
-
-
-def test_weights_that_give_nothing_finite_are_refused_once(tiny_net, folder, tmp_path):
-    tiny_net.module.hidden[0].weight.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="'hidden' is not finite.*'vgg16_conv'"):
-        cbir.extract(folder, tiny_net, tmp_path / "store")
-    assert not (tmp_path / "store").exists()
-
-
 def conv_net(*strides, **options):
     torch.manual_seed(0)
     layers = [nn.Conv2d(c, c + 1, 3, stride=s) for c, s in enumerate(strides, start=3)]

@@ -67,9 +67,8 @@ def literal_pyramid(y):
 
 def literal_scda(ys):
     """By scipy's connected components; blocks of whole windows."""
-    sums = [[sum(channel[i, j] for channel in ys[-1]) for j in range(ys[-1].shape[2])]
-            for i in range(ys[-1].shape[1])]  # fmt: skip
-    labels, n = ndimage.label(np.array(sums) > np.mean(sums), structure=np.ones((3, 3)))
+    sums = sum(ys[-1])
+    labels, n = ndimage.label(sums > np.mean(sums), structure=np.ones((3, 3)))
     if not n:
         return np.zeros(2 * sum(len(y) for y in ys))
     largest = max(range(1, n + 1), key=lambda label: (labels == label).sum())
@@ -124,19 +123,8 @@ def test_scda_against_the_literal_version(size):
     torch.testing.assert_close(cbir.POOLINGS["scda"](means), pooled)
 
 
-def test_scda_keeps_the_larger_of_two_parts():
-    """A pair that touches by a corner outweighs a brighter single position."""
-    y_N = torch.zeros(1, 1, 5, 5)
-    y_N[0, 0, 0, 0] = 9
-    y_N[0, 0, 3, 3] = y_N[0, 0, 4, 4] = 5
-    assert pooling.scda_mask(y_N)[0].nonzero().tolist() == [[3, 3], [4, 4]]
-
-
 def test_regions():
-    """Sides 7, 4 and 3 on 7 x 7: 1, 4 and 9 regions.
-
-    10 x 16: 2 of side 10 overlap by 4; 2 x 3 of side 6, 3 x 4 of side 5; 16 x 10: transposed.
-    """
+    """Sides 7, 4, 3: 1, 4, 9 regions. 10 x 16: 2 of side 10, 2 x 3 of side 6, 3 x 4 of side 5."""
     found = pooling.regions(7, 7)
     assert found[:5] == [(0, 0, 7), (0, 0, 4), (0, 3, 4), (3, 0, 4), (3, 3, 4)]
     assert found[5:] == [(i, j, 3) for i in (0, 2, 4) for j in (0, 2, 4)]

@@ -12,6 +12,9 @@ from test_install import PROJECT, PYTHONS, by_pins, pins
 import cbir
 from cbir.common import ROOT
 
+RUNNERS = {"ubuntu-latest": "POSIX :: Linux", "macos-latest": "MacOS"}
+RUNNERS |= {"windows-latest": "Microsoft :: Windows"}
+
 
 @by_pins
 def test_dependencies_are_few_and_those_of_the_tests():
@@ -47,10 +50,6 @@ def test_commands_of_the_pages_exist_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
     assert {"reproduce", "paper", "results", "verdict", "notebooks", "help"} <= named <= targets
-
-
-RUNNERS = {"ubuntu-latest": "POSIX :: Linux", "macos-latest": "MacOS"}
-RUNNERS |= {"windows-latest": "Microsoft :: Windows"}
 
 
 def test_workflows_call_what_there_is():

@@ -48,13 +48,9 @@ def test_three_scenes_rendered_again(tmp_path):
     assert (np.asarray(mask) != covered).sum() <= 3
     make_scenes.write_scenes(tmp_path, n_database=2, n_queries=1)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert files == {
-        "database/ball/ball_00000.jpg",
-        "database/cube/cube_00001.jpg",
-        "queries/ball/ball_00000.jpg",
-        "masks/queries/ball/ball_00000.png",
-        "manifest.csv",
-    }
+    made = "database/ball/ball_00000.jpg database/cube/cube_00001.jpg manifest.csv"
+    made += " queries/ball/ball_00000.jpg masks/queries/ball/ball_00000.png"
+    assert files == {*made.split()}
 
 
 def test_folding_batch_norms_leaves_the_output_and_the_plain_layout():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ import cbir
 
 MODULE = importlib.import_module("cbir.search")  # `cbir.search` is the function
 METRICS = ["l1", "l2", "cosine"]
+ARRAYS = [(1, 1, 1, 1), (5, 3, 5, 1), (50, 64, 10, 1), (20, 9664, 5, 1)]
+ARRAYS += [(30, 50, 6, scale) for scale in (1e-30, 1e-12, 1e12, 1e25, 3e37)]
 
 
 def distances(rows, queries, metric):
@@ -62,15 +65,15 @@ def stores(tmp_path_factory):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 5), (50, 64, 10), (20, 9664, 5)])
-def test_arrays(blocks, metric, shape):
-    n, d, k = shape
-    rows, queries = codes(n, d), codes(4, d, seed=1)
+@pytest.mark.parametrize("n, d, k, scale", ARRAYS)
+def test_arrays(blocks, metric, n, d, k, scale):
+    """Also where float32's squares and sums overflow or vanish."""
+    rows, queries = codes(n, d) * np.float32(scale), codes(4, d, seed=1) * np.float32(scale)
     hits = cbir.search(rows, queries, metric=metric, k=k)
     indices, expected = brute_force(rows, queries, metric, k)
     assert hits.indices.dtype == np.int64 and hits.distances.dtype == np.float64
     np.testing.assert_array_equal(hits.indices, indices)
-    np.testing.assert_allclose(hits.distances, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(hits.distances, expected, rtol=1e-5, atol=1e-7 * scale)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -122,15 +125,6 @@ def test_nearly_equal_rows_in_the_order_of_float64(blocks, metric):
     np.testing.assert_allclose(found, np.sort(exact, axis=1)[:, :25], rtol=rtol)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e25, 3e37])
-def test_numbers_of_any_size(metric, scale):
-    """Also where float32's squares and sums overflow or vanish."""
-    rows, queries = codes(30, 50) * np.float32(scale), codes(3, 50, seed=1) * np.float32(scale)
-    hits = cbir.search(rows, queries, metric=metric, k=6)
-    np.testing.assert_array_equal(hits.indices, brute_force(rows, queries, metric, 6)[0])
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.sampled_from(METRICS), st.integers(1, 12), st.integers(1, 3))
 def test_small_whole_numbers(blocks, data, metric, n, d):
@@ -177,18 +171,25 @@ def test_a_hundred_copies_come_in_their_order(metric):
     np.testing.assert_allclose(exact, np.sort(exact), rtol=1e-12)
 
 
-def test_files_a_folder_a_row_and_a_stores_path(stores, tmp_path):
+def test_queries_of_every_kind(stores, tmp_path):
     """A file that cannot be read is a row of NaN: no hits for it, and the others keep theirs."""
     database, net = stores[0], make_net()
     files = [database.path(i) for i in (6, 4, 3)]
+    (tmp_path / "folder").mkdir()
     for file in files:
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    asked = [files, [str(file) for file in files], files[0], tmp_path, database.eta[3].tolist()]
-    for queries, expected in zip(asked, [[6, -1, 3], [6, -1, 3], [6], [3, -1, 6], [3]]):
+        shutil.copy(file, tmp_path / "folder")
+    images = [cbir.open_image(database.path(i)) for i in (6, 0)]
+    pixels = [np.asarray(image) for image in images]
+    taller = cbir.open_image(write_image(tmp_path / "taller.png", size=(20, 50)))
+    asked = [files, [*map(str, files)], files[0], tmp_path / "folder", database.eta[3].tolist()]
+    asked += [images, images[0], pixels, np.stack(pixels), pixels[0], [images[0], database.path(3)]]
+    rows = [[6, -1, 3], [6, -1, 3], [6], [3, -1, 6], [3], [6, 0], [6], [6, 0], [6, 0], [6], [6, 3]]
+    for queries, expected in zip(asked, rows):
         hits = cbir.search(database.location, queries, k=1, net=net)
         assert hits.indices[:, 0].tolist() == expected
         assert np.isnan(hits.distances[hits.indices < 0]).all()
         np.testing.assert_allclose(hits.distances[hits.indices >= 0], 0, atol=1e-6)
+    assert len(cbir.search(database, [pixels[0], np.asarray(taller)], k=1, net=net).indices) == 2
 
 
 def test_image_files_need_a_store_and_its_network(stores, tmp_path):
@@ -202,37 +203,6 @@ def test_image_files_need_a_store_and_its_network(stores, tmp_path):
             cbir.search(store, [query], net=by)
     with pytest.raises(FileNotFoundError, match="nowhere.png"):
         cbir.search(stores[0], tmp_path / "nowhere.png", net=net)
-
-
-def test_image_files_for_a_store_made_with_crop(tmp_path):
-    """The network is found by the store's own account of it, input transform included."""
-    files = [write_image(tmp_path / "images" / f"{i}.png", seed=i) for i in range(3)]
-    net = cbir.load_network("embedded", device="cpu", crop=True)
-    store = cbir.extract(files, net, tmp_path / "st")
-    hits = cbir.search(store, [files[1]], k=1)
-    assert hits.indices.tolist() == [[1]]
-    np.testing.assert_allclose(hits.distances, 0, atol=1e-6)
-    stretched = cbir.load_network("embedded", device="cpu")
-    with pytest.raises(ValueError, match="another network"):
-        cbir.search(store, [files[1]], k=1, net=stretched)
-
-
-def test_pictures_in_memory(stores, tmp_path):
-    database = stores[0]
-    images = [cbir.open_image(database.path(i)) for i in (6, 0)]
-    pixels = [np.asarray(image) for image in images]
-    taller = np.asarray(cbir.open_image(write_image(tmp_path / "taller.png", size=(20, 50))))
-    for queries, rows in [
-        (images, [6, 0]),
-        (images[0], [6]),
-        (pixels, [6, 0]),
-        (np.stack(pixels), [6, 0]),
-        (pixels[0], [6]),
-        ([images[0], database.path(3)], [6, 3]),
-    ]:
-        hits = cbir.search(database, queries, k=1, net=make_net())
-        assert hits.indices[:, 0].tolist() == rows
-    assert len(cbir.search(database, [pixels[0], taller], k=1, net=make_net()).indices) == 2
 
 
 def test_image_files_are_described_in_batches(stores, tmp_path):
@@ -265,8 +235,6 @@ def test_what_was_found_has_names_and_a_picture(stores):
 
 def test_options_out_of_range_and_dimensions_that_do_not_match():
     rows = codes(6, 4)
-    with pytest.raises(ValueError, match="unknown metric 'l3'"):
-        cbir.search(rows, rows, metric="l3")
     for k in (0, -1, 7):
         with pytest.raises(ValueError, match=f"k = {k}"):
             cbir.search(rows, rows, k=k)
@@ -281,10 +249,9 @@ def test_queries_of_another_descriptor_or_recipe(stores, tmp_path):
         cbir.search(stores[0], [])
     with pytest.raises(ValueError, match="dimensions"):
         cbir.search(stores[0], stores[1].h[:], descriptor="eta")
-    for i, (seed, q) in enumerate([(0, 0.2), (1, 0.1)]):
-        other = cbir.extract(stores[1].root, make_net(seed=seed), tmp_path / str(i), q=q)
-        with pytest.raises(ValueError, match="other|different"):
-            cbir.search(stores[0], other)
+    other = cbir.extract(stores[1].root, make_net(), tmp_path / "other", q=0.2)
+    with pytest.raises(ValueError, match="other|different"):
+        cbir.search(stores[0], other)
 
 
 def test_several_threads_search_at_once(stores):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_hostile import WHOLE, encoded
-from test_images import MODES, SRGB, SWAPPED, TRANSPARENT, TURNS, gray_profile, png, rgb, turned
+from test_images import MODES, SRGB, SWAPPED, TRANSPARENT, gray_profile, png, rgb, turned
 
 import cbir
 from cbir.datasets import SCENES
@@ -15,6 +15,40 @@ from cbir.datasets import SCENES
 # Primaries of Display P3 and of Adobe RGB (1998), adapted to D50 as profiles have them (ICC.1).
 P3 = [[0.51512, 0.2412, -0.00105], [0.29198, 0.69225, 0.04189], [0.1571, 0.06657, 0.78407]]
 ADOBE = [[0.60974, 0.31111, 0.01947], [0.20528, 0.62567, 0.06087], [0.14919, 0.06322, 0.74457]]
+
+ELSEWHERE = {  # where Chromium is another than most, or says nothing
+    "frames.AVIF": "it shows the moving ones brighter than the same picture at rest",
+    "cut.JPEG": "it leaves out the last blocks of rows, which are there",
+    "whole rle.bmp": "pixels that its code skips have no colour",
+    **{f"turned {turn}.WEBP": "it turns all formats but WebP" for turn in range(2, 9)},
+    "whole a.webp": "likewise",
+}
+CMYK_LEVELS, LEVELS = 20, 6  # of 255, by which a field may differ
+
+DRAWN = """async address => {
+    const image = new Image();
+    image.src = address;
+    try { await image.decode(); } catch { return null; }
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+    const text = Array.from(pixels, level => String.fromCharCode(level)).join("");
+    return [canvas.height, canvas.width, btoa(text)];
+}"""
+
+# How the scene is saved, and how far its descriptor may be: a share of the next scene's distance.
+FORMS = {
+    "jpg": (0.1, {"quality": 95, "subsampling": 0}),
+    "avif": (0.1, {"quality": 95, "subsampling": "4:4:4"}),
+    "webp": (0.35, {"quality": 95}),
+    "png": (1e-6, {}),
+    "tif": (1e-6, {"compression": "tiff_lzw"}),
+}
+BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # `Image.Transpose` that undoes each turn
 
 
 def with_primaries(primaries):
@@ -67,10 +101,9 @@ def odd_files():
     for format, options in lossless.items():
         for name, profile in profiles.items():
             files[f"{name}.{format}"] = encoded(picture, format, icc_profile=profile, **options)
-        for turn in TURNS:
-            files[f"turned {turn}.{format}"] = encoded(
-                picture, format, exif=turned(turn), **options
-            )
+        for turn in range(1, 9):
+            kept = options | {"exif": turned(turn)}
+            files[f"turned {turn}.{format}"] = encoded(picture, format, **kept)
     gray, clear = picture.convert("L"), picture.convert("RGBA")
     clear.putalpha(gray)
     for format in ("PNG", "JPEG"):
@@ -97,31 +130,6 @@ def odd_files():
     files["palette.PNG"] = encoded(picture.quantize(64), "PNG", transparency=bytes(range(64)))
     files["alpha.BMP"] = encoded(clear, "BMP")
     return files
-
-
-ELSEWHERE = {  # where Chromium is another than most, or says nothing
-    "frames.AVIF": "it shows the moving ones brighter than the same picture at rest",
-    "cut.JPEG": "it leaves out the last blocks of rows, which are there",
-    "whole rle.bmp": "pixels that its code skips have no colour",
-    **{f"turned {turn}.WEBP": "it turns all formats but WebP" for turn in range(2, 9)},
-    "whole a.webp": "likewise",
-}
-CMYK_LEVELS, LEVELS = 20, 6  # of 255, by which a field may differ
-
-DRAWN = """async address => {
-    const image = new Image();
-    image.src = address;
-    try { await image.decode(); } catch { return null; }
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-    const context = canvas.getContext("2d");
-    context.fillStyle = "white";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(image, 0, 0);
-    const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-    const text = Array.from(pixels, level => String.fromCharCode(level)).join("");
-    return [canvas.height, canvas.width, btoa(text)];
-}"""
 
 
 def fields(pixels):
@@ -156,19 +164,6 @@ def test_pictures_are_shown_as_chromium_shows_them(browser, tmp_path):
     assert not wrong and shown > 100
 
 
-# How the scene is saved, and how far its descriptor may be: a share of the next scene's distance.
-FORMS = {
-    "jpg": (0.1, {"quality": 95, "subsampling": 0}),
-    "avif": (0.1, {"quality": 95, "subsampling": "4:4:4"}),
-    "webp": (0.35, {"quality": 95}),
-    "png": (1e-6, {}),
-    "tif": (1e-6, {"compression": "tiff_lzw"}),
-}
-
-
-BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # `Image.Transpose` that undoes each turn
-
-
 def test_a_scene_in_any_form_is_near_itself_and_far_from_the_next(tmp_path):
     """By η of the slim network, as printed: WebP halves the resolution of colours."""
     scenes = sorted((SCENES / "database").rglob("*.jpg"))[::100]
@@ -181,7 +176,7 @@ def test_a_scene_in_any_form_is_near_itself_and_far_from_the_next(tmp_path):
     for name, primaries in {"P3": P3, "Adobe RGB": ADOBE}.items():
         profile = with_primaries(primaries)
         data[f"{name}.png"] = encoded(in_primaries(picture, primaries), "PNG", icc_profile=profile)
-    for turn in TURNS:
+    for turn in range(1, 9):
         stored = picture.transpose(BACK[turn]) if turn > 1 else picture
         data[f"turned {turn}.png"] = encoded(stored, "PNG", exif=turned(turn))
     for name, content in data.items():
