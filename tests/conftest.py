@@ -114,7 +114,6 @@ def write_notebook(path, parameters, *cells, finding=""):
 
 
 def read_page(path):
-    """A page, parsed."""
     return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
 
 
@@ -197,7 +196,6 @@ def published(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of torch's."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     return tmp_path / "torch" / "hub" / "checkpoints"

@@ -1,7 +1,6 @@
 """Kills `cbir.extract` at random moments by SIGKILL, which leaves it no chance to tidy up.
 
-test_store.py runs it and completes the stores it leaves. By hand, with any number of kills:
-python tests/kills.py IMAGES STORES KILLS SEED
+By hand: python tests/kills.py IMAGES STORES KILLS SEED
 """
 
 import os

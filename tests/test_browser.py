@@ -83,7 +83,6 @@ def page(server, browser):
 
 
 def gallery(page, label):
-    """The visible images of a gallery, found by its label."""
     block = page.locator(".block:visible", has=page.locator("label", has_text=re.compile(label)))
     return block.last.locator(".thumbnail-item")
 

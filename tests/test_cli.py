@@ -1,7 +1,4 @@
-"""The command line by itself: its help, and what it says to a slip of the pen.
-
-test_reproduce.py runs the commands.
-"""
+"""The command line by itself: its help, and what it says to a slip of the pen."""
 
 import io
 import re

@@ -19,7 +19,6 @@ OPTIONS = dict(batch_size=2, shard_size=4, extras=EXTRAS)
 
 
 def local_cluster(n_workers):
-    """Worker processes with one thread each."""
     return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
 
 
@@ -41,7 +40,6 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(images, tmp_path_factory):
-    """The store, made in this process."""
     return cbir.extract(images, make_net(), tmp_path_factory.mktemp("here") / "st", **OPTIONS)
 
 

@@ -13,7 +13,6 @@ from cbir.report import compare
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs over the same images, by two recipes."""
     folder = tmp_path_factory.mktemp("runs")
     pair = cbir.Run("printed", folder), cbir.Run("released", folder)
     for run, mean in zip(pair, (0.25, 0.5)):

@@ -119,13 +119,6 @@ def test_runs_take_database_and_queries_from_it(photos):
         cbir.load_images("folder", write("query", "query"))
 
 
-def test_labels_are_classes_whatever_their_name(photos):
-    """Nobody took them for folders."""
-    lines = [(f"{name}.png", ("train", "val")[i % 2]) for i, name in enumerate("abcdefgh")]
-    database, _ = cbir.load_images("folder", write_csv(photos / "a.csv", ("path", "label"), *lines))
-    assert set(database.labels) == {"train", "val"}
-
-
 def test_extract_and_search(photos, tmp_path, tiny_net):
     """A missing file is a row with its reason, until it comes; a path may come twice."""
     lines = [("path", "label"), ("a.png", "x"), ("late.png", "x"), ("b.png", "NA"), ("a.png", "y")]
@@ -155,20 +148,21 @@ def test_extract_and_search(photos, tmp_path, tiny_net):
 
 
 def test_a_run_of_a_csv(photos, tmp_path, monkeypatch):
-    """Its notebook gets the path of the CSV, and the command says what it found."""
+    """Its notebook gets the path of the CSV; labels are classes, whatever their name."""
     monkeypatch.setenv("CBIR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(notebooks, "_run_notebook", lambda *about: None)
     monkeypatch.setattr(notebooks, "report", lambda run: None)
     monkeypatch.chdir(photos)
-    lines = [(f"{name}.png", "xy"[i % 2], "query" * (i > 5)) for i, name in enumerate("abcdefgh")]
+    classes = ("train", "val")
+    lines = [(f"{c}.png", classes[i % 2], "query" * (i > 5)) for i, c in enumerate("abcdefgh")]
     write_csv(photos / "list.csv", ("path", "label", "split"), *lines)
     given, log = {"images": "list.csv", "network": "embedded"}, io.StringIO()
     run = notebooks.reproduce("folder", "mine", given, ["02_extraction"], log)
-    assert log.getvalue().splitlines() == ["8 images to describe", "2 classes: x, y"]
+    assert log.getvalue().splitlines() == ["8 images to describe", "2 classes: train, val"]
     settings = {key: run.settings[key] for key in ("profile", "images", "queries", "network")}
     _, database, queries = run.describe(**settings, weights=None)
     assert database.files == [f"{name}.png" for name in "abcdef"]
-    assert (queries.files, queries.labels) == (["g.png", "h.png"], ["x", "y"])
+    assert (queries.files, queries.labels) == (["g.png", "h.png"], [*classes])
     with pytest.raises(ValueError, match="unknown split 'validation'"):
         write_csv(photos / "list.csv", ("path", "split"), ("a.png", "validation"))
         notebooks.reproduce("folder", "other", given, ["02_extraction"], log)

@@ -44,7 +44,7 @@ def test_a_class_gives_its_second_image_after_every_class_gave_one():
         assert labels in ("aaabbc", "aabbbc")
     assert cbir.choose_queries(images, 10) == list(range(10))
     for n in (0, -1, 11):
-        with pytest.raises(ValueError, match="10 images"):
+        with pytest.raises(ValueError, match="10 images.*ask for 1 to 10"):
             cbir.choose_queries(images, n)
 
 
@@ -174,14 +174,6 @@ def test_named_queries_stay_in_the_draw(tmp_path):
     assert len(queries(query_names=[other])) == 12
     with pytest.raises(FileNotFoundError, match="13.png"):
         queries(max_queries=2, query_names=["13.png"])
-
-
-def test_the_rendered_scenes_are_files_of_the_project():
-    database, queries = cbir.load_images()
-    assert database.root == SCENES / "database" and len(set(database.labels)) == 10
-    assert cbir.open_image(queries.path(0)).size == (224, 224)
-    with pytest.raises(ValueError, match="PROFILE=folder"):
-        cbir.load_images("scenes", "photos")
 
 
 @pytest.fixture

@@ -94,13 +94,6 @@ def test_names_of_measures():
         measure("Histogramm distance")
 
 
-def test_common_rows_of_two_rankings():
-    """In any order; a query that was not searched for has none to share."""
-    a = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8]]
-    b = [[4, 3, 2, 1], [9, 2, 8, 4], [5, 6, 7, 8], [-1, -1, -1, -1]]
-    np.testing.assert_array_equal(cbir.common_in_top_k(a, b), [1, 0.5, 0, np.nan])
-
-
 def test_average_precision_by_hand():
     """Of three relevant ones; then of none, not searched for, and None, to which none is."""
     values = ["cat"] * 3 + ["dog"] * 5
@@ -123,12 +116,3 @@ def test_average_precision_against_scikit_learn(seed, n, classes):
         if (values == value).any():
             expected = average_precision_score(values[ranking] == value, -np.arange(n))
             assert ap == pytest.approx(expected)
-
-
-def test_layers_of_a_distance():
-    a = np.array([[0.0, 1, 2, 3], [1, 1, 1, 1], [np.nan] * 4])
-    b = np.array([[1.0, 1, 0, 0], [0, 3, 1, 1], [1, 2, 3, 4]])
-    by_layer = evaluation.distance_by_layer(a, b, [1, 0, 3])
-    np.testing.assert_allclose(by_layer, [(1 + 1) / 2, 0, (0 + 2 + 3 + 2 + 0 + 0) / 2])
-    with pytest.raises(ValueError, match="do not make up 4"):
-        evaluation.distance_by_layer(a, b, [1, 2])

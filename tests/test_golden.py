@@ -91,7 +91,6 @@ def searches(rows):
 
 
 def stored(name, recipe):
-    """The arrays of one case."""
     with np.load(GOLDEN) as golden:
         start = f"{name}/{recipe}/"
         return {key.removeprefix(start): golden[key] for key in golden if key.startswith(start)}

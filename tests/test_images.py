@@ -158,20 +158,6 @@ def test_what_is_transparent_is_white_whatever_the_depth(tmp_path, kind):
     assert first.tolist() == [255, 255, 255] and second.max() < 210
 
 
-def test_palettes_with_transparency_and_the_first_frame_of_an_animation(tmp_path):
-    image = Image.new("P", (4, 2), 1)
-    image.putpalette([0, 0, 0, 200, 10, 20, 7, 8, 9])
-    image.putpixel((0, 0), 2)
-    image.save(tmp_path / "index.gif", transparency=2)
-    image.save(tmp_path / "bytes.png", transparency=bytes([255, 51, 0]))
-    for name, opaque in {"index.gif": (200, 10, 20), "bytes.png": (244, 206, 208)}.items():
-        assert rgb(tmp_path / name)[0, 0].tolist() == [255, 255, 255]
-        np.testing.assert_allclose(rgb(tmp_path / name)[1, 1], opaque, atol=1)
-    frames = [Image.new("RGB", (6, 6), color) for color in ("red", "lime", "blue")]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:], duration=100)
-    assert rgb(tmp_path / "moving.gif")[3, 3].tolist() == [255, 0, 0]
-
-
 def gray_profile(gamma):
     """A monochrome profile: values are light to the power of 1 / gamma (ICC.1, 8.3)."""
     white = struct.pack(">3i", 63190, 65536, 54061)
@@ -193,16 +179,6 @@ def test_colours_are_those_of_the_profile(tmp_path, suffix):
         np.testing.assert_allclose(rgb(path)[8, 8], expected, atol=5)
     again = cbir.open_image(cbir.open_image(path))  # converted once
     np.testing.assert_array_equal(np.asarray(again), rgb(path))
-
-
-def test_profiles_beside_grey_and_transparency(tmp_path):
-    """Linear grey: half the light is the level 188 of sRGB."""
-    for mode, color, expected in [("L", 128, 188), ("LA", (128, 255), 188), ("LA", (128, 0), 255)]:
-        Image.new(mode, (4, 4), color).save(tmp_path / "a.png", icc_profile=gray_profile(1.0))
-        np.testing.assert_allclose(rgb(tmp_path / "a.png")[0, 0], expected, atol=2)
-    half = Image.new("RGBA", (4, 4), (250, 10, 10, 51))
-    half.save(tmp_path / "a.png", icc_profile=SWAPPED)
-    np.testing.assert_allclose(rgb(tmp_path / "a.png")[0, 0], (206, 254, 206), atol=2)
 
 
 def turned(orientation):

@@ -52,11 +52,6 @@ def test_importing_takes_nothing_heavy():
     assert imported(code) <= {"torch", "torchvision", "numpy", "PIL"}
 
 
-def test_eager_import():
-    modules = run("import sys, cbir; print(*sys.modules)", EAGER_IMPORT="1").split()
-    assert HEAVY - {"papermill", "gradio", "distributed"} <= set(modules)
-
-
 def test_the_command_line_answers_before_anything_heavy_is_imported():
     code = "import contextlib; from cbir import cli\n"
     for words in (["--help"], ["--version"], ["evidence", "--help"], ["qery"]):

@@ -1,7 +1,6 @@
 """Networks as blocks and codes: tap points, shapes, input, provenance."""
 
 import json
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +50,6 @@ def test_any_other_network(tiny_net):
     transform = cbir.resize_transform(64)
     net = cbir.Network(models.resnet18(weights=None), blocks, ["avgpool"], transform)
     assert net.shapes["blocks"] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
-    tapped = [name for name, _, _ in net.layers if name in [*net.blocks, *net.codes]]
-    assert tapped == [*blocks, "avgpool"]
     modules = list(net.module.modules())
     assert not any(module.training or module._forward_hooks for module in modules)
     assert repr(tiny_net) == "<cbir network tiny: 3 blocks, codes: hidden>"
@@ -80,18 +77,6 @@ def test_blocks_reduced_on_the_way_are_the_same_bit_for_bit(name):
         assert torch.equal(a, b) and cells == same_cells
     for code, same in zip(codes, same_codes, strict=True):
         assert torch.equal(code, same)
-
-
-def test_no_block_is_kept_once_it_is_reduced():
-    seen: list[weakref.ref] = []
-
-    def reduce(y, _grid, title):
-        assert all(earlier() is None for earlier in seen)
-        seen.append(weakref.ref(y))
-        return title
-
-    ys, _ = cbir.load_network(weights=None)(torch.rand(1, 3, 224, 224), reduce=reduce)
-    assert ys[:-1] == ["block 1", "block 2", "block 3", "block 4"] and ys[-1].ndim == 4
 
 
 def conv_net(*strides, **options):
@@ -164,14 +149,8 @@ def test_the_hash_follows_weights_names_types_and_buffers():
     normed[1].running_mean += 1
     hashes += [cbir.Network(m, ["0"]).weights_hash for m in (normed, plain.double())]
     assert len(set(hashes)) == 5 and all(len(h) == 64 for h in hashes)
-
-
-def test_provenance_is_what_json_gives_back(tiny_net):
-    p = tiny_net.provenance
-    assert (p["name"], p["blocks"], p["codes"]) == ("tiny", ["one", "two", "three"], ["hidden"])
-    assert p == make_net().provenance == json.loads(json.dumps(p))
     options = [conv_net(2), conv_net(2, rectify=True), conv_net(2, rectify=True, trim=True)]
-    assert len({str(n.provenance) for n in options}) == 3
+    assert len({json.dumps(net.provenance) for net in options}) == 3
 
 
 @dataclass
@@ -185,9 +164,6 @@ def test_a_transform_is_known_by_its_data_or_by_name_and_attributes(monkeypatch)
     known = {"size": [224, 224], "crop": None, "interpolation": "bilinear"}
     known |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert transform_of(cbir.resize_transform()) == known
-    cropped = cbir.resize_transform(crop=True, interpolation=T.InterpolationMode.BICUBIC)
-    other = {"size": [256], "crop": [224, 224], "interpolation": "bicubic"}
-    assert transform_of(cropped) == known | other
     preset = transform_of(models.VGG16_Weights.IMAGENET1K_V1.transforms())
     assert preset["name"].endswith("ImageClassification") and preset["crop_size"] == [224]
     steps = [[T.Resize(9), T.ToImage(), Brighten(by)] for by in (1, 1, 2)]

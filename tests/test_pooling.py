@@ -25,31 +25,25 @@ def blocks(size=(7, 7)):
 
 
 def literal_spoc(y):
-    channels, height, width = y.shape
+    _, height, width = y.shape
     sigma = min(height / 2, width / 2) / 3
-    sums = [0] * channels
-    for k, i, j in product(range(channels), range(height), range(width)):
-        square = (i - (height - 1) / 2) ** 2 + (j - (width - 1) / 2) ** 2
-        sums[k] += math.exp(-square / (2 * sigma * sigma)) * y[k, i, j]
-    return sums
+    squares = [(np.arange(n) - (n - 1) / 2) ** 2 for n in (height, width)]
+    weights = np.exp(-np.add.outer(*squares) / (2 * sigma * sigma))
+    return [(weights * channel).sum() for channel in y]
 
 
 def literal_crow(y, eps=1e-6):
-    channels, height, width = y.shape
-    places = [(i, j) for i in range(height) for j in range(width)]
-    sums = {p: sum(y[k][p] for k in range(channels)) for p in places}
-    norm = sum(s**2 for s in sums.values()) ** (1 / 2)
-    spatial = {p: (s / norm) ** (1 / 2) if norm else 0 for p, s in sums.items()}
-    nonzero = [sum(y[k][p] > 0 for p in places) / (height * width) for k in range(channels)]
-    rare = [math.log((channels * eps + sum(nonzero)) / (eps + nonzero[k])) for k in range(channels)]
-    return [rare[k] * sum(spatial[p] * y[k][p] for p in places) for k in range(channels)]
+    total = y.sum(axis=0)
+    spatial = np.sqrt(total / (math.sqrt((total**2).sum()) or 1))
+    nonzero = (y > 0).mean(axis=(1, 2))
+    rare = [math.log((len(y) * eps + sum(nonzero)) / (eps + share)) for share in nonzero]
+    return [weight * (spatial * channel).sum() for weight, channel in zip(rare, y)]
 
 
 def literal_rmac(y):
     total = np.zeros(len(y))
     for top, left, side in pooling.regions(*y.shape[1:]):
-        region = y[:, top : top + side, left : left + side]
-        mac = np.array([max(channel.ravel()) for channel in region])
+        mac = y[:, top : top + side, left : left + side].max(axis=(1, 2))
         total += mac / (math.sqrt(sum(v * v for v in mac)) or 1)
     return total
 

@@ -110,7 +110,6 @@ def done(small):
 
 @pytest.fixture
 def again(done, small, monkeypatch):
-    """The same run, for another command."""
     monkeypatch.setenv("CBIR_RUNS", str(small / "runs"))
     monkeypatch.setenv("CBIR_NOTEBOOKS", str(small / "notebooks"))
     return done
@@ -312,20 +311,15 @@ def test_scenes_results_are_those_that_the_claims_are_judged_by():
             assert measured[metric, descriptor] == expected
 
 
-def write_photographs(folder):
-    """Three classes of six made-up photographs each, and three damaged ones in every class."""
-    for label in ("Motorbikes", "dolphin", "lotus"):
-        for i in range(6):
-            write_image(folder / label / f"{label}_{i}.jpg", (120, 90 + 10 * i), seed=i)
-        for i in range(3):  # so many that some are drawn as queries
-            (folder / label / f"brökén_{i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["vgg16", "vgg16_conv"])
 def test_photographs_through_vgg16(network, tmp_path):
     """The whole width of VGG16, with random weights: no download, every path of a real run."""
-    write_photographs(tmp_path / "photos")
+    for label in ("Motorbikes", "dolphin", "lotus"):
+        for i in range(6):
+            write_image(tmp_path / "photos" / label / f"{i}.jpg", (120, 90 + 10 * i), seed=i)
+        for i in range(3):  # so many that some are drawn as queries
+            (tmp_path / "photos" / label / f"brökén_{i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     words = ["-p", "images", tmp_path / "photos", "-p", "network", network]
     printed = reproduce(tmp_path, "--profile", "folder", *words, "-p", "weights", "none")
     without_h = ("fig03", "fig04", "fig07", "fig08")

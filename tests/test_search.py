@@ -144,7 +144,6 @@ def test_small_whole_numbers(blocks, data, metric, n, d):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_rows_and_queries_that_are_not_finite(blocks, metric, bad):
-    """One number is enough."""
     rows, queries = codes(20, 6), codes(3, 6, seed=1)
     gaps = [0, 3, 4, 7, 12, 19]
     rows[gaps] = np.nan

@@ -52,7 +52,6 @@ BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # `Image.Transpose` that undo
 
 
 def with_primaries(primaries):
-    """The profile of sRGB, with other primaries."""
     profile = bytearray(SRGB)
     for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries):
         (at,) = struct.unpack_from(">I", profile, profile.index(name) + 4)

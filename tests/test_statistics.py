@@ -6,9 +6,8 @@ import pytest
 from scipy import stats
 
 import cbir
-from cbir import statistics
 from cbir.evaluation import HISTOGRAM_DISTANCE
-from cbir.statistics import as_family, bootstrap_interval, equivalence, holm, with_interval
+from cbir.statistics import as_family, bootstrap_interval, equivalence, holm
 
 VALUES = {"h": [0.1, 0.3, 0.2, 0.4], "eta": [0.3, 0.4, 0.4, 0.5], "gem": [0.4, 0.1, 0.2, 0.9]}
 VALUES = {name: np.array(values * 5) for name, values in VALUES.items()}
@@ -16,7 +15,6 @@ SCORES = {d: pd.DataFrame({"class P@5": v, HISTOGRAM_DISTANCE: 1 - v}) for d, v 
 
 
 def test_interval_against_scipy():
-    """It is seeded, and leaves NaN out."""
     values = np.random.default_rng(0).exponential(1, 200)
     mean, low, high = bootstrap_interval(values)
     options = {"method": "percentile", "n_resamples": 5000, "rng": 0}
@@ -25,6 +23,9 @@ def test_interval_against_scipy():
     assert (low, high) == pytest.approx(tuple(expected), abs=0.15 * values.std() / 200**0.5)
     assert bootstrap_interval(np.insert(values, [0, 7, 200], np.nan)) == (mean, low, high)
     assert bootstrap_interval(values, seed=1) != (mean, low, high)
+    halves = np.repeat([0.0, 1.0], 50)  # groups that differ widen no interval: they are not drawn
+    assert bootstrap_interval(halves, groups=np.repeat(["a", "b"], 50))[1:] == (0.5, 0.5)
+    assert bootstrap_interval(halves)[1] < 0.45
     for few in (values[:19], values[:1], []):
         assert np.isnan(bootstrap_interval([np.nan, *few])[1:]).all()
 
@@ -62,13 +63,6 @@ def test_what_is_alike_within_the_margin():
     assert equivalence(few, a, 0.02) < 1e-6
     assert equivalence(rng.choice([-0.4, 0.4], 200), a, 0.02) > 0.05  # too noisy to say
     assert equivalence(np.full(200, 0.04), a, 0.02) == 1
-
-
-def test_intervals_within_groups():
-    """Groups that differ widen no interval: they are not drawn."""
-    values = np.repeat([0.0, 1.0], 50)
-    _, low, high = bootstrap_interval(values, groups=np.repeat(["a", "b"], 50))
-    assert (low, high) == (0.5, 0.5) and bootstrap_interval(values)[1] < 0.45
 
 
 def test_null_data_have_few_words():
@@ -127,12 +121,3 @@ def test_words_follow_one_rule(mean, p, p_margin, metric, word):
     pair = {"metric": metric, "mean": mean, "p": p, "p_margin": p_margin}
     family = as_family(pd.DataFrame([pair]))
     assert family.word.tolist() == [word] and as_family(pd.DataFrame([pair] * 9)).p_holm[0] <= 1
-
-
-def test_an_interval_as_text():
-    """Few queries have a mean and no interval."""
-    assert with_interval(0.9714, 0.953, 0.987) == "0.971 [0.953, 0.987]"
-    assert with_interval(0.0654, 0.0456, 0.0844, 2, "+") == "+0.07 [+0.05, +0.08]"
-    assert with_interval(-0.25, np.nan, np.nan, sign="+") == "-0.250"
-    assert with_interval(np.nan, np.nan, np.nan) == ""
-    assert [statistics.in_digits(p) for p in (1e-7, 0.01234)] == ["< 1e-6", "0.012"]

@@ -115,12 +115,6 @@ def test_html(classes, about):
     assert "0.5000 =" in first.get_text() and "0.333333" not in first.get_text()
 
 
-def test_markdown_of_any_table():
-    table = pd.DataFrame({"a|": [1, 2], "b": [0.5, np.nan], "c": ["x|y", None]})
-    text = "| a\\| | b | c |\n| --- | --- | --- |\n| 1 | 0.500000 | x\\|y |\n| 2 |  |  |\n"
-    assert tables.markdown(table) == text
-
-
 def test_what_each_descriptor_won():
     """A row that two win counts for both; what a group does not have is missing, not 0."""
     summary = tables.summary(table().drop(columns="paper eta"))

@@ -1,6 +1,5 @@
 """What is asked of every commit: the checkers' settings, and notebooks of tidy metadata."""
 
-import json
 import re
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import nbformat
 import pytest
 import tidy
 import yaml
-from test_notebooks import NOTEBOOKS
 
 from cbir.common import ROOT
 
@@ -18,7 +16,6 @@ SCRIPT = ROOT / "notebooks" / "tidy.py"
 
 @pytest.fixture
 def messy(tmp_path):
-    """A notebook as JupyterLab saves it."""
     output = nbformat.v4.new_output("stream", text="η = 0.5\n")
     code = nbformat.v4.new_code_cell("q = 0.5  # η", execution_count=3, outputs=[output])
     code.metadata = {"tags": ["parameters"], "collapsed": True, "vscode": {"languageId": "python"}}
@@ -47,13 +44,6 @@ def test_metadata_goes_outputs_stay(messy):
         del cell["metadata"]
     assert before.cells == after.cells
     assert run(messy).returncode == 0 and run("--check", messy).returncode == 0
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_committed_notebooks_keep_their_cells(path):
-    text = path.read_text(encoding="utf-8")
-    before, after = json.loads(text), json.loads(tidy.tidy(text))
-    assert before["cells"] == after["cells"] and before["nbformat_minor"] == after["nbformat_minor"]
 
 
 def test_hooks_and_make_check_ask_the_same():

@@ -85,7 +85,6 @@ def save(state, path):
 
 @pytest.mark.parametrize("name", ["resnet50", "deeplabv3_mobilenet_v3_large"])
 def test_weights_that_someone_has_downloaded(tmp_path, name):
-    """Torchvision's state dict, at a path."""
     torch.manual_seed(3)
     options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
     published = models.get_model(name, weights=None, **options).eval()
@@ -373,7 +372,6 @@ def test_timms_weights_in_the_hubs_cache(tmp_path, offline):
 
 
 def packaged(name):
-    """The file that a package brings, or a skip."""
     try:
         return zoo.check_at_hand(name)
     except ImportError as missing:
