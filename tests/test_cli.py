@@ -53,18 +53,12 @@ def test_parameters_are_listed_with_defaults_and_notebooks(capsys):
         known |= notebooks.parameters(notebook).keys()
     assert {line.split()[0] for line in out.splitlines()} == known
     assert notebooks.parameters("03_retrieval")["k"] == (5, "images retrieved for a query")
+    assert [name[:2] for name in notebooks.by_number("02-04,7")] == ["02", "03", "04", "07"]
     first, _, _ = say(capsys, "parameters", "k", "dtype")
     assert f"{'k':<20}{'5':<13}images retrieved for a query [03 " in first
     assert first.startswith("dtype ") and '"float32"' in first
     _, _, code = say(capsys, "parameters", "metrc")
     assert code == "cbir: no notebook has a parameter 'metrc' (did you mean 'metric'?)"
-
-
-def test_notebooks_by_their_numbers():
-    assert notebooks.by_number("3") == ["03_retrieval"]
-    assert [name[:2] for name in notebooks.by_number("02-04,7")] == ["02", "03", "04", "07"]
-    with pytest.raises(ValueError, match="no notebook '99_none'"):
-        notebooks.parameters("99_none")
 
 
 @pytest.mark.parametrize("line", MISSPELT.splitlines())

@@ -71,8 +71,6 @@ def test_queries_of_a_store_are_readable(folder, tmp_path, tiny_net):
 
 
 def test_known_factors(tmp_path):
-    factors = cbir.known_factors(flat_images(3))
-    assert list(factors) == [] and len(factors) == 3
     (tmp_path / "manifest.csv").write_bytes(b"file,background\xff\n1,2,3,4")  # somebody else's
     images = cbir.ImageSet(tmp_path / "database", ["a/1.png", "b/2.png"], ["a", "b"])
     assert cbir.known_factors(images).to_dict("list") == {"class": ["a", "b"]}

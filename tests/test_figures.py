@@ -297,24 +297,6 @@ def test_intervals():
     assert axes[1].get_lines()[0].get_xdata()[0] == 0.125 != axes[0].get_lines()[0].get_xdata()[0]
 
 
-def test_plane_names_every_descriptor_at_the_right():
-    """Twelve points in a heap, one far away: no name covers another."""
-    rng = np.random.default_rng(0)
-    x = np.append(0.8 + rng.random(12) / 15, 0.2)
-    y = np.append(0.5 + rng.random(12) / 40, 0.1)
-    table = pd.DataFrame({"descriptor": [*names.NAMES][:13], "x": x, "y": y})
-    fig, ax = plt.subplots(figsize=(5, 4))
-    plots.plane(ax, table).figure.canvas.draw()
-    drawn = {line.get_color() for line in ax.get_lines()}
-    assert drawn == {names.color(descriptor) for descriptor in table.descriptor}
-    named = {note.xy: note.get_text() for note in ax.texts}
-    assert named == {(r.x, r.y): names.symbol(r.descriptor) for r in table.itertuples()}
-    boxes = [plt.Text.get_window_extent(note) for note in ax.texts]  # without their lines
-    for i, box in enumerate(boxes):
-        assert not box.count_overlaps(boxes[:i]) and box.x0 > ax.bbox.x1
-        assert fig.bbox.count_contains(box.corners()) == 4
-
-
 @pytest.mark.parametrize("values, joined", [([0, 0.5, 4], True), (["l1", "l2", True], False)])
 def test_sweep(values, joined):
     """Numbers are drawn to scale, anything else side by side."""

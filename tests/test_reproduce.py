@@ -172,7 +172,6 @@ def test_a_mistake_leaves_a_finished_run_as_it_is(again, small):
     for wrong, message in [
         ({"images": str(small / "others")}, "made with images .*photos', now .*others'.*--name"),
         ({"network": "efficientnet_lite0"}, "network 'embedded', now 'efficientnet_lite0'"),
-        ({"dtype": "float32"}, "dtype 'float16', now 'float32'"),
         ({"k": 9}, "k = 9 is out of range for 5 images: choose 1 to 5"),
         ({"fial": True}, r"no notebook has a parameter 'fial' \(did you mean 'fail'\?\)"),
     ]:
@@ -286,9 +285,7 @@ def test_scenes_run_leaves_everything():
     check_complete(path)
     table = pd.read_csv(path / "table1.csv")
     assert len(table) == 11 and table.iloc[-1]["query"] == "mean"
-    assert table["class"].iloc[:10].nunique() == 10
-    assert table.filter(regex="^(printed|published) ").shape[1] == 2 * 5
-    assert table.filter(regex="^paper ").shape[1] == 4
+    assert table.filter(regex="^(printed|published|paper) ").shape[1] == 2 * 5 + 4
     assert table.drop(columns="class").notna().all().all()
     metrics = read_metrics(path)
     assert metrics["images_of"] == "scenes" and metrics["network"]["name"] == "vgg16_scenes"

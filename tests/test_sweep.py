@@ -20,6 +20,7 @@ assert k != 3, 'three fails'
 rows = [dict(metric=m, descriptor='eta', mean=k, low=k - 0.5, high=None) for m in ('a', 'b')]
 metrics = json.loads((run / 'metrics.json').read_text())
 (run / 'metrics.json').write_text(json.dumps(metrics | {'results': rows}))"""
+NO_SWEEPS = ["grid: {}", "grid: {k: 1}", "k: [1]", "grid: {k: [1]}\nmore: 1", "]"]
 
 
 @pytest.fixture
@@ -71,14 +72,7 @@ def test_cells_run_at_the_same_time_on_a_cluster(project):
     assert (table["status"] == "complete").all()
 
 
-def test_mistakes_of_a_cell_stand_in_the_table(project):
-    _, table = sweep(write_sweep(project / "mine.yaml", {"metrc": ["l1"]}))
-    assert "no notebook has a parameter 'metrc'" in table["error"][0]
-
-
-@pytest.mark.parametrize(
-    "text", ["grid: {}", "grid: {k: 1}", "k: [1]", "grid: {k: [1]}\nmore: 1", "]"]
-)
+@pytest.mark.parametrize("text", NO_SWEEPS)
 def test_files_that_are_no_sweep(project, text):
     (project / "grid.yaml").write_text(text)
     with pytest.raises(SystemExit, match="^cbir: .*grid.yaml (is|is no) .*") as stop:
