@@ -3,9 +3,11 @@
 import base64
 import io
 import itertools
+import re
 import warnings
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from torchvision import models
 
 import cbir
 from cbir import figures, names, plots, zoo
+from cbir.common import ROOT
 
 KNOWN = pd.DataFrame({"class": ["cat", "cat", "cat", "dog"], "background": [*"wwtw"]})
 KNOWN["palette"] = [*"RBBR"]
@@ -295,6 +298,15 @@ def test_intervals():
         np.testing.assert_allclose(bars.get_segments()[0][:, 0], [mean - 0.1, mean + 0.3])
     assert axes[1].containers[0][0].get_ydata()[0] == 1  # beside its name
     assert axes[1].get_lines()[0].get_xdata()[0] == 0.125 != axes[0].get_lines()[0].get_xdata()[0]
+
+
+def test_notebooks_name_no_color():
+    """Colours are those of `names`, so that a descriptor has one over all notebooks."""
+    literal = re.compile(r"""\b(colors?|cmap|c|ec|fc)=["']|["']#[0-9A-Fa-f]{6}["']|["']C\d["']""")
+    for file in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        cells = nbformat.read(file, 4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        assert not literal.search(code), (file.name, literal.search(code))
 
 
 @pytest.mark.parametrize("values, joined", [([0, 0.5, 4], True), (["l1", "l2", True], False)])
