@@ -3,7 +3,7 @@
 import errno
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
@@ -73,15 +73,21 @@ def unknown_choice(what: str, word: object, known: Iterable[object]) -> str:
     return f"unknown {what} {word!r}{hint}: choose one of {', '.join(map(repr, choices))}"
 
 
-def write_atomically(path: AnyPath, text: str) -> Path:
-    """Writes a UTF-8 file aside and moves it into place: a reader finds all of it or the old one.
+def check_choice(what: str, word: object, known: Collection[object], others: str = "") -> None:
+    """Raises ValueError with `unknown_choice`, and other ways, if the word is not known."""
+    if word not in known:
+        raise ValueError(unknown_choice(what, word, known) + others)
 
-    Makes its folder if there is none, and returns the file's path.
+
+def write_atomically(path: AnyPath, content: str | bytes) -> Path:
+    """Writes a file aside and moves it into place: a reader finds all of it or the old one.
+
+    Text is UTF-8. Makes the file's folder if there is none, and returns the file's path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on any system
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
     aside.replace(path)
     return path
 

@@ -13,7 +13,7 @@ import pandas as pd
 from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .common import ROOT, AnyPath, did_you_mean, images_folder, unknown_choice
+from .common import ROOT, AnyPath, check_choice, did_you_mean, images_folder, unknown_choice
 from .images import Images, ImageSet, is_csv, list_images
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -56,8 +56,7 @@ def load_images(
         RuntimeError: a download fails, or ImageNet is not there.
         FileNotFoundError: a folder or a query of that name does not exist.
     """
-    if profile not in PROFILES:
-        raise ValueError(unknown_choice("profile", profile, PROFILES))
+    check_choice("profile", profile, PROFILES)
     if profile == "folder":
         parts = _load_folder(images, queries, seed)
     elif queries or (images and profile == "scenes"):
@@ -101,9 +100,9 @@ def _parts(place: AnyPath) -> tuple[ImageSet, ImageSet]:
     """Splits a CSV by its column `split`; a folder, without the notes in it, is all database."""
     images = list_images(place)
     if not is_csv(place):
-        images, skipped = images.split_by_suffix()
+        images = images.images_only()
         if not images.files:
-            raise ValueError(f"no images in {place}, only {', '.join(skipped)} files")
+            raise ValueError(f"no images in {place}, only {', '.join(images.skipped)} files")
     splits = [split.lower() for split in images.split]
     if unknown := sorted({*splits} - {"", "database", "query", "queries"}):
         wrong = unknown_choice("split", unknown[0], ("database", "query"))
@@ -136,8 +135,7 @@ def _load_imagenette(root: Path) -> tuple[ImageSet, ImageSet]:
         except (OSError, RuntimeError) as error:
             advice = f"Download {url} elsewhere, unpack it in {root}, and run again"
             raise RuntimeError(f"{name} could not be downloaded ({error}). {advice}") from error
-    imagenette = Imagenette(root, split="train", size="320px")
-    class_names = {wnid: names[0] for wnid, names in zip(imagenette.wnids, imagenette.classes)}
+    class_names = {wnid: names[0] for wnid, names in Imagenette._WNID_TO_CLASS.items()}
     parts = [list_images(root / name / split) for split in ("train", "val")]
     train, val = (replace(p, labels=[class_names[wnid] for wnid in p.labels]) for p in parts)
     return train, val

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 import torch
 import torch.nn.functional as F
 
-from .common import Balance, Counting, Scale, Threshold, unknown_choice
+from .common import Balance, Counting, Scale, Threshold, check_choice
 from .networks import Network
 
 Windows = Sequence[tuple[torch.Tensor, int]]  # from `window_means`
@@ -49,8 +49,7 @@ def check_recipe(
     """Fills in a recipe's defaults. Raises ValueError for a value that is out of range."""
     recipe: Recipe = dict(q=q, threshold=threshold, counting=counting, scale=scale, balance=balance)
     for name, kind in list(Recipe.__annotations__.items())[1:]:
-        if recipe.get(name) not in get_args(kind):
-            raise ValueError(unknown_choice(name, recipe.get(name), get_args(kind)))
+        check_choice(name, recipe.get(name), get_args(kind))
     upper = float("inf") if threshold == "absolute" else 1
     if not 0 <= q <= upper:  # also refuses NaN
         raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
@@ -65,8 +64,7 @@ RECIPES = {"as_printed": AS_PRINTED, "as_released": AS_RELEASED, "unit_length": 
 
 def named_recipe(name: str, **changes: Unpack[Recipe]) -> Recipe:
     """Returns a recipe of `RECIPES`, with changes. Raises ValueError like `check_recipe`."""
-    if name not in RECIPES:
-        raise ValueError(unknown_choice("recipe", name, RECIPES))
+    check_choice("recipe", name, RECIPES)
     return check_recipe(**RECIPES[name] | changes)
 
 

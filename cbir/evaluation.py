@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from .color import color_histogram, histogram_distance
-from .common import unknown_choice
+from .common import check_choice
 from .datasets import known_factors
 from .images import open_image
 from .store import Store
@@ -42,8 +42,7 @@ MEASURES = dict.fromkeys(_SHARES, Measure("max", 2)) | {HISTOGRAM_DISTANCE: Meas
 def measure(name: str) -> Measure:
     """Finds a measure by a column of `Evaluation`, "class P@5", or "same class"; or ValueError."""
     general = re.sub(r"P@\d+$", "P@k", re.sub(r"^same (.+)$", r"\1 P@k", name))
-    if general not in MEASURES:
-        raise ValueError(unknown_choice("measure", name, MEASURES))
+    check_choice("measure", general, MEASURES)
     return MEASURES[general]
 
 
@@ -128,40 +127,33 @@ class Evaluation:
             share = self.of_image[factor].value_counts() / database.described.sum()
             wanted = self.of_query[factor][queries.described].dropna()
             self.chance[factor] = float(wanted.map(share).fillna(0).mean())
-        self._color_of: list[Callable[[int], Values]] = [
-            np.asarray(stored).__getitem__ for stored in colors
-        ]
-        if not self._color_of:  # of the files, each opened once
-            for store in (database, queries):
-                self._color_of.append(functools.cache(functools.partial(_color, store)))
+        of_files = [functools.cache(functools.partial(_color, st)) for st in (database, queries)]
+        stored = [np.asarray(histograms).__getitem__ for histograms in colors]
+        self._color_of: Sequence[Callable[[int], Values]] = stored or of_files
 
-    def shares(
-        self, indices: Rows, k: int = 5, cutoffs: Sequence[int] = (), ap: bool = False
-    ) -> pd.DataFrame:
+    def shares(self, indices: Rows, k: int = 5, ap: bool = False) -> pd.DataFrame:
         """Measures rankings by classes and factors; no image is opened.
 
         Args:
             indices: (Q, K).
             k: how many ranks count; all if there are fewer, as in a small database.
-            cutoffs: further ranks c for "class P@c".
             ap: adds "class AP", over all K ranks.
 
         Returns:
-            A row per query; columns "class P@c" for k and the cutoffs, "class AP", "background
-            P@k" and "palette P@k", as far as these are known.
+            A row per query; columns "class P@k", "class AP", "background P@k" and "palette P@k", as
+            far as these are known.
         """
         columns = {}
         for factor in self.factors:
             values = self.of_query[factor], self.of_image[factor]
-            for c in sorted({k, *cutoffs}) if factor == "class" else [k]:
-                columns[f"{factor} P@{c}"] = share_in_top_k(*values, indices[:, :c])
+            columns[f"{factor} P@{k}"] = share_in_top_k(*values, indices[:, :k])
             if factor == "class" and ap:
                 columns["class AP"] = average_precision(*values, indices)
         return pd.DataFrame(columns, index=range(len(indices)))
 
-    def __call__(self, indices: Rows, k: int = 5, **options: Any) -> pd.DataFrame:
+    def __call__(self, indices: Rows, k: int = 5, ap: bool = False) -> pd.DataFrame:
         """Measures rankings by all that is known: `shares`, and "histogram distance"."""
-        scores = self.shares(indices, k, **options)
+        scores = self.shares(indices, k, ap)
         return scores.assign(**{HISTOGRAM_DISTANCE: self._color_distances(indices[:, :k])})
 
     def _color_distances(self, indices: Rows) -> Values:

@@ -27,18 +27,9 @@ from tqdm import tqdm
 from . import descriptors
 from . import store as stores
 from .color import color_histogram
-from .common import AnyPath, Dtype, cores, explained, unknown_choice
+from .common import AnyPath, Dtype, check_choice, cores, explained
 from .descriptors import Recipe, Windows, check_recipe
-from .images import (
-    KNOWS_HEIC,
-    MAY_PASS,
-    NEEDS_HEIC,
-    Images,
-    Pictures,
-    UnreadableImage,
-    list_images,
-    open_image,
-)
+from .images import Images, Pictures, UnreadableImage, list_images, may_pass, open_image
 from .names import is_part
 from .networks import Network, noise_image, pick_device, split_transform
 from .pooling import POOLINGS
@@ -52,7 +43,6 @@ Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
 Table: TypeAlias = pd.DataFrame
 Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
-Widths = Mapping[str, int]  # {array: D}
 Rows = dict[str, NDArray[np.floating]]  # {array: (n, D)}
 Tick: TypeAlias = Callable[[int], object]  # takes the size of a batch that is described
 Described = tuple[Rows, NDArray[np.object_], NDArray[np.int64]]
@@ -113,8 +103,7 @@ def extract(
         raise ValueError(f"{path}: a store is a folder, on a disk of this machine or a shared one")
     path = Path(path).expanduser()
     describer = Describer(net, recipe, extras)
-    if dtype not in get_args(Dtype):
-        raise ValueError(unknown_choice("dtype", dtype, get_args(Dtype)))
+    check_choice("dtype", dtype, get_args(Dtype))
     if isinstance(images, Store) and describer.can_reuse(images):
         describer.source = images
         listed = images.table.assign(row=range(len(images)))
@@ -141,11 +130,11 @@ def extract(
             store = Store(path)
         table, plan = _plan(store, images, listed, about)
         describer.widths, describer.dtype = store.about["widths"], dtype
-        describer.batch_size = batch_size or default_batch(net)
+        describer.batch_size, describer.workers = batch_size or default_batch(net), workers
         computed, n = sum(map(len, plan.values())), len(table)
         with tqdm(total=n, initial=n - computed, desc=path.name, unit=" images") as bar:
             if client is None or describer.source:
-                filled = _fill(describer, path, images, table, plan, workers, bar.update)
+                filled = _fill(describer, path, images, table, plan, bar.update)
             else:
                 filled = _fill_by_cluster(client, describer, path.resolve(), images, table, plan)
             done = n - computed
@@ -203,19 +192,14 @@ def _plan(
     state = store.known["state"].reindex(rows, fill_value="").to_numpy(object)
     if table[["file", "label"]].equals(store.table[["file", "label"]]):
         planned = np.where(store.states == "", -1, before)
-        again = [
-            (s in MAY_PASS and checksum(images.path(line)) >= 0) or (KNOWS_HEIC and NEEDS_HEIC in s)
-            for line, s in enumerate(state)
-        ]
+        again = (checksum(images.path(i)) >= 0 for i, why in enumerate(state) if may_pass(why))
         if (rows == planned).all() and not any(again):
             return table.assign(row=before), dict(by_shard(np.where(rows < 0, before, -1), size))
     # What could not be read is tried again.
-    new = np.flatnonzero((rows < 0) | ((state != "ok") & (listed["bytes"] >= 0)))
+    new = (rows < 0) | ((state != "ok") & (listed["bytes"].to_numpy() >= 0))
     first = max([*before, *store.known.index]) // size + 1
-    rows[new] = first * size + np.arange(len(new))
-    return table.assign(row=rows), {
-        first + i // size: new[i : i + size] for i in range(0, len(new), size)
-    }
+    rows[new] = first * size + np.arange(new.sum())
+    return table.assign(row=rows), dict(by_shard(np.where(new, rows, -1), size))
 
 
 def _find_rows(store: Store, images: Images, listed: Table) -> tuple[Table, NDArray[np.int64]]:
@@ -250,9 +234,10 @@ def _find_rows(store: Store, images: Images, listed: Table) -> tuple[Table, NDAr
 class Describer:
     """Describes images by a network, a recipe and extras; ValueError if these are unknown."""
 
-    widths: Widths  # of the arrays to make
+    widths: Mapping[str, int]  # of the arrays to make, {array: D}
     dtype = "float32"
     batch_size = 32
+    workers: int | None = None  # threads that decode; default one a core
     source: Store | None = None  # of windows, see `can_reuse`
 
     def __init__(
@@ -270,9 +255,9 @@ class Describer:
                 )
             if not isinstance(what, str):
                 what = check_recipe(**what)
-            elif what not in {*POOLINGS, "color", "windows"}:
-                unknown = unknown_choice("extra", what, ("color", "windows", *POOLINGS))
-                raise ValueError(f"{unknown}, or give a recipe (dict)")
+            else:
+                known = ("color", "windows", *POOLINGS)
+                check_choice("extra", what, known, ", or give a recipe (dict)")
             self.extras[name] = what
         self._color = "color" in self.extras.values()
 
@@ -286,12 +271,10 @@ class Describer:
         crc = -1 if isinstance(path, Image.Image) else checksum(Path(path))
         return self.prepare(image), torch.from_numpy(color).float(), crc
 
-    def decode_ahead(
-        self, paths: Iterable[AnyPath | Image.Image], workers: int | None = None
-    ) -> Iterator[Decoded | str]:
+    def decode_ahead(self, paths: Iterable[AnyPath | Image.Image]) -> Iterator[Decoded | str]:
         """Yields `decode` of files, in order; threads decode two batches ahead of the caller."""
         futures: deque[Future[Decoded | str]] = deque()
-        with ThreadPoolExecutor(workers or cores()) as pool:
+        with ThreadPoolExecutor(self.workers or cores()) as pool:
             for path in paths:
                 futures.append(pool.submit(self.decode, path))
                 if len(futures) > 2 * self.batch_size:
@@ -375,10 +358,8 @@ class Describer:
 
     def _rows(self, batches: Sequence[Arrays], states: NDArray[np.object_]) -> Rows:
         """Rows of the batches' images; NaN if unreadable or not finite, which their state says."""
-        readable = states == "ok"
-        rows = {
-            name: np.full((len(states), d), np.nan, self.dtype) for name, d in self.widths.items()
-        }
+        readable, n = states == "ok", len(states)
+        rows = {name: np.full((n, d), np.nan, self.dtype) for name, d in self.widths.items()}
         for name, array in rows.items() if batches else ():
             with np.errstate(over="ignore"):
                 array[readable] = torch.cat([batch[name] for batch in batches]).cpu().numpy()
@@ -411,17 +392,11 @@ def default_batch(net: Network) -> int:
 
 
 def _fill(
-    describer: Describer,
-    path: Path,
-    images: Images,
-    table: Table,
-    plan: Plan,
-    workers: int | None,
-    tick: Tick = lambda n: None,
+    describer: Describer, path: Path, images: Images, table: Table, plan: Plan, tick: Tick
 ) -> Iterator[int]:
     """Describes and writes the shards of a plan; yields each when it is written."""
     paths = (images.path(line) for lines in plan.values() for line in lines.tolist())
-    decoded = describer.decode_ahead(paths, workers)
+    decoded = describer.decode_ahead(paths)
     for shard, lines in plan.items():
         if describer.source:
             arrays, states, crc32 = describer.reuse(describer.source, lines)
@@ -459,14 +434,12 @@ def connect(scheduler: str | None = None) -> "Iterator[Client | None]":
     if not scheduler:
         yield None
         return
-    from distributed import Client, LocalCluster  # half a second that no other work need pay
+    from distributed import Client  # half a second that no other work need pay
 
-    if scheduler == "local":
-        with LocalCluster(threads_per_worker=1, dashboard_address=None) as here, Client(here) as c:
-            yield c
-    else:
-        with Client(scheduler, timeout="10s") as client:
-            yield client
+    address: dict[str, Any] = {"address": scheduler, "timeout": "10s"}
+    local: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+    with Client(**(local if scheduler == "local" else address)) as client:
+        yield client
 
 
 def run_on_workers(
@@ -501,11 +474,11 @@ def _fill_shard(
             f"no descriptor store at {path} on this machine: the workers of a cluster must see it "
             "under the same path as the one that made it"
         )
-    threads = get_worker().state.nthreads
     with _turns:
+        describer.workers = get_worker().state.nthreads
         describer.net.to(pick_device(device))
         plan = {shard: np.arange(len(files))}
-        return next(_fill(describer, path, Pictures(files), table, plan, threads))
+        return next(_fill(describer, path, Pictures(files), table, plan, lambda n: None))
 
 
 _turns = Lock()  # threads of a worker have one network

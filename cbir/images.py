@@ -17,7 +17,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, BinaryIO, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 class UnreadableImage(ValueError):
     """A file that cannot be read as an image; the message is the reason."""
+
+
+def may_pass(reason: str) -> bool:
+    """Tells whether what kept an image from being read may be over by now."""
+    return reason in MAY_PASS or (KNOWS_HEIC and NEEDS_HEIC in reason)
 
 
 def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -335,22 +340,23 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 AnyImages = TypeVar("AnyImages", bound="Images")
 
 
-@runtime_checkable
-class Images(Protocol):
+class Images:
     """The interface that an `ImageSet` and a `Store` share; see `ImageSet`."""
 
-    @property
-    def root(self) -> Path: ...  # noqa: D102
-    @property
-    def files(self) -> list[str]: ...  # noqa: D102
-    @property
-    def labels(self) -> list[str]: ...  # noqa: D102
-    def __len__(self) -> int: ...
-    def path(self, i: int) -> Path: ...  # noqa: D102
+    root: Path
+    files: list[str]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, i: int) -> Path:
+        """The file of image `i`, where it lies (or lay, when it was described)."""
+        return self.root / self.files[i]
 
 
-@dataclass(frozen=True)
-class ImageSet:
+@dataclass
+class ImageSet(Images):
     """Images of a folder.
 
     Attributes:
@@ -369,10 +375,7 @@ class ImageSet:
     split: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "split", self.split or [""] * len(self.files))
-
-    def __len__(self) -> int:
-        return len(self.files)
+        self.split = self.split or [""] * len(self.files)
 
     def __getitem__(self, rows: Sequence[int] | NDArray[np.integer]) -> "ImageSet":
         """The images of some rows, in the order of the rows."""
@@ -380,29 +383,21 @@ class ImageSet:
         files, labels, split = ([column[i] for i in rows] for column in columns)
         return replace(self, files=files, labels=labels, split=split)
 
-    def path(self, i: int) -> Path:
-        """The file of image `i`."""
-        return self.root / self.files[i]
-
-    def split_by_suffix(self) -> tuple["ImageSet", dict[str, int]]:
+    def images_only(self) -> "ImageSet":
         """Leaves out files whose suffix is no image's; files without a suffix stay.
 
-        Returns:
-            The images; and their `skipped`, with the number of others of each suffix.
+        `skipped` of the result has the number of others of each suffix, too.
         """
         suffixes = [PurePosixPath(file).suffix.lower() for file in self.files]
-        known = {
-            suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS
-        }
-        known |= {*HEIC_SUFFIXES, ".mpo"}  # the latter is a JPEG with more of them
+        formats = Image.registered_extensions() | {".mpo": "JPEG"}  # a JPEG with more of them
+        known = {*HEIC_SUFFIXES, *(suffix for suffix in formats if formats[suffix] in FORMATS)}
         others = {s for s in suffixes if re.fullmatch(r"\.[a-z]\w*", s)} - known
         skipped = Counter(self.skipped) + Counter(s for s in suffixes if s in others)
         rows = [row for row, suffix in enumerate(suffixes) if suffix not in others]
-        images = replace(self[rows], skipped=dict(sorted(skipped.items())))
-        return images, images.skipped
+        return replace(self[rows], skipped=dict(sorted(skipped.items())))
 
 
-class Pictures:
+class Pictures(Images):
     """Images some of which are in memory: `path` gives the picture itself, for `open_image`."""
 
     def __init__(self, pictures: Sequence[AnyPath | Image.Image]) -> None:
@@ -410,9 +405,6 @@ class Pictures:
         self.pictures = pictures
         self.files = [f"picture {number}" for number in range(1, len(pictures) + 1)]
         self.labels = [""] * len(pictures)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
     def path(self, i: int) -> Any:
         """Image `i`, or its file."""

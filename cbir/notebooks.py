@@ -25,7 +25,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from . import common
-from .common import METRICS, PACKAGE, ROOT, did_you_mean, unknown_choice
+from .common import METRICS, PACKAGE, ROOT, check_choice, did_you_mean
 from .datasets import PROFILES, load_images
 from .descriptors import RECIPES
 from .images import ImageSet
@@ -97,8 +97,7 @@ def check(
         OSError, ImportError: images, weights, their server or a package are not there.
     """
     profiles = {path.stem: path for path in sorted((ROOT / "profiles").glob("*.yaml"))}
-    if profile not in profiles:
-        raise ValueError(unknown_choice("profile", profile, profiles))
+    check_choice("profile", profile, profiles)
     values = yaml.safe_load(profiles[profile].read_text(encoding="utf-8")) | (given or {})
     if isinstance(values.get("query_names"), str):
         values["query_names"] = [values["query_names"]]
@@ -151,8 +150,8 @@ def _check_value(name: str, value: Any, default: Any) -> None:
     fits = fits and isinstance(value, bool) == (kind is bool)
     if not fits or (kind in (int, float) and not least <= value < math.inf):
         raise ValueError(f"{name} is {KINDS[kind].replace('{}', str(least))}, not {value!r}")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(unknown_choice(name, value, CHOICES[name]))
+    if name in CHOICES:
+        check_choice(name, value, CHOICES[name])
 
 
 def _check_stores(run: Run, now: Mapping[str, Any]) -> None:

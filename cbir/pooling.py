@@ -17,19 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 Pooling = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
-def l2_normalize(rows: ArrayLike, parts: Sequence[int] | None = None) -> NDArray[np.floating]:
-    """Divides every row of (N, D), or every part of a row, by its L2 norm; zeros and NaN stay.
-
-    `parts` are the widths of the parts, ValueError if their sum is not D. The dtype stays.
-    """
+def l2_normalize(rows: ArrayLike) -> NDArray[np.floating]:
+    """Divides every row of (N, D) by its L2 norm; zeros, NaN and the dtype stay."""
     rows = np.asarray(rows)
-    widths = [rows.shape[1]] if parts is None else list(parts)
-    if sum(widths) != rows.shape[1]:
-        raise ValueError(f"parts of {widths} dimensions do not make {rows.shape[1]}")
-    pieces = np.split(rows, np.cumsum(widths)[:-1], axis=1)
-    norms = [np.linalg.norm(piece, axis=1, keepdims=True) for piece in pieces]
-    units = [piece / np.where(norm > 0, norm, 1) for piece, norm in zip(pieces, norms)]
-    return np.concatenate(units, axis=1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
 
 
 class Projection(NamedTuple):

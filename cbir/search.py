@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .common import METRICS, AnyPath, Metric, cores, unknown_choice
+from .common import METRICS, AnyPath, Metric, check_choice, cores
 from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, is_csv, list_images
 from .networks import Device, Network
@@ -160,8 +160,7 @@ def search(
         ValueError: unknown metric or descriptor, k out of range, no query, dimensions, networks or
             recipes that do not match.
     """
-    if metric not in METRICS:
-        raise ValueError(unknown_choice("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     names = [descriptor] if isinstance(descriptor, str) else list(descriptor)
     if isinstance(st, FILE):
         st = open_store(st)

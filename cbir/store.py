@@ -33,6 +33,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from .common import AnyPath, did_you_mean, write_atomically
+from .images import Images
 from .names import layer_names
 from .pooling import Projection
 
@@ -116,7 +117,7 @@ class Rows:
         return np.asarray(self[:], dtype=dtype)
 
 
-class Store:
+class Store(Images):
     """An open store of N images, as it was when it was opened.
 
     Attributes:
@@ -204,9 +205,6 @@ class Store:
                 layers[name] = [(array, end - d, end)]
         return {"h": h, "eta_conv": eta_conv, "eta": h + eta_conv} | layers | whole
 
-    def __len__(self) -> int:
-        return len(self.files)
-
     def __repr__(self) -> str:
         extras = f", extras {', '.join(self.extras)}" if self.extras else ""
         names = self.descriptors if self.source else ("h", "eta_conv")
@@ -239,10 +237,6 @@ class Store:
         loaded = copy(self)
         loaded.arrays = {name: np.asarray(a[:], np.float32) for name, a in self.arrays.items()}
         return loaded
-
-    def path(self, i: int) -> Path:
-        """Returns where image i lies (or lay, when it was described)."""
-        return self.root / self.files[i]
 
 
 def by_shard(rows: NDArray[np.int64], shard_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -368,27 +362,24 @@ def locked(path: Path) -> Iterator[None]:
     """One process at a time writes a store; BlockingIOError for another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.parent / f".{path.name}.lock"
-    lock: filelock.BaseFileLock = filelock.FileLock(file, timeout=0)
+    lock = filelock.FileLock(file, timeout=0)
     try:
         try:
-            lock.acquire()
+            held = lock.acquire()
         except OSError as error:
             # Where a disk has no locks, the file itself is one; an empty one is nobody's.
             if error.errno not in NO_LOCKS and not isinstance(lock, filelock.SoftFileLock):
                 raise
             if file.exists() and not file.stat().st_size:
                 file.unlink()
-            lock = filelock.SoftFileLock(file, timeout=0)
-            lock.acquire()
+            held = filelock.SoftFileLock(file, timeout=0).acquire()
     except filelock.Timeout:
         raise BlockingIOError(
             f"another process is describing images into {path}: wait for it, or choose another "
             f"path. If there is none, delete its lock file {file}"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def differences(store: Store, about: Mapping[str, Any]) -> list[str]:

@@ -253,37 +253,34 @@ class Experiment:
         of_h, of_part = self.mean_distance("h", balance), self.mean_distance(part, balance)
         return of_part / (of_h + of_part)
 
-    def found_at_share(self, part: str, share: float, balance: Balance = "none") -> Rows:
-        """Searches by [h, part] if the part has that share in the mean distance: (Q, k).
+    def by_share(self, part: str, shares: Iterable[float]) -> pd.DataFrame:
+        """Judges [h, part] by the share that the part has in the mean distance.
 
         Args:
             part: a key of `parts`.
-            share: from 0, h alone, to 1, the part alone.
-            balance: as in `rows`.
-        """
-        of_h, of_part = self.mean_distance("h", balance), self.mean_distance(part, balance)
-        return self.found({"h": (1 - share) / of_h, part: share / of_part}, balance)
+            shares: from 0, h alone, to 1, the part alone.
 
-    def by_share(self, part: str, shares: Iterable[float]) -> pd.DataFrame:
-        """Judges `found_at_share`: a row per share with "share" and the means of `Evaluation`."""
-        found = {share: self.found_at_share(part, share) for share in shares}
-        judged = {share: self.judge(indices, k=self.k).mean() for share, indices in found.items()}
+        Returns:
+            A row per share with "share" and the means of `Evaluation`.
+        """
+        of_h, of_part = self.mean_distance("h"), self.mean_distance(part)
+        factors = {share: {"h": (1 - share) / of_h, part: share / of_part} for share in shares}
+        judged = {s: self.judge(self.found(both), k=self.k).mean() for s, both in factors.items()}
         return pd.DataFrame(judged).T.rename_axis("share").reset_index()
 
-    def common(self, selection: str, balance: Balance = "none", within: Some = None) -> Any:
+    def common(self, selection: str, balance: Balance = "none") -> Any:
         """Counts the hits that pairs of descriptors have in common.
 
         Args:
             selection: the one that η̃ and η are made by.
             balance: as in `rows`.
-            within: as in `found`.
 
         Returns:
             {(descriptor, descriptor): mean share of common hits}, of the k hits.
         """
         parts = {"h": ["h"], "eta_conv": [selection], "eta": ["h", selection]}
         controls = {"average": ["average"], "h+average": ["h", "average"]}
-        found = {d: self.found(p, balance, within=within) for d, p in (parts | controls).items()}
+        found = {d: self.found(p, balance) for d, p in (parts | controls).items()}
         pairs = [("h", "eta_conv"), ("eta", "h"), ("eta", "eta_conv")]
         pairs += [(control, part) for control in controls for part in parts]
         return pd.Series({p: np.nanmean(common_in_top_k(found[p[0]], found[p[1]])) for p in pairs})

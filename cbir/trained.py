@@ -5,7 +5,6 @@ net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096,
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from .common import AnyPath
+from .common import AnyPath, write_atomically
 from .datasets import choose_queries
-from .extract import has_windows_of
-from .images import Images, ImageSet, UnreadableImage, list_images, open_image
+from .extract import Describer, has_windows_of
+from .images import Images, ImageSet, list_images
 from .networks import Device, Network
 from .pooling import pca
 from .store import Rows, Store, open_store
@@ -110,11 +109,8 @@ def train_codes(
     codes.about = settings | {"images": len(images), "classes": classes}
     codes.about["trained on"] = int(np.sum(~measured))
     codes.about["accuracy"] = _accuracy(codes, inputs[measured], numbers[measured])
-    if path is not None:  # written aside, then moved into place
-        aside = Path(path).with_name(f".{Path(path).name}.new")
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        save_file(codes.state_dict(), aside, {"about": json.dumps(codes.about)})
-        aside.replace(path)
+    if path is not None:
+        write_atomically(path, save(codes.state_dict(), {"about": json.dumps(codes.about)}))
     return trunk.with_head(codes)
 
 
@@ -190,26 +186,19 @@ def compress(
 
 def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> NDArray[np.float32]:
     """Reads y_N of some images, flat, (len(rows), C_N * H_N * W_N); NaN for unreadable ones."""
-    width = int(np.prod(trunk.shapes["blocks"][-1]))
-    y_N = np.full((len(rows), width), np.nan, np.float32)
-    if isinstance(images, Store) and has_windows_of(images, trunk):
-        for start in range(0, len(rows), MAPS):
-            y_N[start : start + MAPS] = images["windows"][rows[start : start + MAPS]][:, -width:]
-        return y_N
-
-    def read(row: int) -> torch.Tensor | None:
-        try:
-            return trunk.transform(open_image(images.path(row)))
-        except UnreadableImage:
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        for start in tqdm(range(0, len(rows), 32), desc="y_N", unit=" batches"):
-            batch = enumerate(pool.map(read, rows[start : start + 32]), start)
-            inputs = {i: image for i, image in batch if image is not None}
-            if inputs:
-                ys, _ = trunk(torch.stack(list(inputs.values())))
-                y_N[list(inputs)] = ys[-1].flatten(1).float().cpu().numpy()
+    channels, heights, widths = zip(*trunk.shapes["blocks"])
+    cells = heights[-1] * widths[-1]
+    y_N = np.empty((len(rows), channels[-1] * cells), np.float32)
+    describer = Describer(trunk, extras={"windows": "windows"})
+    describer.widths = {"windows": sum(channels) * cells}
+    decoded = describer.decode_ahead(images.path(row) for row in rows)
+    for start in tqdm(range(0, len(rows), MAPS), desc="y_N", unit=" batches"):
+        part = rows[start : start + MAPS]
+        if isinstance(images, Store) and has_windows_of(images, trunk):
+            windows = images["windows"][part]
+        else:
+            windows = describer.describe(decoded, len(part))[0]["windows"]
+        y_N[start : start + MAPS] = windows[:, -y_N.shape[1] :]
     return y_N
 
 

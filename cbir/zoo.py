@@ -28,7 +28,7 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
-from .common import ROOT, AnyPath, Precision, did_you_mean, unknown_choice
+from .common import ROOT, AnyPath, Precision, check_choice, did_you_mean
 from .networks import Device, Network, pick_device, resize_transform
 
 Weights = AnyPath | None
@@ -144,8 +144,7 @@ def load_network(
         NoDownload: the weights cannot be downloaded (a RuntimeError and a ConnectionError).
         ImportError: an optional package is missing.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(unknown_choice("precision", precision, get_args(Precision)))
+    check_choice("precision", precision, get_args(Precision))
     if name == SCENES:
         net = load_codes(load_network(ORIGINAL, weights, "cpu", crop), SCENES_CODES)
         net.name = name
@@ -185,9 +184,9 @@ def check_at_hand(name: str, weights: Weights = "default") -> Path | None:
     name = ORIGINAL if name == SCENES else name
     if _timms(name):
         _check_timm(name, weights)
-    elif name not in NETWORKS:
-        known = unknown_choice("network", name, NETWORKS)
-        raise ValueError(f"{known}, 'timm/<name>', or build a cbir.Network of your own")
+    else:
+        others = ", 'timm/<name>', or build a cbir.Network of your own"
+        check_choice("network", name, NETWORKS, others)
     if weights in (None, "none"):  # the latter from command lines
         return None
     presets = _presets(name)

@@ -39,16 +39,16 @@ def stores(tmp_path):
 
 def test_by_hand(stores):
     judge = cbir.Evaluation(*stores)
-    frame = judge(INDICES, k=2, cutoffs=[1], ap=True)
-    assert list(frame) == ["class P@1", "class P@2", "class AP", HISTOGRAM_DISTANCE]
-    expected = [[1, 0.5, (1 + 2 / 4) / 2, 0], [0, 0, np.nan, APART / 2], [1, 1, 1, APART / 2]]
-    np.testing.assert_allclose(frame, [*expected, [np.nan] * 4])
+    frame = judge(INDICES, k=2, ap=True)
+    assert list(frame) == ["class P@2", "class AP", HISTOGRAM_DISTANCE]
+    expected = [[0.5, (1 + 2 / 4) / 2, 0], [0, np.nan, APART / 2], [1, 1, APART / 2]]
+    np.testing.assert_allclose(frame, [*expected, [np.nan] * 3])
     np.testing.assert_allclose(judge.chance["class"], (2 / 4 + 0 + 2 / 4) / 3)
     stored = cbir.Evaluation(*stores, [store["color"] for store in stores])
-    pd.testing.assert_frame_equal(stored(INDICES, k=2, cutoffs=[1], ap=True), frame)
+    pd.testing.assert_frame_equal(stored(INDICES, k=2, ap=True), frame)
     for store in stores:
         store.path(0).unlink()
-    shares = cbir.Evaluation(*stores).shares(INDICES, k=2, cutoffs=[1], ap=True)  # opens no image
+    shares = cbir.Evaluation(*stores).shares(INDICES, k=2, ap=True)  # opens no image
     pd.testing.assert_frame_equal(shares, frame.drop(columns=HISTOGRAM_DISTANCE))
 
 
@@ -73,15 +73,15 @@ def test_a_folder_smaller_than_k_and_one_without_classes(tmp_path):
     for name in ("database/cat/0", "database/dog/1", "database/cat/2", "queries/cat/a"):
         write_image(tmp_path / f"{name}.png")
     judge = cbir.Evaluation(*describe(tmp_path))
-    frame = judge(np.array([[2, 1, 0]]), k=5, cutoffs=[50], ap=True)
-    assert frame["class P@5"].tolist() == frame["class P@50"].tolist() == [2 / 3]
+    frame = judge(np.array([[2, 1, 0]]), k=5, ap=True)
+    assert frame["class P@5"].tolist() == [2 / 3]
     table = cbir.means({"eta": frame, "h": frame})
     assert np.isfinite(table["mean"]).all() and table.low.isna().all()
-    assert cbir.comparisons({"eta": frame, "h": frame}).p.tolist() == [1] * 4
+    assert cbir.comparisons({"eta": frame, "h": frame}).p.tolist() == [1] * 3
     for name in ("database/0", "database/1", "queries/a"):
         write_image(tmp_path / "loose" / f"{name}.png")
     judge = cbir.Evaluation(*describe(tmp_path / "loose"))
-    frame = judge(np.array([[1, 0]]), k=2, cutoffs=[1, 5], ap=True)
+    frame = judge(np.array([[1, 0]]), k=2, ap=True)
     assert list(frame) == [HISTOGRAM_DISTANCE] and judge.chance == {} and judge.factors == []
     assert cbir.means({"h": judge.shares(np.array([[1, 0]]))}).empty
 

@@ -311,10 +311,10 @@ def test_what_a_package_was_missing_for_is_read_when_it_is_there(folder, tmp_pat
     without = cbir.UnreadableImage(opening.NEEDS_HEIC)
     with monkeypatch.context() as patched:
         patched.setattr(EXTRACTION, "open_image", Mock(side_effect=without))
-        patched.setattr(EXTRACTION, "KNOWS_HEIC", False)
+        patched.setattr(opening, "KNOWS_HEIC", False)
         assert "cat/04.png" in extract(folder, tmp_path / "st").unreadable
         assert extract(folder, tmp_path / "st").computed == 0
-    monkeypatch.setattr(EXTRACTION, "KNOWS_HEIC", True)
+    monkeypatch.setattr(opening, "KNOWS_HEIC", True)
     assert "cat/04.png" not in extract(folder, tmp_path / "st").unreadable
 
 
