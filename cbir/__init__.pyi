@@ -64,7 +64,6 @@ from .search import (
     search as search,
 )
 from .statistics import (
-    comparisons as comparisons,
     means as means,
     paired_difference as paired_difference,
 )

@@ -263,31 +263,6 @@ def means(
     return pd.DataFrame(rows, columns=["metric", "descriptor", "mean", "low", "high"])
 
 
-def comparisons(
-    scores: Mapping[str, pd.DataFrame],
-    reference: str = "eta",
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-) -> pd.DataFrame:
-    """Subtracts every other descriptor from the reference, query by query, for every measure.
-
-    These comparisons are exploratory: they have intervals, and no words.
-
-    Args:
-        scores: {descriptor: what `Evaluation` gives}.
-        reference: the descriptor that the others are compared with.
-        seed: seed of the draws.
-        groups: as in `bootstrap_interval`.
-
-    Returns:
-        Columns metric, descriptor and those of `PairedDifference`.
-    """
-    ours = scores[reference]
-    pairs = itertools.product(ours, [d for d in scores if d != reference])
-    rows = [(m, d, *paired_difference(ours[m], scores[d][m], seed, groups)) for m, d in pairs]
-    return pd.DataFrame(rows, columns=["metric", "descriptor", *PairedDifference._fields])
-
-
 def with_interval(mean: float, low: float, high: float, digits: int = 3, sign: str = "") -> str:
     """Formats a mean and its interval, "0.971 [0.953, 0.987]"; sign="+" shows a difference's sign.
 

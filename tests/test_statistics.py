@@ -99,14 +99,6 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]).tolist() == [1, 1] and holm([]).tolist() == []
 
 
-def test_comparisons():
-    """They have no words: only the primary family has."""
-    table = cbir.comparisons(SCORES, seed=3)
-    assert list(table)[2:] == ["mean", "low", "high", "p"]
-    eta, h = SCORES["eta"]["class P@5"], SCORES["h"]["class P@5"]
-    assert tuple(table.iloc[0, 2:]) == cbir.paired_difference(eta, h, seed=3)
-
-
 @pytest.mark.parametrize(
     ("mean", "p", "p_margin", "metric", "word"),
     [
