@@ -53,7 +53,7 @@ paper: .venv/installed-offline $(wanted)  ## the same by fc6 and fc7 trained on 
 results: .venv/installed-offline .venv/installed-vgg16  ## data/results/ again, in two hours (CBIR_PHOTOS=folder with imagenette3600/ and caltech101/; without it the scenes only)
 	$(BIN)/python data/results/make_results.py $(if $(CBIR_PHOTOS),--photos "$(CBIR_PHOTOS)") $(ARGS)
 
-beyond: .venv/installed-evidence .venv/installed-vgg16 .venv/installed-mobilenet  ## data/results/beyond/ again, in an hour (after results; CBIR_PHOTOS=folder)
+beyond: .venv/installed-beyond .venv/installed-vgg16 .venv/installed-mobilenet  ## data/results/beyond/ again, in an hour (after results; CBIR_PHOTOS=folder)
 	$(BIN)/python data/results/make_beyond.py --photos "$(CBIR_PHOTOS)" $(ARGS)
 
 verdict: .venv/installed  ## docs/verdict.png, and what README and docs/results.md take from data/results/
