@@ -437,10 +437,10 @@ def list_images(images: Images | AnyPath | Iterable[AnyPath]) -> Images:
     """
     if isinstance(images, Images):
         return images
-    if isinstance(images, (str, os.PathLike)) and is_csv(images):
-        return _list_csv(Path(images).expanduser())
     skipped: Counter[str] = Counter()
     if isinstance(images, (str, os.PathLike)):
+        if is_csv(images):
+            return _list_csv(Path(images).expanduser())
         root = Path(images).expanduser().resolve()
         if not root.is_dir():
             siblings = [path.name for end in ("*/", "*.csv") for path in root.parent.glob(end)]

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from . import figures
 from .common import AnyPath, Metric, write_atomically
-from .images import ImageSet, Pictures, UnreadableImage, is_csv, list_images, open_image
+from .images import ImageSet, UnreadableImage, is_csv, list_images, open_image
 from .networks import Network
 from .search import search
 from .store import Store
@@ -59,8 +59,8 @@ def query(
     unreadable: dict[str, str] = {}
     files: list[AnyPath] = []
     for image in images:
-        listed = list_images(image) if is_csv(image) else Pictures([image])
-        files += map(listed.path, range(len(listed)))
+        listed = list_images(image) if is_csv(image) else None
+        files += map(listed.path, range(len(listed))) if listed else [image]
     for file in dict.fromkeys(map(str, files)):
         try:
             open_image(file)

@@ -172,14 +172,13 @@ class Run:
         network = network_of(database.network, None, weights, device, places[0].parent)
         if (extras or {}).keys() <= database.extras.keys():
             return Described(network, database, queries)
-        images: list[Images] = []
-        for part, store in zip(PARTS, (database, queries)):
-            listed = ImageSet(store.root, store.files, store.labels)
-            images.append(find_store(places[0].parent / "windows" / part) or listed)
+        listed = [ImageSet(st.root, st.files, st.labels) for st in (database, queries)]
+        windows = [find_store(places[0].parent / "windows" / part) for part in PARTS]
+        images: list[Images] = [kept or each for kept, each in zip(windows, listed)]
         if 0 < max_images < len(database):
             most = min(max_images, int(database.described.sum()))
             rows = choose_queries(database, most, self.settings.get("seed", 0))
-            images[0] = ImageSet(database.root, database.files, database.labels)[sorted(rows)]
+            images[0] = listed[0][sorted(rows)]
         recipe = database.recipe
         return self.describe("", images[0], images[1], network, extras, folder, recipe=recipe)
 

@@ -1,4 +1,4 @@
-"""What is fitted to a database: retrained codes, the IM-like descriptor, shorter descriptors.
+"""Fits to a database: retrained codes, the IM-like descriptor, shorter descriptors.
 
 net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096, 4096))
 """
@@ -192,10 +192,11 @@ def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> N
     describer = Describer(trunk, extras={"windows": "windows"})
     describer.widths = {"windows": sum(channels) * cells}
     decoded = describer.decode_ahead(images.path(row) for row in rows)
+    kept = images if isinstance(images, Store) and has_windows_of(images, trunk) else None
     for start in tqdm(range(0, len(rows), MAPS), desc="y_N", unit=" batches"):
         part = rows[start : start + MAPS]
-        if isinstance(images, Store) and has_windows_of(images, trunk):
-            windows = images["windows"][part]
+        if kept:
+            windows = kept["windows"][part]
         else:
             windows = describer.describe(decoded, len(part))[0]["windows"]
         y_N[start : start + MAPS] = windows[:, -y_N.shape[1] :]

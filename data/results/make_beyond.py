@@ -16,16 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from make_results import FOLDERS, HEADS, all_scores, codes, describe
+from make_results import HEADS, all_scores, codes_by, describe, head_of, keep, set_codes
 from numpy.typing import NDArray
 
 import cbir
 from cbir import claims, pooling, studies
 from cbir.common import runs_folder
-from cbir.datasets import SCENES, choose_queries
+from cbir.datasets import choose_queries
 from cbir.descriptors import (
     Recipe,
     Windows,
+    check_recipe,
     significance_map,
     significant,
     weigh_by,
@@ -40,22 +41,13 @@ INPUTS = {  # of VGG16: side, and whether the image is cropped
     "224, cropped": (224, True),
     "448, stretched": (448, False),
 }
-Stores = Sequence[cbir.Store]
 Scores = Mapping[str, pd.DataFrame]  # {variant: a row per query}
 
 
-def folder_of(images: str, photos: Path) -> Path:
-    """Returns the folder of a set of images, with database/ and queries/."""
-    return photos / FOLDERS[images] if images in FOLDERS else SCENES
-
-
-def trial_of(images: str, network: str, photos: Path, head: str = "wide") -> studies.Experiment:
-    """Opens a network on a set of images; VGG16 with the codes that were trained on them."""
-    stores = describe(images, network, folder_of(images, photos))
-    trial = studies.Experiment(*stores)
-    if network == "vgg16_conv":
-        aside = runs_folder() / "results" / images / "h"
-        trial.set_h(*codes(stores, head, 0, aside), HEADS[head]["widths"])
+def trial_of(images: str, network: str, photos: Path, head: str = "") -> studies.Experiment:
+    """Opens a network on a set of images, with the codes that were trained on them, if any."""
+    trial = studies.Experiment(*describe(images, network, photos))
+    set_codes(trial, images, head)
     return trial
 
 
@@ -66,8 +58,8 @@ def trials(photos: Path, networks: Sequence[str] = ()) -> Iterator[tuple[str, st
     """
     for key, setting in claims.SETTINGS.items():
         if not networks or setting.network in networks:
-            head = "narrow" if key == "scenes_vgg16" else "wide"
-            yield setting.title, trial_of(setting.images, setting.network, photos, head)
+            trial = trial_of(setting.images, setting.network, photos, head_of(key))
+            yield setting.title, trial
 
 
 def judged(trial: studies.Experiment, variants: Mapping[str, Sequence[str]]) -> Scores:
@@ -126,13 +118,13 @@ def statistics_of(blocks: Sequence[torch.Tensor], recipe: Recipe) -> dict[str, t
     over the fine grid follows from that of the windows.
     """
     y_N = blocks[-1][0]
-    z_N = significant(y_N, recipe.get("q", 0.5), recipe.get("threshold", "absolute"))
-    united = recipe.get("counting") == "union"
-    z = significance_map(z_N, "union" if united else "count").float()[:, None]
-    weights = [a / a.sum(dim=(2, 3), keepdim=True).clamp_min(1) for a in (z, z_N.float())]
+    recipe = check_recipe(**recipe)
+    z_N = significant(y_N, recipe["q"], recipe["threshold"])
+    z = significance_map(z_N, recipe["counting"]).float()[:, None]
+    counts = [z] * (len(blocks) - 1) + [z if recipe["counting"] == "union" else z_N.float()]
     rows: dict[str, list[torch.Tensor]] = {}
-    for m, block in enumerate(blocks, start=1):
-        a = weights[1] if m == len(blocks) and not united else weights[0]
+    for block, count in zip(blocks, counts):
+        a = count / count.sum(dim=(2, 3), keepdim=True).clamp_min(1)
         mean, square, cube = (a * block[:3]).sum(dim=(3, 4))  # (B, C_m) each
         rows.setdefault("mean", []).append(mean)
         rows.setdefault("maximum", []).append((block[3] * (a > 0)).amax(dim=(2, 3)))
@@ -293,11 +285,7 @@ def inputs(photos: Path) -> Iterator[pd.DataFrame]:
         trial = studies.Experiment(*stores)
         file = place / "codes.safetensors"
         trained = cbir.train_codes(net, stores[0], **HEADS["narrow"], path=file)
-        h = []
-        for store in stores:
-            y_N = studies.last_block(store)
-            with torch.inference_mode():
-                h.append(torch.cat(trained.head(y_N), dim=1).numpy())
+        h = [codes_by(trained.head, store) for store in stores]
         trial.set_h(*h, HEADS["narrow"]["widths"])
         variants = {"h": ["h"], "h+average": ["h", "average"]}
         for name in studies.SELECTIONS:
@@ -327,9 +315,7 @@ def main() -> None:
     about_file = given.results / "about.json"
     for name in [given.only] if given.only else QUESTIONS:
         table = pd.concat(QUESTIONS[name](given.photos), ignore_index=True)
-        packed = {"method": "gzip", "mtime": 0}
-        file = given.results / f"{name}.csv.gz"
-        table.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
+        keep(table, given.results, name)
         about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
         text = json.dumps(about | {name: made}, indent=1)
         about_file.write_text(text + "\n", encoding="utf-8")

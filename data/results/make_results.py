@@ -30,8 +30,9 @@ DESCRIPTORS = sorted({name for row in claims.ROWS for name in (row.descriptor, r
 FOLDERS = {"imagenette": "imagenette3600", "caltech101": "caltech101"}
 
 
-def describe(images: str, network: str, folder: Path) -> list[cbir.Store]:
+def describe(images: str, network: str, photos: Path | None) -> list[cbir.Store]:
     """Describes both splits of a set by a network; what is described already stays."""
+    folder = photos / FOLDERS[images] if photos and images in FOLDERS else SCENES
     net, kept = cbir.load_network(network), runs_folder() / "results" / images / network
     extras = {"windows": "windows", "color": "color"}
     splits = ("database", "queries")
@@ -50,13 +51,33 @@ def codes(stores: list[cbir.Store], head: str, seed: int, aside: Path) -> list[n
         print(f"{aside.parent.name}: {head} codes, seed {seed}: {layers.about['accuracy']:.3f}")
         aside.mkdir(parents=True, exist_ok=True)
         for store, file in zip(stores, files):
-            rows = []
-            with torch.inference_mode():
-                for start in range(0, len(store), 256):
-                    y_N = studies.last_block(store, slice(start, start + 256))
-                    rows.append(torch.cat(layers(y_N), dim=1).numpy())
-            np.save(file, np.concatenate(rows))
+            np.save(file, codes_by(layers, store))
     return [np.load(file) for file in files]
+
+
+def codes_by(layers: torch.nn.Module, store: cbir.Store) -> np.ndarray:
+    """Computes h of a store's images by layers on y_N, (N, D_1 + D_2)."""
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(store), 256):
+            y_N = studies.last_block(store, slice(start, start + 256))
+            rows.append(torch.cat(layers(y_N), dim=1).numpy())
+    return np.concatenate(rows)
+
+
+def head_of(key: str) -> str:
+    """Names the codes of a setting, of `HEADS`; "" if the network has its own."""
+    if claims.SETTINGS[key].network != "vgg16_conv":
+        return ""
+    return "narrow" if key == "scenes_vgg16" else "wide"
+
+
+def set_codes(trial: studies.Experiment, images: str, head: str, seed: int = 0) -> None:
+    """Gives a network on a set of images the codes that were trained there, if it has a head."""
+    if head:
+        aside = runs_folder() / "results" / images / "h"
+        rows = codes([trial.database, trial.queries], head, seed, aside)
+        trial.set_h(*rows, HEADS[head]["widths"])
 
 
 def all_scores(trial: studies.Experiment, names=(), within=None) -> pd.DataFrame:
@@ -80,20 +101,15 @@ def half(trial: studies.Experiment, seed: int) -> list[int]:
 def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """Makes the scores of one setting, what they are of, and their spread over seeds and halves."""
     setting = claims.SETTINGS[key]
-    folder = photos / FOLDERS[setting.images] if photos and setting.images in FOLDERS else SCENES
-    stores = describe(setting.images, setting.network, folder)
+    stores = describe(setting.images, setting.network, photos)
     trial = studies.Experiment(*stores)
     about = {"network": stores[0].network}
     about |= {"database": len(stores[0]), "queries": len(stores[1])}
-    head = ""
-    if setting.network == "vgg16_conv":
-        head = "narrow" if key == "scenes_vgg16" else "wide"
+    if head := head_of(key):
         about["codes"] = HEADS[head]
 
     def with_seed(seed: int) -> studies.Experiment:
-        if head:
-            aside = runs_folder() / "results" / setting.images / "h"
-            trial.set_h(*codes(stores, head, seed, aside), HEADS[head]["widths"])
+        set_codes(trial, setting.images, head, seed)
         return trial
 
     scores = all_scores(with_seed(0))
@@ -107,10 +123,10 @@ def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict
     return scores, about, table[columns].round(9).assign(setting=key)
 
 
-def keep(scores: pd.DataFrame, results: Path, key: str) -> None:
+def keep(scores: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes scores; the same give the same file."""
     packed = {"method": "gzip", "mtime": 0}
-    file = results / "scores" / f"{key}.csv.gz"
+    file = folder / f"{name}.csv.gz"
     scores.round(9).to_csv(file, index=False, lineterminator="\n", compression=packed)
 
 
@@ -127,7 +143,7 @@ def main() -> None:
     (results / "scores").mkdir(parents=True, exist_ok=True)
     if given.run:  # no setting of the verdict
         scores = all_scores(studies.Experiment(*cbir.Run(given.run).stores()[1:]))
-        keep(scores, results, f"scenes_{given.run}")
+        keep(scores, results / "scores", f"scenes_{given.run}")
         print(claims.compare(scores)[["row", "recipe", "measure", "mean", "low", "high"]].round(4))
         return
     about_file, spread_file = results / "about.json", results / "spread.csv"
@@ -138,7 +154,7 @@ def main() -> None:
             continue
         scores, of, varied = judge(key, given.photos, given.seeds)
         about[key] = made | of
-        keep(scores, results, key)
+        keep(scores, results / "scores", key)
         others = spread[spread.setting != key] if len(spread) else spread
         spread = pd.concat([others, varied], ignore_index=True)
         spread.to_csv(spread_file, index=False, lineterminator="\n")
