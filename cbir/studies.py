@@ -5,10 +5,8 @@ again. The control is h + average: η without any selection.
 """
 
 import math
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,9 +14,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from .common import PACKAGES, Balance, Metric, commit
+from .common import Balance, Metric
 from .descriptors import AS_RELEASED, Windows, balanced, significant, split_windows, weigh, weigh_by
-from .evaluation import Evaluation, Rows, common_in_top_k
+from .evaluation import Evaluation, Rows
 from .pooling import average
 from .search import search
 from .store import Store
@@ -35,12 +33,6 @@ SELECTIONS: dict[str, Any] = {
     "relative": {"q": 0.5, "threshold": "relative"},
     "as released": AS_RELEASED,
 }
-
-
-def made_by() -> dict[str, Any]:
-    """Returns the commit, Python and packages that results depend on, nothing of the machine."""
-    packages = {package: version(package) for package in PACKAGES}
-    return {"code": commit(), "Python": platform.python_version(), "packages": packages}
 
 
 # ---- selections of neurons ----------------------------------------------------------------------
@@ -98,25 +90,6 @@ def amounts(z_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return z_N.float().mean(dim=(1, 2, 3)), z_N.any(dim=1).float().mean(dim=(1, 2))
 
 
-def classes_kept(
-    scores: Callable[..., torch.Tensor], y_N: torch.Tensor, masks: Mapping[str, torch.Tensor]
-) -> pd.DataFrame:
-    """Tells whether the predicted class stays if only some neurons of y_N are left.
-
-    Args:
-        scores: y_N -> (B, classes), the network from y_N on.
-        y_N: (B, C_N, H_N, W_N).
-        masks: {name: (B, C_N, H_N, W_N) or (B, 1, H_N, W_N) bool}, the neurons that are left.
-
-    Returns:
-        A row per image, a column of 0 and 1 per name.
-    """
-    with torch.inference_mode():
-        predicted = scores(y_N).argmax(1)
-        same = {name: scores(y_N * mask).argmax(1) == predicted for name, mask in masks.items()}
-    return pd.DataFrame({name: kept.numpy().astype(float) for name, kept in same.items()})
-
-
 def last_block(store: Store, rows: slice = slice(None)) -> torch.Tensor:
     """Returns y_N of a store's images, from its extra "windows": (n, C_N, H_N, W_N) float32."""
     shape = store.dims["blocks"][-1]
@@ -150,7 +123,6 @@ class Experiment:
         self.classes = np.asarray(queries.labels)
         self.parts = {"color": (database["color"][:], queries["color"][:])}
         self.layers = {"color": [75]}
-        self._found: dict[tuple[object, ...], Rows] = {}
         if database.dims["codes"]:
             self.set_h(database["h"][:], queries["h"][:], database.dims["codes"])
         self.add({name: partial(weigh, **recipe) for name, recipe in SELECTIONS.items()})
@@ -160,7 +132,6 @@ class Experiment:
     def set_h(self, database: Array, queries: Array, widths: Sequence[int]) -> None:
         """Takes other neural codes for h: (N, D), (Q, D), and the widths of their layers."""
         self.parts["h"], self.layers["h"] = (database, queries), list(widths)
-        self._found.clear()
 
     def _elsewhere(self, windows: Windows) -> torch.Tensor:
         """Selects as many neurons as the relative threshold, at random positions."""
@@ -208,7 +179,7 @@ class Experiment:
     def found(
         self, parts: Parts, balance: Balance = "none", metric: Metric = "l1", within: Some = None
     ) -> Rows:
-        """Searches by a descriptor; what was found before is remembered.
+        """Searches by a descriptor.
 
         Args:
             parts: as in `rows`.
@@ -219,14 +190,11 @@ class Experiment:
         Returns:
             (Q, k) rows of the database.
         """
-        key = (str(parts), balance, metric, *(within or ()))
-        if key not in self._found:
-            images, queries = self.rows(parts, balance)
-            rows = np.arange(len(images)) if within is None else np.asarray(within)
-            k = min(self.k, int(self.database.described[rows].sum()))
-            hits = search(images[rows], queries, metric=metric, k=k).indices
-            self._found[key] = np.where(hits < 0, -1, rows[hits])
-        return self._found[key]
+        images, queries = self.rows(parts, balance)
+        rows = np.arange(len(images)) if within is None else np.asarray(within)
+        k = min(self.k, int(self.database.described[rows].sum()))
+        hits = search(images[rows], queries, metric=metric, k=k).indices
+        return np.where(hits < 0, -1, rows[hits])
 
     def scores(
         self, balance: Balance = "none", names: Iterable[str] = (), within: Some = None
@@ -267,20 +235,3 @@ class Experiment:
         factors = {share: {"h": (1 - share) / of_h, part: share / of_part} for share in shares}
         judged = {s: self.judge(self.found(both), k=self.k).mean() for s, both in factors.items()}
         return pd.DataFrame(judged).T.rename_axis("share").reset_index()
-
-    def common(self, selection: str, balance: Balance = "none") -> Any:
-        """Counts the hits that pairs of descriptors have in common.
-
-        Args:
-            selection: the one that η̃ and η are made by.
-            balance: as in `rows`.
-
-        Returns:
-            {(descriptor, descriptor): mean share of common hits}, of the k hits.
-        """
-        parts = {"h": ["h"], "eta_conv": [selection], "eta": ["h", selection]}
-        controls = {"average": ["average"], "h+average": ["h", "average"]}
-        found = {d: self.found(p, balance) for d, p in (parts | controls).items()}
-        pairs = [("h", "eta_conv"), ("eta", "h"), ("eta", "eta_conv")]
-        pairs += [(control, part) for control in controls for part in parts]
-        return pd.Series({p: np.nanmean(common_in_top_k(found[p[0]], found[p[1]])) for p in pairs})

@@ -19,16 +19,11 @@ def test_elsewhere_is_as_large():
     assert torch.equal(studies.elsewhere(z_N[:2], seed=1), moved[:2])
 
 
-def test_amounts_and_classes_kept_by_hand():
+def test_amounts_by_hand():
     z_N = torch.zeros(1, 4, 2, 2, dtype=torch.bool)
     z_N[0, :3, 0, 1] = True
     neurons, positions = studies.amounts(z_N)
     assert neurons.tolist() == [3 / 16] and positions.tolist() == [1 / 4]
-    y_N = torch.rand(9, 3, 2, 2) + torch.eye(3).repeat(3, 1)[:, :, None, None]
-    everything = torch.ones_like(y_N, dtype=torch.bool)
-    masks = {"all": everything, "none": ~everything}
-    kept = studies.classes_kept(lambda y: y.mean(dim=(2, 3)), y_N, masks)
-    assert kept["all"].tolist() == [1] * 9 and kept["none"].sum() == 3  # of zeros the first wins
 
 
 def test_random_neurons_of_the_same_mass():
@@ -83,4 +78,3 @@ def test_the_ends_of_the_balance(trial):
     assert few.found(["h"]).shape == (30, 30)  # the database has no more
     few.set_h(*few.parts["color"], [75])
     assert (few.found(["h"]) == few.found(["color"])).all()
-    assert set(few.common("relative").index) >= {("h", "eta_conv"), ("eta", "h")}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from make_results import HEADS, all_scores, codes_by, describe, head_of, keep, set_codes
+from make_results import HEADS, all_scores, codes_by, describe, head_of, keep, made_by, set_codes
 from numpy.typing import NDArray
 
 import cbir
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--only", choices=QUESTIONS, help="one question")
     parser.add_argument("--results", type=Path, default=claims.RESULTS / "beyond")
     given = parser.parse_args()
-    made = studies.made_by()
+    made = made_by()
     given.results.mkdir(parents=True, exist_ok=True)
     about_file = given.results / "about.json"
     for name in [given.only] if given.only else QUESTIONS:

@@ -9,6 +9,8 @@ with database/ and queries/. Without it only the scenes' settings are made anew.
 
 import argparse
 import json
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 
 import cbir
 from cbir import claims, studies
-from cbir.common import runs_folder
+from cbir.common import PACKAGES, commit, runs_folder
 from cbir.datasets import SCENES
 from cbir.trained import train_codes
 
@@ -123,6 +125,12 @@ def judge(key: str, photos: Path | None, seeds: int) -> tuple[pd.DataFrame, dict
     return scores, about, table[columns].round(9).assign(setting=key)
 
 
+def made_by() -> dict:
+    """Tells the commit, Python and packages that results depend on, nothing of the machine."""
+    packages = {package: version(package) for package in PACKAGES}
+    return {"code": commit(), "Python": platform.python_version(), "packages": packages}
+
+
 def keep(scores: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes scores; the same give the same file."""
     packed = {"method": "gzip", "mtime": 0}
@@ -139,7 +147,7 @@ def main() -> None:
     parser.add_argument("--run", help="only a run over the scenes, into scores/scenes_<run>.csv.gz")
     parser.add_argument("--results", type=Path, default=claims.RESULTS, help="where they go")
     given = parser.parse_args()
-    results, made = given.results, studies.made_by()  # before anything is changed
+    results, made = given.results, made_by()  # before anything is changed
     (results / "scores").mkdir(parents=True, exist_ok=True)
     if given.run:  # no setting of the verdict
         scores = all_scores(studies.Experiment(*cbir.Run(given.run).stores()[1:]))
