@@ -164,8 +164,7 @@ def _query(args: argparse.Namespace) -> None:
     run = None if args.store else open_run(args.run, described=True)
     store = open_store(run.path / "stores" / "database" if run else args.store)
     of_run = run.settings.get("weights", "default") if run else "default"
-    beside = os.path.dirname(store.location)
-    net = network_of(store.network, weights=args.weights or of_run, folder=beside)
+    net = network_of(store, weights=args.weights or of_run)
     wanted = args.descriptor or ("h", "eta_conv", "eta")
     written, unread = query(args.images, store, net, wanted, args.metric, args.k, args.output)
     for file, picture in written.items():

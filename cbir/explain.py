@@ -70,11 +70,11 @@ class Explorer:
     """
 
     def __init__(self, store: Store, net: Network | None = None) -> None:
-        beside = Path(store.location).parent
-        self.store, self.net = store, network_of(store.network, net, folder=beside)
+        self.store, self.net = store, network_of(store, net)
         self.windows: Any = store
         if "windows" not in store.extras:
-            kept, trunk = find_store(beside / "windows" / "database"), self.net.with_head(None)
+            kept = find_store(Path(store.location).parent / "windows" / "database")
+            trunk = self.net.with_head(None)
             usable = kept and kept.files == store.files and has_windows_of(kept, trunk)
             self.windows = kept if usable else None
         size = 4e-9 * np.prod(store.dims["blocks"][-1][1:]) * store.eta_conv.shape[1] * len(store)

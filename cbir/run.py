@@ -169,7 +169,7 @@ class Run:
             self.describe(**self.settings)
         database, queries = map(open_store, places)
         weights, device = self.settings.get("weights", "default"), self.settings["device"]
-        network = network_of(database.network, None, weights, device, places[0].parent)
+        network = network_of(database, None, weights, device)
         if (extras or {}).keys() <= database.extras.keys():
             return Described(network, database, queries)
         listed = [ImageSet(st.root, st.files, st.labels) for st in (database, queries)]

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 import numba
@@ -180,11 +179,6 @@ def search(
         raise ValueError(f"k = {k} is out of range for {len(st)} rows: choose 1 to {len(st)}")
     queries = _pictures_or_rows(queries)
     seen = queries if isinstance(queries, Images) else None
-    if isinstance(st, Store) and st.source and st.projection:  # see `compress`
-        whole = {name: st.source.parts(name) for name in names}
-        asked_of = getattr(queries, "source", None) or queries
-        pieces = _query_columns(st.source, asked_of, whole, net)
-        queries = st.projection(np.concatenate([*pieces.values()], axis=1))
     columns = _query_columns(st, queries, parts, net)
     readable = np.all([np.isfinite(column).all(axis=1) for column in columns.values()], axis=0)
     asked, shape = np.flatnonzero(readable), (len(readable), k)
@@ -235,11 +229,16 @@ def _query_columns(
     st: Store | Array, queries: Images | Array | dict[str, Array], parts_of: PartsOf, net: Any
 ) -> dict[Part, Floats]:
     """The queries' descriptors by part, {part: (Q, D_part)}; NaN where an image is unreadable."""
+    if isinstance(st, Store) and st.source and st.projection:  # made by `compress`
+        whole = {name: st.source.parts(name) for name in parts_of}
+        queries = getattr(queries, "source", None) or queries
+        pieces = _query_columns(st.source, queries, whole, net)
+        queries = st.projection(np.concatenate([*pieces.values()], axis=1))
     found: Any = queries if isinstance(queries, dict | Store) else dict.fromkeys(parts_of, queries)
     if isinstance(queries, Images) and not isinstance(queries, Store):
         if not isinstance(st, Store):
             raise _needs_store("searched for images")
-        net = network_of(st.network, net, folder=Path(st.location).parent)
+        net = network_of(st, net)
         needed = {array for parts in parts_of.values() for array, *_ in parts}
         extras = {name: what for name, what in st.extras.items() if name in needed}
         describer = Describer(net, st.recipe, extras)

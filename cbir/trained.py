@@ -4,7 +4,7 @@ net = cbir.train_codes(cbir.load_network("vgg16_conv"), "photos/", widths=(4096,
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -115,26 +115,23 @@ def train_codes(
 
 
 def network_of(
-    made_by: Mapping[str, Any],
-    net: Network | None = None,
-    weights: Weights = "default",
-    device: Device = "auto",
-    folder: AnyPath = "",
+    st: Store, net: Network | None = None, weights: Weights = "default", device: Device = "auto"
 ) -> Network:
-    """Finds the network that made a store, by `made_by`, its `Network.provenance`.
+    """Finds the network that made a store.
 
     It is `net`, or else one loaded by its name, with the store's crop and precision and with the
-    retrained codes in `folder`, beside the store. `weights` and `device`: as in `load_network`.
+    retrained codes beside the store. `weights` and `device`: as in `load_network`.
 
     Raises:
-        ValueError: the network is another one, or `made_by` has a name that is unknown.
-        FileNotFoundError: its retrained codes are not in the folder.
+        ValueError: the network is another one, or the store names one that is unknown.
+        FileNotFoundError: its retrained codes are not there.
     """
+    made_by = st.network
     if net is None:
         crop, precision = made_by["transform"].get("crop"), made_by.get("precision", "float32")
         net = load_network(made_by["name"], weights, device, bool(crop), precision=precision)
         if net.codes != made_by["codes"]:
-            net = load_codes(net, Path(folder) / CODES_FILE)
+            net = load_codes(net, Path(st.location).parent / CODES_FILE)
     if net.provenance != made_by:
         problem = f"the store was made by another network or other weights than {net.name!r}"
         raise ValueError(f"{problem}: pass that one as `net`, or name its weights")

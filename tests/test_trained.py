@@ -116,18 +116,20 @@ def test_h_is_the_codes_and_the_network_is_found_beside_its_store(pictures, tmp_
         cbir.search(store, [store.path(row)], k=1)
 
 
-def test_the_network_of_a_store_is_found_again():
+def test_the_network_of_a_store_is_found_again(pictures, tmp_path):
+    picture = [pictures / "red" / "00.png"]
     cropped = cbir.load_network(crop=True, device="cpu")
-    found = layers.network_of(cropped.provenance, device="cpu")
-    assert found.provenance == cropped.provenance
+    store = cbir.extract(picture, cropped, tmp_path / "store")
+    assert layers.network_of(store, device="cpu").provenance == cropped.provenance
     half = cbir.load_network(precision="bfloat16", device="cpu")
-    assert layers.network_of(half.provenance, device="cpu").dtype == torch.bfloat16
-    assert layers.network_of(cropped.provenance, cropped) is cropped
+    of_half = cbir.extract(picture, half, tmp_path / "half")
+    assert layers.network_of(of_half, device="cpu").dtype == torch.bfloat16
+    assert layers.network_of(store, cropped) is cropped
     message = "made by another network or other weights"
     with pytest.raises(ValueError, match=f"{message} than 'embedded'"):
-        layers.network_of(cropped.provenance, cbir.load_network(device="cpu"))
+        layers.network_of(store, cbir.load_network(device="cpu"))
     with pytest.raises(ValueError, match=message):
-        layers.network_of(cropped.provenance, weights=None)
+        layers.network_of(store, weights=None)
 
 
 def toy(n=120, seed=0):
