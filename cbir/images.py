@@ -340,6 +340,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 AnyImages = TypeVar("AnyImages", bound="Images")
 
 
+@dataclass(eq=False)
 class Images:
     """The interface that an `ImageSet` and a `Store` share; see `ImageSet`."""
 
@@ -368,9 +369,6 @@ class ImageSet(Images):
             a folder that was not looked into counts once.
     """
 
-    root: Path
-    files: list[str]
-    labels: list[str]
     skipped: dict[str, int] = field(default_factory=dict, compare=False)
     split: list[str] = field(default_factory=list)
 

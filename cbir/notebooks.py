@@ -85,11 +85,12 @@ def check(
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     notebooks: Sequence[str] = PAPER,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Sequence[ImageSet]]:
     """Checks what `reproduce` is given, before anything is written.
 
     Returns:
-        {parameter: value}, paths made absolute, "run_name" among them.
+        {parameter: value}, paths made absolute, "run_name" among them; and the database and the
+        queries, none where listing them takes a download or minutes.
 
     Raises:
         ValueError: an unknown profile or parameter, a value that has no meaning, or one that the
@@ -113,21 +114,17 @@ def check(
     own, asked = own | values, SETTINGS | values
     _check_stores(run, asked if "02_extraction" in notebooks else values)
     k = own.get("k", 1)
-    if asked["profile"] in ("scenes", "folder"):  # downloads, ImageNet's minutes, are notebook 02's
-        n = len(_load(asked)[0])
-        if k > n:
+    parts: Sequence[ImageSet] = ()
+    if asked["profile"] in ("scenes", "folder"):  # the others are notebook 02's
+        parts = load_images(**{key: asked[key] for key in ("profile", "images", "queries", *DRAWN)})
+        if k > (n := len(parts[0])):
             choose = f"choose 1 to {n}, by -p k {n}"
             raise ValueError(f"k = {k} is out of range for {n} images: {choose}")
     try:
         check_at_hand(asked["network"], asked["weights"])
     except NoDownload as error:
         raise NoDownload(error.reason, WITHOUT_DOWNLOAD) from error
-    return values | {"run_name": run.name}
-
-
-def _load(asked: Mapping[str, Any]) -> tuple[ImageSet, ImageSet]:
-    """The images of some settings."""
-    return load_images(**{key: asked[key] for key in ("profile", "images", "queries", *DRAWN)})
+    return values | {"run_name": run.name}, parts
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -199,11 +196,10 @@ def reproduce(
         ValueError: as `check` does; and what papermill raises where a notebook fails.
     """
     log = log or sys.stderr
-    values = check(profile, name, given, notebooks)
+    values, parts = check(profile, name, given, notebooks)
     run, asked = Run(values["run_name"]), SETTINGS if "02_extraction" in notebooks else {}
     run.set(**{key: value for key, value in (asked | values).items() if key in SETTINGS})
     if values["profile"] == "folder":
-        parts = _load(SETTINGS | values)
         classes = sorted({*parts[0].labels, *parts[1].labels} - {""})
         names = textwrap.shorten(", ".join(classes), 200, placeholder=" ..") or "none"
         print(f"{sum(map(len, parts)):,} images to describe", file=log)

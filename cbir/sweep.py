@@ -93,7 +93,7 @@ def _run_cells(where: tuple[str, str], cells: Mapping[str, dict[str, Any]]) -> l
     for cell, given in cells.items():
         run = Run(cell)
         try:
-            values = check(profile, cell, given, NOTEBOOKS)
+            values, _ = check(profile, cell, given, NOTEBOOKS)
             if (run.metrics.get("status"), run.metrics.get("given")) == ("complete", values):
                 continue
             run.path.mkdir(parents=True, exist_ok=True)
