@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .common import AnyPath
-from .search import check_comparable
-from .store import Store, open_store
+from .store import Store, check_comparable, open_store
 
 # L1 distance of two rows over the larger one's length. Measured with VGG16: another batch changes
 # 6e-8, as float16 4e-7; a JPEG of quality 100 changes at least 1e-4.

@@ -20,16 +20,13 @@ from typing import Any, TextIO, get_args
 import papermill
 import torch
 import yaml
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from . import common
 from .common import METRICS, PACKAGE, ROOT, check_choice, did_you_mean
 from .datasets import PROFILES, load_images
 from .descriptors import RECIPES
 from .images import ImageSet
-from .report import report
+from .report import execute, report
 from .run import DRAWN, PARTS, SETTINGS, Run
 from .zoo import NoDownload, check_at_hand
 
@@ -248,34 +245,6 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
         "files": sorted(name for name, _ in _files(run).items() - old.items()),
     }
     run.record(notebooks=others | {notebook: about})
-
-
-class _Kernel(AsyncKernelManager):
-    """This interpreter, whatever kernels the user has; no zarr.py that lies beside photographs."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
-        command += ["--IPKernelApp.log_level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"]
-        return KernelSpec(argv=command, language="python", env={"PYTHONSAFEPATH": "1"})
-
-
-def execute(
-    notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO, findings: bool = True
-) -> None:
-    """Executes one notebook by this interpreter, into another file.
-
-    Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    asked = papermill.iorw.load_notebook_node(str(notebook))
-    asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
-    papermill.iorw.write_ipynb(asked, str(output))
-    how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
-    paths = str(output), str(output)
-    executed = papermill.execute_notebook(*paths, dict(given), stderr_file=log, **how)
-    executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
-    papermill.iorw.write_ipynb(executed, str(output))
 
 
 def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:

@@ -1,17 +1,25 @@
-"""A run, or two side by side, as one HTML file: notebooks of notebooks/pages, by nbconvert."""
+"""A notebook executed into another file; a run, or two side by side, as one HTML file.
+
+The pages are notebooks, those of notebooks/pages, written by nbconvert.
+"""
 
 import base64
 import html
 import io
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from PIL import Image
 
 from .common import PACKAGE, ROOT, AnyPath, write_atomically
@@ -39,8 +47,6 @@ def compare(a: Run, b: Run, output: AnyPath | None = None) -> Path:
 
 def _write(path: Path, page: str, title: str, given: Mapping[str, str]) -> Path:
     """Executes a notebook of notebooks/pages and writes it without its code."""
-    from .notebooks import execute
-
     with tempfile.TemporaryDirectory() as aside:
         executed = Path(aside, f"{title}.ipynb")  # its name is the title
         execute(ROOT / "notebooks" / "pages" / f"{page}.ipynb", executed, given, io.StringIO())
@@ -49,6 +55,34 @@ def _write(path: Path, page: str, title: str, given: Mapping[str, str]) -> Path:
         exporter = HTMLExporter(template_name="basic", raw_template=template, **look)
         text, _ = exporter.from_filename(str(executed))
     return write_atomically(path, text)
+
+
+class _Kernel(AsyncKernelManager):
+    """This interpreter, whatever kernels the user has; no zarr.py that lies beside photographs."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
+        command += ["--IPKernelApp.log_level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"]
+        return KernelSpec(argv=command, language="python", env={"PYTHONSAFEPATH": "1"})
+
+
+def execute(
+    notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO, findings: bool = True
+) -> None:
+    """Executes one notebook by this interpreter, into another file.
+
+    Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    asked = papermill.iorw.load_notebook_node(str(notebook))
+    asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
+    papermill.iorw.write_ipynb(asked, str(output))
+    how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
+    paths = str(output), str(output)
+    executed = papermill.execute_notebook(*paths, dict(given), stderr_file=log, **how)
+    executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
+    papermill.iorw.write_ipynb(executed, str(output))
 
 
 def figures(run: Run, names: Sequence[str]) -> str:

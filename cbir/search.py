@@ -10,7 +10,7 @@ several descriptors are searched in one pass.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from .common import METRICS, AnyPath, Metric, check_choice, cores
 from .extract import Describer, default_batch, run_on_workers
 from .images import Images, ImageSet, Pictures, is_csv, list_images
 from .networks import Device, Network
-from .store import Part, Shards, Store, by_shard, open_store
+from .store import Part, Shards, Store, by_shard, check_comparable, open_store
 from .trained import network_of
 
 if TYPE_CHECKING:
@@ -260,17 +260,6 @@ def _query_columns(
         pieces = np.split(rows, ends[:-1], axis=1)
         columns |= {part: np.ascontiguousarray(piece) for part, piece in zip(parts, pieces)}
     return columns
-
-
-def check_comparable(st: Store, queries: Store, names: Iterable[str]) -> None:
-    """Raises ValueError where the descriptors of two stores were not made in the same way."""
-    if (st.network, st.recipe) != (queries.network, queries.recipe):
-        problem = "database and queries were described by different networks or recipes"
-        raise ValueError(f"{problem}: pass the queries' image files")
-    for name in sorted("+".join(names).split("+")):
-        if st.extras.get(name) != queries.extras.get(name):
-            advice = "extract one again, with the other's `extras`"
-            raise ValueError(f"different descriptors {name!r}: {advice}")
 
 
 # ---- exact nearest neighbours --------------------------------------------------------------------

@@ -20,7 +20,7 @@ import io
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -272,6 +272,17 @@ def find_store(path: AnyPath, check: bool = False) -> Store | None:
         return Store(path, check)
     except FileNotFoundError:
         return None
+
+
+def check_comparable(st: Store, queries: Store, names: Iterable[str]) -> None:
+    """Raises ValueError where the descriptors of two stores were not made in the same way."""
+    if (st.network, st.recipe) != (queries.network, queries.recipe):
+        problem = "database and queries were described by different networks or recipes"
+        raise ValueError(f"{problem}: pass the queries' image files")
+    for name in sorted("+".join(names).split("+")):
+        if st.extras.get(name) != queries.extras.get(name):
+            advice = "extract one again, with the other's `extras`"
+            raise ValueError(f"different descriptors {name!r}: {advice}")
 
 
 def _read_done(folder: Path, shard_size: int, check: bool) -> tuple[pd.DataFrame, dict[int, str]]:
