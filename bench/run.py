@@ -144,7 +144,7 @@ def describing(repeats, folder):
     say("A batch described beside a bare forward pass of it; then files to a store beside that.\n")
     files = scenes(folder)
     lines, ends = [], []
-    for name, batch, n in [("embedded", 32, 600), ("vgg16", 16, 32)]:
+    for name, batch, n in [("embedded", 32, 600), ("vgg16", 16, 64)]:
         net = load(name)
         x = inputs(net, batch)
         paths = (folder / f"end-{name}-{turn}" for turn in range(100))
@@ -154,7 +154,7 @@ def describing(repeats, folder):
             )
             ours = partial(cbir.extract, files[range(n)], net, batch_size=batch)
             end = by_turns(
-                1,
+                repeats,
                 bare=lambda: [net.module(x) for _ in range(n // batch)],
                 ours=lambda: ours(path=next(paths)),
             )

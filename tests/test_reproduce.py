@@ -331,6 +331,16 @@ def test_photographs_through_vgg16(network, tmp_path):
 
 
 @pytest.mark.slow
+def test_notebook_04_alone_searches_by_itself(tmp_path):
+    """All but the IM-like descriptor, which notebook 02 trains, and notebook 03's hits."""
+    few = ["-p", "max_images", "60", "-p", "max_queries", "12"]
+    reproduce(tmp_path, "--profile", "slim", "--name", "alone", "--only", "04", *few)
+    drawn = {path.stem for path in (tmp_path / "alone" / "figures").glob("*.png")}
+    assert {"fig08", "fig09", "fig10"} <= drawn and "fig07" not in drawn
+    assert pd.read_csv(tmp_path / "alone" / "table1.csv")["printed eta"].notna().all()
+
+
+@pytest.mark.slow
 def test_photographs_without_classes_give_all_but_the_class_scores(tmp_path):
     """A folder as it comes: damaged files, a note, two queries, one of which is a copy."""
     for i in range(8):
