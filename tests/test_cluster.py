@@ -61,6 +61,14 @@ def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
     assert st.eta[:41].tobytes() == here.eta[:].tobytes()
 
 
+def test_a_run_on_a_cluster(client, images, here, tmp_path):
+    listed = cbir.list_images(images)
+    parts = {"images": listed, "queries": listed[[0, 1]], "network": make_net()}
+    how = {"scheduler": client.scheduler.address, "batch_size": OPTIONS["batch_size"]}
+    _, database, _ = cbir.Run("run", tmp_path).describe(**parts, **how)
+    assert database.eta[:].tobytes() == here.eta[:].tobytes()
+
+
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_a_cluster_searches_the_same_bits(client, here, metric):
     names = ["h", "eta_conv", "eta", "mac", "h+color"]

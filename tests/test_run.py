@@ -94,7 +94,10 @@ def test_a_database_is_searched_while_it_is_described(run, folder, tiny_net):
 def test_what_was_described_is_opened_again(run, folder):
     """By any notebook that follows: the network by its weights, and the same images for extras."""
     slim = {"network": "embedded", "weights": None, "device": "cpu"}
-    described = run.describe("folder", folder, **slim, max_images=6, q=0.25)
+    how = {"precision": "bfloat16", "dtype": "float16", "batch_size": 4}
+    described = run.describe("folder", folder, **slim, **how, max_images=6, q=0.25)
+    assert described.database.network["precision"] == "bfloat16"
+    assert described.database.dtype == "float16" and run.settings["batch_size"] == 4
     assert run.settings["max_images"] == 6 and run.settings["device"] == "cpu"
     assert set(described.database.extras) == {"average", "windows", "color"}
     net, database, queries = run.stores()
