@@ -24,7 +24,7 @@ from .evaluation import HISTOGRAM_DISTANCE
 RESULTS = ROOT / "data" / "results"
 MARGIN = 0.02  # in P@k
 COLOR_MARGIN = 0.05  # in h's mean histogram distance
-SAME = "no difference beyond the margin"
+SAME = statistics.SAME
 MEASURES = {"class": "class P@5", "background": "background P@5", "colour": HISTOGRAM_DISTANCE}
 
 

@@ -66,17 +66,14 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     return f" (did you mean {spelling[near[0]]!r}?)" if near and spelling[near[0]] != word else ""
 
 
-def unknown_choice(what: str, word: object, known: Iterable[object]) -> str:
-    """Words the message for a choice that does not exist; `what` is chosen, such as "metric"."""
-    choices = list(known)
-    hint = did_you_mean(word, choices)
-    return f"unknown {what} {word!r}{hint}: choose one of {', '.join(map(repr, choices))}"
-
-
 def check_choice(what: str, word: object, known: Collection[object], others: str = "") -> None:
-    """Raises ValueError with `unknown_choice`, and other ways, if the word is not known."""
+    """Raises ValueError, with the choices and `others`, for a word that is not known.
+
+    `what` is chosen, such as "metric".
+    """
     if word not in known:
-        raise ValueError(unknown_choice(what, word, known) + others)
+        hint, choices = did_you_mean(word, known), ", ".join(map(repr, known))
+        raise ValueError(f"unknown {what} {word!r}{hint}: choose one of {choices}{others}")
 
 
 def write_atomically(path: AnyPath, content: str | bytes) -> Path:

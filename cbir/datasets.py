@@ -13,7 +13,7 @@ import pandas as pd
 from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import download_and_extract_archive
 
-from .common import ROOT, AnyPath, check_choice, did_you_mean, images_folder, unknown_choice
+from .common import ROOT, AnyPath, check_choice, did_you_mean, images_folder
 from .images import Images, ImageSet, is_csv, list_images
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -104,9 +104,8 @@ def _parts(place: AnyPath) -> tuple[ImageSet, ImageSet]:
         if not images.files:
             raise ValueError(f"no images in {place}, only {', '.join(images.skipped)} files")
     splits = [split.lower() for split in images.split]
-    if unknown := sorted({*splits} - {"", "database", "query", "queries"}):
-        wrong = unknown_choice("split", unknown[0], ("database", "query"))
-        raise ValueError(f"in {place}, {wrong}")
+    for split in sorted({*splits} - {"", "queries"}):
+        check_choice("split", split, ("database", "query"), f" (in {place})")
     is_query = np.isin(splits, ["query", "queries"])
     return images[np.flatnonzero(~is_query)], images[np.flatnonzero(is_query)]
 

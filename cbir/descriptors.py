@@ -52,7 +52,7 @@ def check_recipe(
         check_choice(name, recipe.get(name), get_args(kind))
     upper = float("inf") if threshold == "absolute" else 1
     if not 0 <= q <= upper:  # also refuses NaN
-        raise ValueError(f"q = {q} is out of range: an {threshold} threshold lies in [0, {upper}]")
+        raise ValueError(f"q = {q} is out of range: {threshold} thresholds lie in [0, {upper}]")
     return recipe
 
 

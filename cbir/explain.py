@@ -48,7 +48,7 @@ class Explorer:
     """A store to ask again and again, by its own recipe and by others.
 
     Images with window means, in the store or in windows/database beside it, follow every recipe;
-    others the store's own, and the same at unit length.
+    others the store's own, and the same at unit length; if its own has a balance, that one alone.
 
     Args:
         store: the store.
@@ -162,7 +162,8 @@ class Explorer:
         """Returns the store with other arrays: of the picture, and of all images, by a recipe."""
         recipe = check_recipe(**recipe or self.store.recipe)
         if not self.can(recipe):
-            raise ValueError(f"the images cannot follow the recipe {recipe}: {self.fixed}")
+            why = self.fixed or "the store's layers have lost their lengths"
+            raise ValueError(f"the images cannot follow the recipe {recipe}: {why}")
         query, images = copy(self.store), copy(self.store)
         colors = torch.from_numpy(look.histogram).float()[None]
         describer = Describer(self.net, recipe, self.store.extras)

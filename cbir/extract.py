@@ -351,7 +351,7 @@ class Describer:
             windows = torch.from_numpy(source.arrays["windows"][readable]).to(self.net.device)
             means = descriptors.split_windows(windows, source.dims["blocks"])
             ys = [mean for mean, _ in means]
-            codes = self.net.head(ys[-1]) if self.net.head else []
+            codes = self.net.head(ys[-1].to(self.net.dtype)) if self.net.head else []
             kept = source.arrays["color"][readable] if self._color else np.empty(0)
             batches.append(self.arrays(ys, means, codes, torch.from_numpy(kept)))
         return self._rows(batches, states), states, crc32.to_numpy(np.int64)

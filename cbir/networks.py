@@ -80,7 +80,7 @@ class Network:
             raise ValueError("there is no block: name the submodules whose outputs are y_1..y_N")
         # channels_last: 1.4x on CPUs, and what GPUs prefer
         self.module = module.eval().to(memory_format=torch.channels_last)
-        self.head = head.eval() if head else None
+        self.head: Any = head.eval().to(self.device, self.dtype) if head else None
         self.codes: list[str] = [*codes, *getattr(head, "names", [])]
         self.transform = transform or resize_transform()
         self.name, self.rectify, self.trim = name, rectify, trim

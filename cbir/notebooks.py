@@ -39,7 +39,8 @@ CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
-HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}  # no descriptor depends on them
+# No descriptor depends on them; but retrained codes do on the seed, and refuse another one.
+HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}
 WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_lite0, \
 --profile photographs, or the file by -p weights FILE"""
 
@@ -138,7 +139,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
 def _check_value(name: str, value: Any, default: Any) -> None:
     """Raises ValueError for a value that is not of the kind of its default, or out of range."""
     kind, least = type(default), int(name == "k")
-    if kind is str and (value is None or name in PATHS | PATHS_OR_NAMES):
+    if kind is str and name in PATHS | PATHS_OR_NAMES:
         return
     fits = isinstance(value, (int, float) if kind is float else kind)
     fits = fits and isinstance(value, bool) == (kind is bool)

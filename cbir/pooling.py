@@ -1,8 +1,11 @@
 """The usual alternatives: the last block pooled into one vector; unit length and whitening.
 
 Every function of `POOLINGS` takes the blocks [y_1..y_N], tensors (B, C_m, H_m, W_m) >= 0, and
-returns (B, D) float32 on their device. Most papers then normalise (L2), PCA-whiten and normalise
-again. Whitening is fitted to a database, so it is done apart: `l2_normalize`, `pca`.
+returns (B, D) float32 on their device. Of y_1..y_{N-1} it uses no more than means over y_N's grid:
+a store with the extra "windows" has just these, and is taken in the place of the images.
+
+Most papers then normalise (L2), PCA-whiten and normalise again. Whitening is fitted to a database,
+so it is done apart: `l2_normalize`, `pca`.
 """
 
 import itertools

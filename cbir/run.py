@@ -23,7 +23,7 @@ from .images import Images, ImageSet
 from .networks import Network
 from .statistics import means
 from .store import Extras, Store, find_store, open_store
-from .trained import CODES_FILE, load_codes, network_of, train_codes
+from .trained import CODES_FILE, network_of, train_codes
 from .zoo import load_network
 
 Callback = Callable[[], object]
@@ -142,13 +142,10 @@ class Run:
                 beside, trunk = Path(f"{place}database").parent, network.with_head(None)
                 work["extras"] = {"windows": "windows", "color": "color"}
                 parts = _extract(parts, trunk, f"{beside}/windows/", work)
-                file = beside / CODES_FILE
-                if file.is_file():  # images that came later change no layer
-                    network = load_codes(trunk, file)
-                else:
-                    widths, seed = given["code_widths"], given["seed"]
-                    network = train_codes(trunk, parts[0], widths, seed=seed, path=file)
-                    self.record(codes_trained_on=len(parts[0]))
+                widths, layers = given["code_widths"], beside / CODES_FILE
+                # once: images that come later change no layer
+                network = train_codes(trunk, parts[0], widths, seed=given["seed"], path=layers)
+                self.record(codes_trained_on=network.head.about["images"])
             work |= {"extras": extras, "dtype": given["dtype"], **recipe}
             stores = _extract(parts, network, place, work, on_shard)
         if not folder:
@@ -208,7 +205,7 @@ class Run:
 
     def save_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Saves arrays as <name>/<key>.npy, for the notebooks that follow; what was there goes."""
-        for old in self.array_path(name, "old").parent.glob("*.npy"):
+        for old in (self.path / name).glob("*.npy"):
             if old.stem not in arrays:
                 old.unlink()
         for key, array in arrays.items():

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 import numba
@@ -141,8 +142,9 @@ def search(
 
     Args:
         st: a store, its path, or an (N, D) array.
-        queries: a store, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; a folder, a CSV;
-            image files, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of these or a list.
+        queries: a store or its path, a (Q, D) array, one row (D,), {descriptor: (Q, D) array}; a
+            folder, a CSV; image files, PIL images, pixels (H, W, 3) or (Q, H, W, 3) uint8, one of
+            these or a list.
         descriptor: "h", "eta_conv", "eta", another one of `st.descriptors`, or several joined by
             "+". A list of these is answered in one pass over the store. Only stores have a choice.
         metric: "l1" and "l2" are divided by the number of dimensions (Sec. IV); "cosine" is
@@ -199,7 +201,9 @@ def _pictures_or_rows(queries: Any) -> Images | Array | dict[str, Array]:
     """Converts any kind of queries to images or to descriptors."""
     if isinstance(queries, (Images, dict)):
         return queries
-    if isinstance(queries, FILE) and (os.path.isdir(queries) or is_csv(queries)):
+    if isinstance(queries, FILE) and Path(queries, "store.json").expanduser().is_file():
+        return open_store(queries)
+    if isinstance(queries, FILE) and (Path(queries).expanduser().is_dir() or is_csv(queries)):
         return list_images(queries)
     if _is_picture(queries):
         queries = [queries]

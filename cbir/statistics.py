@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .evaluation import Values, measure
 
+SAME = "no difference beyond the margin"  # a word of `as_family`
 SIGNIFICANCE = 0.05  # of p after Holm's correction
 FEWEST = 20  # values; a percentile bootstrap interval of fewer is too narrow
 DRAWS = 2000  # samples of a bootstrap interval
@@ -237,7 +238,7 @@ def as_family(pairs: pd.DataFrame) -> pd.DataFrame:
     p, p_margin = holm(pairs.p), holm(pairs.p_margin)
     more_is_better = np.array([measure(name).best == "max" for name in pairs.metric], bool)
     better = (pairs["mean"] > 0) == more_is_better
-    word = np.where(p_margin < SIGNIFICANCE, "no difference beyond the margin", "undecided")
+    word = np.where(p_margin < SIGNIFICANCE, SAME, "undecided")
     word = np.where(p < SIGNIFICANCE, np.where(better, "better", "worse"), word)
     return pairs.assign(p_holm=p, p_margin_holm=p_margin, word=word)
 

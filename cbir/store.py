@@ -138,8 +138,8 @@ class Store(Images):
 
     def __init__(self, path: AnyPath, check: bool = False) -> None:
         """Opens a folder, which may be damaged; see `open_store`."""
-        folder = Path(path)
-        self.location = str(path)
+        folder = Path(path).expanduser()
+        self.location = str(folder)
         self.computed = 0
         about = folder / "store.json"
         if not about.is_file() and not (folder / "zarr.json").is_file():

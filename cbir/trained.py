@@ -86,7 +86,7 @@ def train_codes(
     settings |= {"batch size": batch_size, "learning rate": lr, "dropout": dropout}
     settings |= {"held out": held_out, "seed": seed, "most": most}
     if path is not None and Path(path).is_file():
-        loaded: Any = load_codes(net, path)
+        loaded = load_codes(net, path)
         if differ := ", ".join(k for k in settings if loaded.head.about.get(k) != settings[k]):
             raise ValueError(f"{path} was trained with other settings ({differ}): delete it first")
         return loaded
@@ -101,6 +101,7 @@ def train_codes(
     drawn, y_N = drawn[readable], y_N[readable]
     targets = np.array([classes.index(known.labels[row]) for row in drawn], dtype=int)
     measured = np.isin(drawn, choose_queries(known, max(1, round(held_out * n)), seed))
+    measured &= held_out > 0
     present, first = np.unique(targets, return_index=True)
     measured[first[~np.isin(present, targets[~measured])]] = False  # a class keeps an image
     inputs, numbers = torch.from_numpy(y_N), torch.from_numpy(targets)

@@ -62,10 +62,9 @@ def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
 
 
 def test_a_run_on_a_cluster(client, images, here, tmp_path):
-    listed = cbir.list_images(images)
-    parts = {"images": listed, "queries": listed[[0, 1]], "network": make_net()}
+    parts = dict(images=(listed := cbir.list_images(images)), queries=listed[[0, 1]])
     how = {"scheduler": client.scheduler.address, "batch_size": OPTIONS["batch_size"]}
-    _, database, _ = cbir.Run("run", tmp_path).describe(**parts, **how)
+    _, database, _ = cbir.Run("run", tmp_path).describe(**parts, **how, network=make_net())
     assert database.eta[:].tobytes() == here.eta[:].tobytes()
 
 

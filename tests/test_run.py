@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import cbir
@@ -115,12 +116,14 @@ def test_what_was_described_is_opened_again(run, folder):
 def test_retrained_codes_are_trained_once_and_stay(run, folder, tiny_net):
     more = cbir.list_images(folder)
     images, queries = more[range(9)], more[[9, 10]]
-    how = {"queries": queries, "network": tiny_net, "code_widths": [6], "device": "cpu"}
+    how = {"queries": queries, "network": tiny_net.to(dtype=torch.bfloat16), "code_widths": [6]}
     net, database, _ = run.describe(images=images, **how)
     assert database.h.shape == (9, 6) and run.metrics["codes_trained_on"] == 9
     again, database, _ = run.describe(images=more, **how)
     assert again.provenance == net.provenance and database.h.shape == (11, 6)
     assert run.metrics["codes_trained_on"] == 9  # the report says that 2 came later
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        run.describe(images=more, **how, seed=1)
 
 
 def test_figures_carry_their_caption(run):

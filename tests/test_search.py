@@ -161,7 +161,7 @@ def test_a_hundred_copies_come_in_their_order(metric):
     np.testing.assert_allclose(exact, np.sort(exact), rtol=1e-12)
 
 
-def test_queries_of_every_kind(stores, tmp_path):
+def test_queries_of_every_kind(stores, tmp_path, monkeypatch):
     """A file that cannot be read is a row of NaN: no hits for it, and the others keep theirs."""
     database, net = stores[0], make_net()
     files = [database.path(i) for i in (6, 4, 3)]
@@ -173,7 +173,10 @@ def test_queries_of_every_kind(stores, tmp_path):
     taller = cbir.open_image(write_image(tmp_path / "taller.png", size=(20, 50)))
     asked = [files, [*map(str, files)], files[0], tmp_path / "folder", database.eta[3].tolist()]
     asked += [images, images[0], pixels, np.stack(pixels), pixels[0], [images[0], database.path(3)]]
+    asked += ["~/folder", database.location]
+    monkeypatch.setenv("HOME", str(tmp_path))
     rows = [[6, -1, 3], [6, -1, 3], [6], [3, -1, 6], [3], [6, 0], [6], [6, 0], [6, 0], [6], [6, 3]]
+    rows += [[3, -1, 6], np.where(database.described, range(len(database)), -1).tolist()]
     for queries, expected in zip(asked, rows):
         hits = cbir.search(database.location, queries, k=1, net=net)
         assert hits.indices[:, 0].tolist() == expected

@@ -59,11 +59,11 @@ def codes(stores: list[cbir.Store], head: str, seed: int, aside: Path) -> list[n
 
 def codes_by(layers: torch.nn.Module, store: cbir.Store) -> np.ndarray:
     """Computes h of a store's images by layers on y_N, (N, D_1 + D_2)."""
-    rows = []
+    rows, device = [], next(layers.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(store), 256):
-            y_N = studies.last_block(store, slice(start, start + 256))
-            rows.append(torch.cat(layers(y_N), dim=1).numpy())
+            y_N = studies.last_block(store, slice(start, start + 256)).to(device)
+            rows.append(torch.cat(layers(y_N), dim=1).cpu().numpy())
     return np.concatenate(rows)
 
 
