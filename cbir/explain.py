@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import descriptors, figures, plots
+from . import descriptors as equations
+from . import figures, plots
 from .color import color_histogram
 from .common import AnyPath, Metric
 from .descriptors import RECIPES, Recipe, check_recipe
@@ -40,8 +41,8 @@ class Look(NamedTuple):
     def regions(self, **recipe: Any) -> NDArray[np.int64]:
         """Counts the channels of y_N that find a position significant (Eq. 8, 13): (H_N, W_N)."""
         recipe = check_recipe(**recipe)
-        z_N = descriptors.significant(self.ys[-1], recipe["q"], recipe["threshold"])
-        return descriptors.significance_map(z_N, recipe["counting"])[0].long().numpy()
+        z_N = equations.significant(self.ys[-1], recipe["q"], recipe["threshold"])
+        return equations.significance_map(z_N, recipe["counting"])[0].long().numpy()
 
 
 class Explorer:
@@ -167,7 +168,7 @@ class Explorer:
         query, images = copy(self.store), copy(self.store)
         colors = torch.from_numpy(look.histogram).float()[None]
         describer = Describer(self.net, recipe, self.store.extras)
-        arrays = describer.arrays(look.ys, descriptors.window_means(look.ys), look.codes, colors)
+        arrays = describer.arrays(look.ys, equations.window_means(look.ys), look.codes, colors)
         query.arrays = {name: array.numpy() for name, array in arrays.items()}
         if recipe != self.store.recipe:
             images.arrays = images.arrays | self._again(tuple(recipe.items()))
@@ -185,7 +186,7 @@ class Explorer:
         batches = []
         for first in range(0, len(self.store), BATCH):
             rows = slice(first, first + BATCH)
-            means = descriptors.split_windows(torch.from_numpy(source[rows]), blocks)
+            means = equations.split_windows(torch.from_numpy(source[rows]), blocks)
             codes = torch.from_numpy(self.store.h[rows]).split(self.store.dims["codes"], dim=1)
             batches.append(describer.arrays([], means, codes, torch.empty(0)))
         return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}

