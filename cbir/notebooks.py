@@ -39,8 +39,7 @@ CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
-# No descriptor depends on them; but retrained codes do on the seed, and refuse another one.
-HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}
+HOW = {"device", "batch_size", "scheduler", "query_names"}  # no descriptor depends on them
 WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_lite0, \
 --profile photographs, or the file by -p weights FILE"""
 
@@ -152,9 +151,10 @@ def _check_value(name: str, value: Any, default: Any) -> None:
 def _check_stores(run: Run, now: Mapping[str, Any]) -> None:
     """Raises ValueError where the run has stores that were made with other settings."""
     differing = []
+    free = HOW if now.get("code_widths") else HOW | {"seed"}  # which retrained layers depend on
     for name, was in sorted(run.settings.items()):
         moved = name in ("images", "queries") and was and not os.path.exists(was)
-        if name in now and name not in HOW and now[name] != was and not moved:
+        if name in now and name not in free and now[name] != was and not moved:
             differing.append(f"{name} {was!r}, now {now[name]!r}")  # `extract` sees what has moved
     if differing and (run.path / "stores" / "database").exists():
         hint = f"give this one another --name, or delete {run.path}"
