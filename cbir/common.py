@@ -67,9 +67,9 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
 
 
 def check_choice(what: str, word: object, known: Collection[object], others: str = "") -> None:
-    """Raises ValueError, with the choices and `others`, for a word that is not known.
+    """Raises ValueError with the choices for a word that is not known.
 
-    `what` is chosen, such as "metric".
+    `what` names the thing to choose ("metric"); `others` ends the message.
     """
     if word not in known:
         hint, choices = did_you_mean(word, known), ", ".join(map(repr, known))

@@ -22,7 +22,7 @@ from .datasets import known_factors
 from .images import open_image
 from .store import Store
 
-Ranks: TypeAlias = NDArray[np.integer]
+Ints: TypeAlias = NDArray[np.integer]
 Values: TypeAlias = NDArray[np.float64]
 
 HISTOGRAM_DISTANCE = "histogram distance"
@@ -46,7 +46,7 @@ def measure(name: str) -> Measure:
     return MEASURES[general]
 
 
-def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: Ranks) -> Values:
+def share_in_top_k(query_values: ArrayLike, database_values: ArrayLike, indices: Ints) -> Values:
     """Computes precision at k: the share of a query's hits that have its value (class, ..)."""
     query_values = np.asarray(query_values)
     same = np.asarray(database_values)[indices] == query_values[:, None]  # (Q, k)
@@ -60,14 +60,12 @@ def common_in_top_k(a: ArrayLike, b: ArrayLike) -> Values:
     return np.where(_searched(a) & _searched(b), share, np.nan)
 
 
-def _searched(indices: Ranks) -> NDArray[np.bool_]:
+def _searched(indices: Ints) -> NDArray[np.bool_]:
     """Tells which queries were searched for: (Q, k) -> (Q,)."""
     return np.all(indices >= 0, axis=1)
 
 
-def average_precision(
-    query_values: ArrayLike, database_values: ArrayLike, indices: Ranks
-) -> Values:
+def average_precision(query_values: ArrayLike, database_values: ArrayLike, indices: Ints) -> Values:
     """Computes the average precision of every query over a ranking; mAP is its mean.
 
     AP = 1 / min(R, K) * the sum, over those ranks j <= K that hold a relevant row, of the
@@ -133,7 +131,7 @@ class Evaluation:
         stored = [np.asarray(histograms).__getitem__ for histograms in colors]
         self._color_of: Sequence[Callable[[int], Values]] = stored or of_files
 
-    def shares(self, indices: Ranks, k: int = 5, ap: bool = False) -> pd.DataFrame:
+    def shares(self, indices: Ints, k: int = 5, ap: bool = False) -> pd.DataFrame:
         """Measures rankings by classes and factors; no image is opened.
 
         Args:
@@ -153,12 +151,12 @@ class Evaluation:
                 columns["class AP"] = average_precision(*values, indices)
         return pd.DataFrame(columns, index=range(len(indices)))
 
-    def __call__(self, indices: Ranks, k: int = 5, ap: bool = False) -> pd.DataFrame:
+    def __call__(self, indices: Ints, k: int = 5, ap: bool = False) -> pd.DataFrame:
         """Measures rankings by all that is known: `shares`, and "histogram distance"."""
         scores = self.shares(indices, k, ap)
         return scores.assign(**{HISTOGRAM_DISTANCE: self._color_distances(indices[:, :k])})
 
-    def _color_distances(self, indices: Ranks) -> Values:
+    def _color_distances(self, indices: Ints) -> Values:
         """Returns the mean histogram distance of each query to its hits, (Q,)."""
         of_image, of_query = self._color_of
         distances = np.full(len(indices), np.nan)

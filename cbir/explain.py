@@ -49,7 +49,8 @@ class Explorer:
     """A store to ask again and again, by its own recipe and by others.
 
     Images with window means, in the store or in windows/database beside it, follow every recipe;
-    others the store's own, and the same at unit length; if its own has a balance, that one alone.
+    others the store's own, and the same at unit length. Of a store whose own recipe has a balance
+    they follow only recipes of that balance, without window means only its own.
 
     Args:
         store: the store.
@@ -163,7 +164,7 @@ class Explorer:
         """Returns the store with other arrays: of the picture, and of all images, by a recipe."""
         recipe = check_recipe(**recipe or self.store.recipe)
         if not self.can(recipe):
-            why = self.fixed or "the store's layers have lost their lengths"
+            why = self.fixed if self.store.recipe["balance"] == "none" else "lengths are lost"
             raise ValueError(f"the images cannot follow the recipe {recipe}: {why}")
         query, images = copy(self.store), copy(self.store)
         colors = torch.from_numpy(look.histogram).float()[None]

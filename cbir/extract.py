@@ -43,7 +43,7 @@ Arrays = dict[str, torch.Tensor]  # {array of the store: (B, D) float32}
 Table: TypeAlias = pd.DataFrame
 Tensors = Sequence[torch.Tensor]
 Plan = dict[int, NDArray[np.int64]]  # {shard to write: its lines}
-Stored = dict[str, NDArray[np.floating]]  # the same as a shard has it, {array: (n, D)}
+Stored = dict[str, NDArray[np.floating]]  # rows as a shard has them, {array: (n, D)}
 Tick: TypeAlias = Callable[[int], object]  # takes the size of a batch that is described
 Finished = tuple[Stored, NDArray[np.object_], NDArray[np.int64]]
 
@@ -183,10 +183,8 @@ def _plan(
         if 2 * n_there < len(store):
             problem = f"of other images: its images are in {store.root}, these in {images.root}"
     if problem:
-        raise ValueError(
-            f"the store {store.location} was made {problem}. Delete it or choose another path "
-            "(another run name)."
-        )
+        hint = "Delete it or choose another path (another run name)."
+        raise ValueError(f"the store {store.location} was made {problem}. {hint}")
     table, rows = _find_rows(store, images, listed)
     before, size = store.table["row"].to_numpy(), store.shard_size
     state = store.known["state"].reindex(rows, fill_value="").to_numpy(object)
@@ -249,10 +247,8 @@ class Describer:
         self.extras: dict[str, str | Recipe] = {}
         for name, what in (extras or {}).items():
             if not re.fullmatch(r"\w[\w.=-]*", name) or name.lower() in ALREADY or is_part(name):
-                raise ValueError(
-                    f"{name!r} can be no extra's name: letters, digits, '_', '-', '=' and '.', and "
-                    "none that every store has"
-                )
+                rule = "letters, digits, '_', '-', '=' and '.', and none that every store has"
+                raise ValueError(f"{name!r} can be no extra's name: {rule}")
             if not isinstance(what, str):
                 what = check_recipe(**what)
             else:
@@ -470,10 +466,8 @@ def _fill_shard(
     from distributed import get_worker
 
     if not (path / "store.json").is_file():
-        raise FileNotFoundError(
-            f"no descriptor store at {path} on this machine: the workers of a cluster must see it "
-            "under the same path as the one that made it"
-        )
+        rule = "the workers of a cluster must see it under the path of the one that made it"
+        raise FileNotFoundError(f"no descriptor store at {path} on this machine: {rule}")
     with _turns:
         describer.workers = get_worker().state.nthreads
         describer.net.to(pick_device(device))

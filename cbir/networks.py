@@ -54,7 +54,8 @@ class Network:
             counts active neurons. Codes stay: L1 needs no sign.
         trim: cuts blocks at the end, to a whole multiple of the last one: position i of an unpadded
             stride-2 pool begins at position 2i of its input, as Eq. 11-12 have it.
-        head: more codes from y_N, (B, C_N, H_N, W_N) -> [(B, D), ..]; see `train_codes`.
+        head: more codes from y_N, (B, C_N, H_N, W_N) -> [(B, D), ..]; see `train_codes`. Moved to
+            the module's device and dtype.
 
     Raises:
         ValueError: a submodule does not exist, or there is no block.

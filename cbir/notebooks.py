@@ -39,7 +39,7 @@ CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
-HOW = {"device", "batch_size", "scheduler", "query_names"}  # no descriptor depends on them
+HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}  # no descriptor depends on them
 WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_lite0, \
 --profile photographs, or the file by -p weights FILE"""
 
@@ -151,10 +151,9 @@ def _check_value(name: str, value: Any, default: Any) -> None:
 def _check_stores(run: Run, now: Mapping[str, Any]) -> None:
     """Raises ValueError where the run has stores that were made with other settings."""
     differing = []
-    free = HOW if now.get("code_widths") else HOW | {"seed"}  # which retrained layers depend on
     for name, was in sorted(run.settings.items()):
         moved = name in ("images", "queries") and was and not os.path.exists(was)
-        if name in now and name not in free and now[name] != was and not moved:
+        if name in now and name not in HOW and now[name] != was and not moved:
             differing.append(f"{name} {was!r}, now {now[name]!r}")  # `extract` sees what has moved
     if differing and (run.path / "stores" / "database").exists():
         hint = f"give this one another --name, or delete {run.path}"
@@ -233,8 +232,7 @@ def _run_notebook(run: Run, notebook: str, values: Mapping[str, Any], log: TextI
     run.record(notebooks=others)
     began, old = time.time(), _files(run)
     output = run.path / "notebooks" / f"{notebook}.ipynb"
-    settings = run.settings
-    usual = all(settings.get(key, value) == value for key, value in SETTINGS.items())
+    usual = SETTINGS | run.settings == SETTINGS
     usual &= all(value == defaults[key] for key, value in given.items() if key != "run_name")
     execute(folder() / f"{notebook}.ipynb", output, given, log, findings=usual)
     about = {
@@ -255,6 +253,8 @@ def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
     parts = [machine, given, [cell["source"] for cell in cells]]
     files = [run.path / "stores" / p / f for p in PARTS for f in ("store.json", "images.csv")]
     parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()]
+    earlier = PAPER[: PAPER.index(notebook)] if notebook in PAPER else []  # they leave arrays
+    parts += [run.metrics.get("notebooks", {}).get(name, {}).get("made_of") for name in earlier]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 
 from .claims import SETTINGS
 from .figures import SMALL, Panels
@@ -148,21 +147,25 @@ def sweep(axes: Panels, table: pd.DataFrame, name: str) -> Panels:
     The table has the columns x, metric, descriptor, mean, low, high. Numbers x are drawn to scale
     and joined; anything else stands side by side.
     """
+    values = table["x"].unique()
     to_scale = pd.api.types.is_any_real_numeric_dtype(table["x"].infer_objects())
-    table = table.sort_values("x", kind="stable") if to_scale else table.astype({"x": str})
+    positions = values if to_scale else np.arange(len(values))
+    apart = 0.01 * (np.ptp(positions) or 1) if to_scale else 0.12
+    numbers, descriptors = table["descriptor"].factorize()
+    position = positions[table["x"].factorize()[0]]
+    table = table.assign(position=position + apart * (numbers - (len(descriptors) - 1) / 2))
     for ax, (metric, rows) in zip(axes, table.groupby("metric", sort=False)):
-        for n, (descriptor, points) in enumerate(rows.groupby("descriptor", sort=False)):
-            x, mean = points["x"], points["mean"]
-            ends = [mean - points["low"], points["high"] - mean]
+        for descriptor, points in rows.groupby("descriptor", sort=False):
+            points = points.sort_values("position")
+            ends = [points["mean"] - points["low"], points["high"] - points["mean"]]
             style = {"color": color(descriptor), "marker": marker(descriptor), "markersize": 3}
             style |= {"linestyle": "-" if to_scale else "", "linewidth": 1, "capsize": 2}
-            drawn = ax.errorbar(x, mean, ends, label=symbol(descriptor), **style)
-            beside = ScaledTranslation(n / 24, 0, ax.figure.dpi_scale_trans)  # not over each other
-            plt.setp(drawn.get_children(), transform=ax.transData + beside)
-        texts = x.map("{:g}".format if to_scale else str)
-        ax.set_xticks(x, texts, rotation=0 if to_scale else 20)
+            ax.errorbar(points["position"], points["mean"], ends, label=symbol(descriptor), **style)
+        texts = [f"{value:g}" if to_scale else str(value) for value in values]
+        ax.set_xticks(positions, texts, rotation=0 if to_scale else 20)
         ax.set(title=metric, xlabel=name)
-        ax.margins(x=0.15)
+        if not to_scale:
+            ax.set_xlim(-0.5, len(positions) - 0.5)
     return axes
 
 

@@ -32,6 +32,33 @@ LARGE = 2**18  # bytes of a PNG above which a page embeds it as WebP; figures/ k
 INCH = 128  # pixels on the page for an inch of a figure
 
 
+class _Kernel(AsyncKernelManager):
+    """This interpreter, whatever kernels the user has; no zarr.py that lies beside photographs."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
+        command += ["--IPKernelApp.log_level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"]
+        return KernelSpec(argv=command, language="python", env={"PYTHONSAFEPATH": "1"})
+
+
+def execute(
+    notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO, findings: bool = True
+) -> None:
+    """Executes one notebook by this interpreter, into another file.
+
+    Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    asked = papermill.iorw.load_notebook_node(str(notebook))
+    asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
+    papermill.iorw.write_ipynb(asked, str(output))
+    how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
+    executed = papermill.execute_notebook(output, output, dict(given), stderr_file=log, **how)
+    executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
+    papermill.iorw.write_ipynb(executed, str(output))
+
+
 def report(run: Run) -> Path:
     """Writes report.html, with everything inside, into a run's folder; returns its path."""
     given = {"folder": str(run.path.resolve())}
@@ -55,34 +82,6 @@ def _write(path: Path, page: str, title: str, given: Mapping[str, str]) -> Path:
         exporter = HTMLExporter(template_name="basic", raw_template=template, **look)
         text, _ = exporter.from_filename(str(executed))
     return write_atomically(path, text)
-
-
-class _Kernel(AsyncKernelManager):
-    """This interpreter, whatever kernels the user has; no zarr.py that lies beside photographs."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
-        command += ["--IPKernelApp.log_level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"]
-        return KernelSpec(argv=command, language="python", env={"PYTHONSAFEPATH": "1"})
-
-
-def execute(
-    notebook: Path, output: Path, given: Mapping[str, Any], log: TextIO, findings: bool = True
-) -> None:
-    """Executes one notebook by this interpreter, into another file.
-
-    Cells with the tag "finding" speak of the default run's numbers: another one leaves them out.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    asked = papermill.iorw.load_notebook_node(str(notebook))
-    asked.cells = [c for c in asked.cells if findings or "finding" not in c.metadata.tags]
-    papermill.iorw.write_ipynb(asked, str(output))
-    how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "progress_bar": False}
-    paths = str(output), str(output)
-    executed = papermill.execute_notebook(*paths, dict(given), stderr_file=log, **how)
-    executed, _ = CoalesceStreamsPreprocessor().preprocess(executed, {})  # bars: their last state
-    papermill.iorw.write_ipynb(executed, str(output))
 
 
 def figures(run: Run, names: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ class Run:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{name!r} is no run name: letters, digits, '_', '-' and '.' only")
         self.name = name
-        self.path = Path(folder or runs_folder()) / name
+        self.path = Path(folder or runs_folder()).expanduser() / name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,8 +111,9 @@ class Run:
 
         Raises:
             TypeError: a setting that does not exist.
-            ValueError: what `load_images`, `load_network`, `named_recipe` and `extract` raise; or
-                not one image of the database, or of the queries, can be read.
+            ValueError: what `load_images`, `load_network`, `named_recipe`, `train_codes` (also for
+                other widths or another seed than the run's layers have) and `extract` raise; or not
+                one image of the database, or of the queries, can be read.
         """
         if unknown := settings.keys() - SETTINGS.keys():
             raise TypeError(f"describe() has no setting {', '.join(sorted(unknown))}")

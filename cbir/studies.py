@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .common import Balance, Metric
 from .descriptors import AS_RELEASED, Windows, balanced, significant, split_windows, weigh, weigh_by
-from .evaluation import Evaluation, Ranks
+from .evaluation import Evaluation, Ints
 from .pooling import average
 from .search import search
 from .store import Store
@@ -178,7 +178,7 @@ class Experiment:
 
     def found(
         self, parts: Parts, balance: Balance = "none", metric: Metric = "l1", within: Some = None
-    ) -> Ranks:
+    ) -> Ints:
         """Searches by a descriptor.
 
         Args:

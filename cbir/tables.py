@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 
 from .color import color_histogram, histogram_distance, published_distances
 from .common import ROOT
-from .evaluation import Ranks, Values
+from .evaluation import Ints, Values
 from .images import Images, UnreadableImage, open_image
 from .names import plain_name, symbol
 
@@ -24,7 +24,7 @@ TABLES = {  # Table I is shown as two, since the paper's queries are other pictu
 DIGITS = 4  # decimals of Table I as it is shown
 
 
-def color_histograms(images: Images, rows: Iterable[int] | Ranks) -> dict[int, Values]:
+def color_histograms(images: Images, rows: Iterable[int]) -> dict[int, Values]:
     """Computes colour histograms, {row: (75,) array}; NaN, with a warning, if unreadable by now."""
     histograms = {int(row): np.full(75, np.nan) for row in rows}
     for _ in _pixels(images, [*histograms], histograms):
@@ -49,7 +49,7 @@ def _pixels(images: Images, rows: Iterable[int], seen: dict[int, Values]) -> Ite
 
 
 def table1(
-    queries: Images, database: Images, hits: dict[str, Ranks], rows: list[int], papers: bool = True
+    queries: Images, database: Images, hits: dict[str, Ints], rows: list[int], papers: bool = True
 ) -> pd.DataFrame:
     """Computes Table I for some queries.
 

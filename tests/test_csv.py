@@ -57,9 +57,7 @@ def test_every_line_is_an_image(pictures, encoding):
     assert all(cbir.open_image(images.path(i)).size == (40, 30) for i in range(5))
     some = images[np.array([4, 0])]
     assert (some.files, some.split) == (["a.png", "NA"], ["database", "query"])
-    assert (
-        cbir.list_images(pictures).split == [""] * 13
-    )  # the CSV among them: a folder has no split
+    assert cbir.list_images(pictures).split == [""] * 13  # a folder, with the CSV, has no split
 
 
 def test_paths_of_windows_and_of_other_folders(pictures):
