@@ -39,7 +39,7 @@ CHOICES: dict[str, Collection[str]] = {"profile": PROFILES, "recipe": RECIPES, "
 CHOICES |= {"dtype": get_args(common.Dtype), "precision": get_args(common.Precision)}
 KINDS = {bool: "true or false", str: "a text", list: "a list: [a, b]", dict: "a mapping: {a: b}"}
 KINDS |= {int: "a whole number, {} or more", float: "a number, {} or more"}
-HOW = {"device", "batch_size", "scheduler", "query_names", "seed"}  # no descriptor depends on them
+HOW = {"device", "batch_size", "scheduler", "query_names"}  # no descriptor depends on them
 WITHOUT_DOWNLOAD = """Without a download: -p network vgg16_conv or efficientnet_lite0, \
 --profile photographs, or the file by -p weights FILE"""
 
@@ -109,7 +109,10 @@ def check(
             _check_value(key, value, known[key])
     values = {key: absolute(key, value) for key, value in values.items()}
     own, asked = own | values, SETTINGS | values
-    _check_stores(run, asked if "02_extraction" in notebooks else values)
+    describes = "02_extraction" in notebooks
+    # The seed matters to retrained layers alone.
+    free = HOW if describes and run.settings.get("code_widths") else HOW | {"seed"}
+    _check_stores(run, asked if describes else values, free)
     k = own.get("k", 1)
     parts: Sequence[ImageSet] = ()
     if asked["profile"] in ("scenes", "folder"):  # the others are notebook 02's
@@ -148,12 +151,12 @@ def _check_value(name: str, value: Any, default: Any) -> None:
         check_choice(name, value, CHOICES[name])
 
 
-def _check_stores(run: Run, now: Mapping[str, Any]) -> None:
-    """Raises ValueError where the run has stores that were made with other settings."""
+def _check_stores(run: Run, now: Mapping[str, Any], free: Collection[str]) -> None:
+    """Raises ValueError where the run has stores that were made with other, not free, settings."""
     differing = []
     for name, was in sorted(run.settings.items()):
         moved = name in ("images", "queries") and was and not os.path.exists(was)
-        if name in now and name not in HOW and now[name] != was and not moved:
+        if name in now and name not in free and now[name] != was and not moved:
             differing.append(f"{name} {was!r}, now {now[name]!r}")  # `extract` sees what has moved
     if differing and (run.path / "stores" / "database").exists():
         hint = f"give this one another --name, or delete {run.path}"
@@ -195,7 +198,9 @@ def reproduce(
     log = log or sys.stderr
     values, parts = check(profile, name, given, notebooks)
     run, asked = Run(values["run_name"]), SETTINGS if "02_extraction" in notebooks else {}
-    run.set(**{key: value for key, value in (asked | values).items() if key in SETTINGS})
+    stay = DRAWN if not asked and (run.path / "stores").exists() else ()  # what the stores are of
+    changed = SETTINGS.keys() - stay
+    run.set(**{key: value for key, value in (asked | values).items() if key in changed})
     if values["profile"] == "folder":
         classes = sorted({*parts[0].labels, *parts[1].labels} - {""})
         names = textwrap.shorten(", ".join(classes), 200, placeholder=" ..") or "none"

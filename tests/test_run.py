@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import cbir
-from cbir.notebooks import absolute
+from cbir.notebooks import absolute, check
 from cbir.run import open_run
 
 CAPTION = 'Fig. 6. Retrieved by $\\eta$ – „ünï“ 日本, <script>alert(1)</script> & "quotes"'
@@ -113,7 +113,7 @@ def test_what_was_described_is_opened_again(run, folder):
     assert run.settings["max_images"] == 6  # the run's own, still
 
 
-def test_retrained_codes_are_trained_once_and_stay(run, folder, tiny_net):
+def test_retrained_codes_are_trained_once_and_stay(run, folder, tiny_net, monkeypatch):
     more = cbir.list_images(folder)
     images, queries = more[range(9)], more[[9, 10]]
     how = {"queries": queries, "network": tiny_net.to(dtype=torch.bfloat16), "code_widths": [6]}
@@ -124,6 +124,9 @@ def test_retrained_codes_are_trained_once_and_stay(run, folder, tiny_net):
     assert run.metrics["codes_trained_on"] == 9  # the report says that 2 came later
     with pytest.raises(ValueError, match=r"other settings \(seed\)"):
         run.describe(images=more, **how, seed=1)
+    monkeypatch.setenv("CBIR_RUNS", str(run.path.parent))
+    with pytest.raises(ValueError, match=r"made with .*seed 0, now 1"):
+        check("folder", run.name, {"seed": 1})
 
 
 def test_figures_carry_their_caption(run):
