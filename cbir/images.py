@@ -86,7 +86,8 @@ def open_image(path: AnyPath | Image.Image, max_pixels: int = MAX_PIXELS) -> Ima
 
     Args:
         path: the file, in one of `FORMATS`, of at most `MAX_BYTES`; or an image that is open.
-        max_pixels: files with more are refused, and such with a side `MAX_RATIO` times the other.
+        max_pixels: a file with more is refused, and so is one with a side over `MAX_RATIO` times
+            the other.
 
     Raises:
         UnreadableImage: with the reason.

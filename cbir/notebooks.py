@@ -259,7 +259,8 @@ def _made_of(run: Run, notebook: str, given: Mapping[str, Any]) -> str:
     files = [run.path / "stores" / p / f for p in PARTS for f in ("store.json", "images.csv")]
     parts += [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()]
     earlier = PAPER[: PAPER.index(notebook)] if notebook in PAPER else []  # they leave arrays
-    parts += [run.metrics.get("notebooks", {}).get(name, {}).get("made_of") for name in earlier]
+    known = run.metrics.get("notebooks", {})
+    parts += [known.get(name, {}).get("made_of") for name in earlier]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

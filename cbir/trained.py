@@ -88,9 +88,8 @@ def train_codes(
     if path is not None and Path(path).is_file():
         loaded = load_codes(net, path)
         if differ := ", ".join(k for k in settings if loaded.head.about.get(k) != settings[k]):
-            raise ValueError(
-                f"{path} was trained with other settings ({differ}): take another place"
-            )
+            changed = f"was trained with other settings ({differ})"
+            raise ValueError(f"{path} {changed}: take another place")
         return loaded
     labeled = np.array([row for row, label in enumerate(images.labels) if label], dtype=int)
     known = ImageSet(images.root, images.files, images.labels)[labeled]

@@ -62,9 +62,9 @@ def test_a_cluster_extracts_the_same_bits(client, images, here, tmp_path):
 
 
 def test_a_run_on_a_cluster(client, images, here, tmp_path):
-    parts = dict(images=(listed := cbir.list_images(images)), queries=listed[[0, 1]])
-    how = {"scheduler": client.scheduler.address, "batch_size": OPTIONS["batch_size"]}
-    _, database, _ = cbir.Run("run", tmp_path).describe(**parts, **how, network=make_net())
+    listed = cbir.list_images(images)
+    how = dict(network=make_net(), scheduler=client.scheduler.address, batch_size=2)
+    _, database, _ = cbir.Run("run", tmp_path).describe("", listed, listed[[0, 1]], **how)
     assert database.eta[:].tobytes() == here.eta[:].tobytes()
 
 

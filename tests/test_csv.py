@@ -112,7 +112,7 @@ def test_runs_take_database_and_queries_from_it(pictures):
     assert database.files == [f"{name}.png" for name in "bcdefg"]
     database, queries = cbir.load_images("folder", write(*[""] * 8, header=("path", "x", "y")))
     assert (len(database), len(queries)) == (7, 1) and not set(database.files) & set(queries.files)
-    with pytest.raises(ValueError, match=r"unknown split 'train'.*'query' .in .*list.csv.$"):
+    with pytest.raises(ValueError, match=r"split 'train'.*'database', 'query' .in .*list.csv.$"):
         cbir.load_images("folder", write("train", "query"))
     assert cbir.list_images(pictures / "list.csv").split == ["train", "query"]
     with pytest.raises(ValueError, match="all images of .*list.csv are queries"):

@@ -164,7 +164,6 @@ def test_a_wheel_has_the_whole_project(wheel, tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_reproduces_away_from_the_checkout(wheel, tmp_path):
-    """It writes into the run, and beside its own code nothing but what compilers keep."""
     small = ["--profile", "slim", "--only", "01-04", "-p", "max_queries", "20"]
     before = {path for path in wheel.rglob("*") if "__pycache__" not in path.parts}
     run(wheel, tmp_path, "-m", "cbir", "reproduce", *small)
